@@ -1,0 +1,1 @@
+"""Circuit discovery as reinforcement learning: environments, agents, planning."""

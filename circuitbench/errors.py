@@ -1,0 +1,60 @@
+"""Every error a user can cause, as one small tree.
+
+The command line prints the message of a :class:`CircuitBenchError` as one line and exits with
+``exit_code``: 2 where the request was wrong, 1 where a valid run failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CircuitBenchError(Exception):
+    """Base of all errors raised on purpose; the message is written for the user."""
+
+    exit_code = 2
+
+
+class UnknownName(CircuitBenchError):
+    """A method, task, model or key that does not exist; names the nearest that does."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(f"unknown {kind} {name!r}; {nearest(name, self.known)}")
+
+
+class InvalidSpec(CircuitBenchError):
+    """A request that cannot be run as asked: bad value, bad file, impossible combination."""
+
+
+class InvalidPlugin(CircuitBenchError):
+    """A plug-in that breaks its contract, or two plug-ins of one name."""
+
+
+class BudgetExceeded(CircuitBenchError):
+    """The oracle refused a query because the budget does not cover it; nothing was spent on it."""
+
+    exit_code = 1
+
+
+class ModelUnavailable(CircuitBenchError):
+    """A model whose weights cannot be had here (not downloaded, wrong folder, no such device)."""
+
+
+class CorruptRecord(CircuitBenchError):
+    """A stored record that is truncated, edited, or of a schema this version cannot read."""
+
+
+class RunFailed(CircuitBenchError):
+    """A valid run that did not finish: the method raised, or gave values that are not numbers."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say what would have been valid: ``did you mean 'acdc'? Valid: ...``."""
+    names = sorted(known)
+    valid = "valid: " + (", ".join(names) if names else "none")
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? ({valid})" if close else valid

@@ -1,0 +1,46 @@
+"""What the rest of the project knows of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from circuitbench.models.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model.
+
+    Args:
+        name: as asked for, e.g. ``planted`` or ``planted@3``.
+        n_layers, n_heads: the grid of attention heads.
+        transformer: plain weights, or None where the architecture is not one the engine knows;
+            then ``hooked`` must be given and every forward pass goes through hooks.
+        hooked: an already loaded transformer_lens model, or None (see
+            :func:`circuitbench.models.pretrained.to_transformer_lens` to make one).
+        construction: what a task needs to draw prompts for this model and to state its truth
+            (the planted model's vocabulary and roles, a tokenizer, a compiled program).
+        provenance: JSON-able facts that go into every record (seed, revision, processing).
+    """
+
+    name: str
+    n_layers: int
+    n_heads: int
+    transformer: Transformer | None
+    hooked: Any = None
+    construction: Any = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ModelFactory(Protocol):
+    """The contract of the entry-point group ``circuitbench.models``.
+
+    The entry point's name is the model's; what follows ``@`` in a request is ``variant``
+    (for embedded models the seed they are built from, ``""`` meaning 0).
+    """
+
+    def __call__(self, variant: str = "") -> Model:
+        """Build or load the model on the CPU; raise :class:`ModelUnavailable` if it can't be."""
+        ...

@@ -1,0 +1,6 @@
+"""The engine that answers every question: how much does switching these heads off hurt?"""
+
+from circuitbench.oracle.meter import Meter
+from circuitbench.oracle.oracle import AblationOracle, Batch, Damages, query_together
+
+__all__ = ["AblationOracle", "Batch", "Damages", "Meter", "query_together"]

@@ -1,0 +1,111 @@
+"""What a task is: prompts with a metric, ordinary text as control, and a hidden truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitbench.circuit import Circuit
+from circuitbench.errors import InvalidPlugin
+from circuitbench.models.base import Model
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts of equal length, and the metric as a linear function of logits.
+
+    The metric of one prompt is the mean over its ``k`` positions of
+    ``sum_c weights[c] * logit[token_ids[c]]``: with weights ``+1, -1`` the logit difference
+    between the answer and a wrong answer.
+
+    Args:
+        tokens: ``[batch, pos]`` long.
+        counterfactual: ``[batch, pos]`` long; the same prompts with the answer's cause changed.
+        positions: ``[batch, k]`` long; where logits are read.
+        token_ids: ``[batch, k, c]`` long; which logits are read.
+        weights: ``[batch, k, c]`` float; how they are combined.
+        choices: ``[n]`` long; the tokens among which a correct answer must come out on top.
+    """
+
+    tokens: Tensor
+    counterfactual: Tensor
+    positions: Tensor
+    token_ids: Tensor
+    weights: Tensor
+    choices: Tensor
+
+    def __post_init__(self) -> None:
+        batch = self.tokens.shape[0]
+        if self.tokens.shape != self.counterfactual.shape:
+            raise InvalidPlugin(
+                f"counterfactual prompts must have the prompts' shape {tuple(self.tokens.shape)}, "
+                f"not {tuple(self.counterfactual.shape)}"
+            )
+        k, c = self.positions.shape[1], self.token_ids.shape[-1]
+        for name, tensor, shape in (
+            ("positions", self.positions, (batch, k)),
+            ("token_ids", self.token_ids, (batch, k, c)),
+            ("weights", self.weights, (batch, k, c)),
+        ):
+            if tuple(tensor.shape) != shape:
+                raise InvalidPlugin(f"prompts.{name} must be {shape}, not {tuple(tensor.shape)}")
+        if int(self.positions.max()) >= self.tokens.shape[1] or int(self.positions.min()) < 0:
+            raise InvalidPlugin("prompts.positions points outside the prompts")
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def take(self, index: Tensor) -> Prompts:
+        """The prompts at ``index`` (long or bool), in that order."""
+        return Prompts(
+            self.tokens[index],
+            self.counterfactual[index],
+            self.positions[index],
+            self.token_ids[index],
+            self.weights[index],
+            self.choices,
+        )
+
+    def to(self, device: str | torch.device) -> Prompts:
+        """A copy on ``device``."""
+        return Prompts(**{k: v.to(device) for k, v in vars(self).items()})
+
+    def metric(self, logits: Tensor) -> Tensor:
+        """Per-prompt metric ``[batch]`` from logits ``[batch, pos, d_vocab]`` (logit units)."""
+        rows = torch.arange(len(self), device=logits.device)[:, None]
+        read = logits[rows, self.positions].gather(-1, self.token_ids)
+        return (read * self.weights).sum(-1).mean(-1)
+
+    def correct(self, logits: Tensor) -> Tensor:
+        """Whether the top choice has positive weight, ``[batch, k]`` bool."""
+        rows = torch.arange(len(self), device=logits.device)[:, None]
+        top = self.choices[logits[rows, self.positions][..., self.choices].argmax(-1)]
+        hit = (self.token_ids == top[..., None]) & (self.weights > 0)
+        return hit.any(-1)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """The contract of the entry-point group ``circuitbench.tasks``.
+
+    The entry point's name is the task's. All draws come from the generator handed in. See
+    :func:`circuitbench.check.check_task`.
+    """
+
+    default_model: str
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """``n`` fresh prompts; raises :class:`InvalidSpec` for a model the task can't run on."""
+        ...
+
+    def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
+        """``n`` fresh spans of ordinary text, ``[n, pos]`` long, BOS first."""
+        ...
+
+    def truth(self, model: Model) -> Circuit:
+        """The circuit of this task in this model; only the evaluator calls this."""
+        ...
