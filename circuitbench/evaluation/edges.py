@@ -1,0 +1,69 @@
+"""Scoring found edges against the true ones, over all edges the model could have.
+
+The items are every edge of the residual graph, so that a method that lists few edges is not
+ranked among few. A true edge the method does not list counts as ranked last, not as found (the
+code of MIB, Mueller et al. 2025, counts it as found).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from circuitbench.circuit import Edge
+from circuitbench.errors import RunFailed
+from circuitbench.evaluation.ranking import ranking_metrics
+
+
+def all_edges(n_layers: int, n_heads: int, mlps: bool) -> list[Edge]:
+    """Every sender-to-receiver connection of a model whose heads come before its layer's MLP."""
+    senders, edges = ["embed"], []
+    for layer in range(n_layers):
+        heads = [f"{layer}.{head}" for head in range(n_heads)]
+        inputs = [f"{head}.{part}" for head in heads for part in "qkv"]
+        edges += [Edge(sender, receiver) for receiver in inputs for sender in senders]
+        senders += heads
+        if mlps:
+            edges += [Edge(sender, f"m{layer}") for sender in senders]
+            senders.append(f"m{layer}")
+    return edges + [Edge(sender, "logits") for sender in senders]
+
+
+def _uses_mlps(edges: Iterable[Edge]) -> bool:
+    return any(re.fullmatch(r"m\d+", end) for edge in edges for end in edge)
+
+
+def edge_metrics(
+    scores: Mapping[Edge, float], truth: frozenset[Edge], n_layers: int, n_heads: int
+) -> dict[str, Any]:
+    """Ranking metrics over all edges (see :func:`ranking_metrics`).
+
+    Args:
+        scores: finite score per edge, higher = more surely true; an edge left out is ranked
+            below every edge that is listed, tied with the others left out.
+        truth: the true edges. MLPs are in the graph if a true or a listed edge names one.
+
+    Raises:
+        RunFailed: a score is not finite, or a listed edge cannot exist in the model.
+    """
+    listed = {Edge(*edge): float(score) for edge, score in scores.items()}
+    items = all_edges(n_layers, n_heads, _uses_mlps(truth) or _uses_mlps(listed))
+    known = set(items)
+    items += sorted(truth - known)
+    known |= truth
+    strange = sorted(edge for edge in listed if edge not in known)
+    if strange:
+        raise RunFailed(
+            f"{len(strange)} scored edges cannot exist in a {n_layers} x {n_heads} model, "
+            f"e.g. {strange[0]}; valid: embed->0.1.q, 0.1->2.3.k, m0->logits"
+        )
+    last = min(listed.values(), default=0.0) - 1
+    values = np.array([listed.get(edge, last) for edge in items])
+    return {
+        "n_listed": len(listed),
+        "n_truth_listed": len(truth & listed.keys()),
+        **ranking_metrics(values, np.array([edge in truth for edge in items])),
+    }
