@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from circuitbench.errors import InvalidPlugin, UnknownName
-from circuitbench.method import Method
-from circuitbench.models.base import Model, ModelFactory
-from circuitbench.tasks.base import Task
+
+if TYPE_CHECKING:  # listing plug-ins must not pay for importing torch
+    from circuitbench.method import Method
+    from circuitbench.models.base import Model, ModelFactory
+    from circuitbench.tasks.base import Task
 
 Kind = Literal["method", "task", "model"]
 
@@ -47,7 +49,9 @@ def find(kind: Kind, name: str) -> Any:
     if not matches:
         raise UnknownName(kind, name, {entry.name for entry in _entries(kind)})
     if len(matches) > 1:
-        origins = " and ".join(f"{p.target} ({p.origin})" for p in (_describe(kind, m) for m in matches))
+        origins = " and ".join(
+            f"{p.target} ({p.origin})" for p in (_describe(kind, m) for m in matches)
+        )
         raise InvalidPlugin(f"{kind} {name!r} is registered twice: by {origins}; uninstall one")
     try:
         return matches[0].load()
@@ -66,13 +70,13 @@ def method_class(name: str) -> type[Method]:
 
 def load_task(name: str) -> Task:
     """An instance of the task of this name."""
-    return cast(Task, find("task", name)())
+    return cast("Task", find("task", name)())
 
 
 def load_model(name: str) -> Model:
     """Build or load ``name`` or ``name@variant`` (for embedded models, the seed)."""
     base, _, variant = name.partition("@")
-    return cast(ModelFactory, find("model", base))(variant)
+    return cast("ModelFactory", find("model", base))(variant)
 
 
 def _entries(kind: Kind) -> list[EntryPoint]:

@@ -23,6 +23,8 @@ def generator(root: int, *axes: str | int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(root, *axes))
 
 
-def torch_generator(rng: np.random.Generator, device: str | torch.device = "cpu") -> torch.Generator:
+def torch_generator(
+    rng: np.random.Generator, device: str | torch.device = "cpu"
+) -> torch.Generator:
     """A torch generator seeded by the next draw of ``rng``."""
     return torch.Generator(device).manual_seed(int(rng.integers(2**63 - 1)))

@@ -53,7 +53,8 @@ class RunSpec:
             raise InvalidSpec(f"seed must be 0 or more, not {self.seed}")
         if self.budget is not None and self.budget < 1:
             raise InvalidSpec(
-                f"budget must cover at least one query, not {self.budget}; leave it out for no limit"
+                f"budget must cover at least one query, not {self.budget}; "
+                "leave it out for no limit"
             )
         if self.batch_size < 2:
             raise InvalidSpec(f"batch_size must be 2 or more, not {self.batch_size}")
@@ -84,14 +85,16 @@ def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
             elif isinstance(value, Mapping):
                 hyperparameters.update(value)
             else:
-                raise InvalidSpec(f"hyperparameters must be a mapping of names to values, not {value!r}")
+                raise InvalidSpec(
+                    f"hyperparameters must be a mapping of names to values, not {value!r}"
+                )
     hints = typing.get_type_hints(RunSpec)
     settings = {key: coerce(hints[key], value, key) for key, value in settings.items()}
     return RunSpec(**settings, hyperparameters=hyperparameters)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings of a YAML file; raises :class:`InvalidSpec` naming the file and what is wrong."""
+    """The settings of a YAML file; raises :class:`InvalidSpec` naming the file and the fault."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -103,7 +106,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise InvalidSpec(f"{path} must hold settings as 'key: value' lines; valid keys: {', '.join(SPEC_KEYS)}")
+        raise InvalidSpec(
+            f"{path} must hold settings as 'key: value' lines; valid keys: {', '.join(SPEC_KEYS)}"
+        )
     for key in content:
         if key not in SPEC_KEYS:
             raise InvalidSpec(f"{path}: {UnknownName('setting', key, SPEC_KEYS)}")

@@ -1,0 +1,417 @@
+"""The command line: parses, calls, prints. Nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from circuitbench import __version__
+from circuitbench.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
+
+if TYPE_CHECKING:  # heavy rooms load only in the verb that needs them
+    from circuitbench.results import Record
+    from circuitbench.runner import Progress as ProgressCallback
+
+out_console = Console(highlight=False)
+err_console = Console(stderr=True, highlight=False)
+
+
+class Verbs(click.Group):
+    """A group that answers an unknown verb or option with the nearest that exists."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; raises :class:`UnknownName` for one that does not exist."""
+        if args and self.get_command(ctx, args[0]) is None:
+            raise UnknownName("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="circuitbench")
+def cli() -> None:
+    """Measure how well a method finds the circuit inside a transformer.
+
+    \b
+    Example:
+      circuitbench run --method rl-ppo
+      circuitbench leaderboard results/ --format markdown
+    """
+
+
+def _spec_options(command: Any) -> Any:
+    """The options that ``run`` and ``sweep`` share; absent ones stay None."""
+    options = [
+        click.option("--model", help="Model, or model@variant; default: the task's own."),
+        click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
+        click.option("--ablation", help="What replaces a head: zero, mean or resample."),
+        click.option("--weight", type=float, help="Price of control damage in the reward."),
+        click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
+        click.option("--device", help="auto, cpu or cuda (default auto)."),
+        click.option("--precision", help="exact, fast or approx (default exact)."),
+        click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
+        ),
+        click.option("--config", type=Path, help="YAML file of settings; options override it."),
+        click.option("--out", type=Path, help="Folder for records (default results/)."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.option("--method", help="Method (default rl-ppo); see `circuitbench list methods`.")
+@click.option("--task", help="Task (default induction); see `circuitbench list tasks`.")
+@click.option("--seed", type=int, help="Root of every random draw (default 0).")
+@click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
+@_spec_options
+def run(as_json: bool, **options: Any) -> None:
+    """Run one method on one task and write one record.
+
+    \b
+    Example:
+      circuitbench run --method rl-ppo
+      circuitbench run --method acdc --task ioi --seed 3
+      circuitbench run --method acdc --set threshold=0.1 --set objective=metric
+      circuitbench run --config run.yaml --budget 144
+    """
+    settings, out = _settings(options)
+    from circuitbench.results import check_folder
+    from circuitbench.runner import prepare
+    from circuitbench.runner import run as run_prepared
+    from circuitbench.spec import build_spec
+
+    spec = build_spec(*settings)
+    check_folder(out)
+    with _progress(f"{spec.method} on {spec.task}") as progress:
+        progress("loading", None)
+        record = run_prepared(prepare(spec), progress)
+    path = _save(record, out)
+    if as_json:
+        click.echo(json.dumps(record.content(), indent=1))
+    else:
+        _print_summary(record)
+        out_console.print(f"record: {path}", soft_wrap=True)
+    if record.status != "done":
+        _fail(f"run failed: {record.reason} (record: {path})", 1)
+
+
+@cli.command()
+@click.option("--methods", default="rl-ppo", help="Names, separated by commas.")
+@click.option("--tasks", default="induction", help="Names, separated by commas.")
+@click.option("--seeds", default="0", help="Seeds: 0,1,2 or 0-4.")
+@_spec_options
+def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
+    """Run every method on every task with every seed; finished runs are not repeated.
+
+    \b
+    Example:
+      circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
+    """
+    settings, out = _settings(options, single=False)
+    from circuitbench.spec import build_spec
+    from circuitbench.sweep import grid, parse_seeds, run_all
+
+    def names(text: str) -> list[str]:
+        return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+    specs = grid(build_spec(*settings), names(methods), names(tasks), parse_seeds(seeds))
+    failures = 0
+    with _progress("sweep") as progress:
+
+        def started(index: int, spec: Any) -> None:
+            progress(
+                f"{index + 1}/{len(specs)} {spec.method} on {spec.task} seed {spec.seed}",
+                index / len(specs),
+            )
+
+        for record, new in run_all(specs, out, started=started):
+            failures += record.status != "done"
+            err_console.print(_line(record, new), soft_wrap=True)
+    out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
+    if failures:
+        _fail(f"{failures} of {len(specs)} runs failed; the reasons are in their records", 1)
+
+
+@cli.command(name="list")
+@click.argument("kind", metavar="methods|tasks|models")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(kind: str, as_json: bool) -> None:
+    """List what is installed, ours and third parties'; imports none of it.
+
+    \b
+    Example:
+      circuitbench list methods
+      circuitbench list tasks --json
+    """
+    from circuitbench.registry import list_plugins
+
+    kinds: dict[str, Any] = {"methods": "method", "tasks": "task", "models": "model"}
+    if kind not in kinds:
+        raise UnknownName("kind of plug-in", kind, kinds)
+    plugins = list_plugins(kinds[kind])
+    if as_json:
+        rows = [{"name": p.name, "target": p.target, "origin": p.origin} for p in plugins]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in (kind[:-1], "from", "defined in"):
+        table.add_column(column, overflow="fold")
+    for plugin in plugins:
+        table.add_row(plugin.name, plugin.origin, plugin.target)
+    out_console.print(table)
+
+
+@cli.command()
+@click.argument("record", type=Path, metavar="RECORD.json")
+@click.option("--json", "as_json", is_flag=True, help="Print the verified record as JSON.")
+def show(record: Path, as_json: bool) -> None:
+    """Show one stored run: scores, truth, costs, and the command that repeats it.
+
+    \b
+    Example:
+      circuitbench show results/acdc_ioi_planted_seed3_0123456789abcdef.json
+    """
+    from circuitbench.results import read_record
+
+    loaded = read_record(record)
+    if as_json:
+        click.echo(json.dumps(loaded.content(), indent=1))
+        return
+    _print_summary(loaded)
+    if loaded.status != "done":
+        out_console.print(f"{loaded.status}: {loaded.reason}", soft_wrap=True)
+    else:
+        _print_grid(loaded)
+    out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("results", type=Path)
+@click.option("--format", "format_", default="markdown", help="markdown, csv, latex, html, json.")
+@click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
+def leaderboard(results: Path, format_: str, out: Path | None) -> None:
+    """Make tables, figures and a page from a folder of records.
+
+    \b
+    Example:
+      circuitbench leaderboard results/ --format markdown
+      circuitbench leaderboard results/ --format html --out site/
+    """
+    from circuitbench.leaderboard import FORMATS, render
+
+    if format_ not in FORMATS:
+        raise UnknownName("format", format_, FORMATS)
+    click.echo(render(results, format_, out, warn=_warn))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 (a run failed) or 2 (a wrong request)."""
+    try:
+        cli.main(args=argv, prog_name="circuitbench", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except _Failed as failed:
+        err_console.print(f"error: {failed}", style="red", markup=False, soft_wrap=True)
+        return failed.status
+    except click.ClickException as error:
+        return _report(_click_message(error), 2)
+    except CircuitBenchError as error:
+        return _report(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _report("interrupted", 130)
+    except BrokenPipeError:
+        # The reader (head, say) has what it wanted; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("CIRCUITBENCH_DEBUG"):
+            raise
+        return _report(
+            f"internal error: {type(error).__name__}: {error}; "
+            "set CIRCUITBENCH_DEBUG=1 for the traceback and please report it",
+            1,
+        )
+    return 0
+
+
+class _Failed(Exception):
+    """Ends a verb with a message and an exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _fail(message: str, status: int) -> None:
+    raise _Failed(message, status)
+
+
+def _report(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    err_console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    return status
+
+
+def _warn(message: str) -> None:
+    err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _click_message(error: click.ClickException) -> str:
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = [name for p in error.ctx.command.params for name in p.opts if name.startswith("--")]
+        return f"unknown option {error.option_name!r}; {nearest(error.option_name, known)}"
+    return error.format_message()
+
+
+def _settings(options: dict[str, Any], single: bool = True) -> tuple[list[Mapping[str, Any]], Path]:
+    """Settings from the config file and the command line, in rising rank, and the out folder."""
+    from circuitbench.spec import parse_assignment, read_config
+
+    config, out = options.pop("config"), options.pop("out")
+    assignments = dict(parse_assignment(text) for text in options.pop("assignments"))
+    layers: list[Mapping[str, Any]] = []
+    folder = out or Path("results")
+    if config is not None:
+        content = read_config(config)
+        if out is None and "out" in content:
+            folder = Path(str(content["out"]))
+        content.pop("out", None)
+        for key in ("method", "task", "seed"):
+            if not single and key in content:
+                raise InvalidSpec(
+                    f"{config}: a sweep takes --{key}s on the command line, not {key!r}"
+                )
+        layers.append(content)
+    layers.append({key: value for key, value in options.items() if value is not None})
+    layers.append({"hyperparameters": assignments})
+    return layers, folder
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[ProgressCallback]:
+    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    if not err_console.is_terminal:
+        last = ""
+
+        def line(stage: str, fraction: float | None) -> None:
+            nonlocal last
+            # One line per stage and per tenth of it: a log should stay readable.
+            text = stage if fraction is None else f"{stage} {int(fraction * 10) * 10}%"
+            if text != last:
+                err_console.print(f"{title}: {text}", markup=False, soft_wrap=True)
+                last = text
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err_console, transient=True) as bar:
+        item = bar.add_task(title, total=None)
+
+        def update(stage: str, fraction: float | None) -> None:
+            total = None if fraction is None else 1.0
+            bar.update(item, description=f"{title}: {stage}", total=total, completed=fraction or 0)
+
+        yield update
+
+
+def _save(record: Record, out: Path) -> Path:
+    """Write the record; if the folder fails now, save it elsewhere rather than lose it."""
+    from circuitbench.results import write_record
+
+    try:
+        return write_record(record, out)
+    except CircuitBenchError as error:
+        refuge = Path(tempfile.mkdtemp(prefix="circuitbench-"))
+        raise InvalidSpec(
+            f"{error}; the record was saved to {write_record(record, refuge)}"
+        ) from error
+
+
+def _print_summary(record: Record) -> None:
+    table = Table(
+        title=f"{record.method} on {record.task} ({record.model_name}, seed {record.seed})"
+    )
+    table.add_column("measure")
+    table.add_column("value", justify="right", overflow="fold")
+    table.add_column("chance", justify="right")
+    for row in summary_rows(record):
+        table.add_row(*row)
+    out_console.print(table)
+
+
+def summary_rows(record: Record) -> list[tuple[str, str, str]]:
+    """Measure, value, and what chance gives, as text."""
+    ranking, selection = record.metrics.get("ranking", {}), record.metrics.get("selection", {})
+    chance = ranking.get("chance", {})
+    spent, training = record.costs.get("discovery", {}), record.costs.get("training", {})
+    rows = [("status", record.status, "")]
+    if record.status == "done":
+        selected = record.discovery["selected"]
+        rows += [
+            ("found heads", " ".join(selected) or "none", ""),
+            ("AUROC", _number(ranking.get("auroc")), _number(chance.get("auroc"))),
+            (
+                "average precision",
+                _number(ranking.get("average_precision")),
+                _number(chance.get("average_precision")),
+            ),
+            ("F1", _number(selection.get("f1")), _number(selection.get("chance", {}).get("f1"))),
+        ]
+    rows += [("queries", str(spent.get("queries", 0)), ""), ("seconds", _seconds(spent), "")]
+    if training.get("queries"):
+        rows += [
+            ("training queries", str(training["queries"]), ""),
+            ("training seconds", _seconds(training), ""),
+        ]
+    return rows
+
+
+def _print_grid(record: Record) -> None:
+    """Layers x heads: ``#`` found, ``o`` missed, ``x`` wrongly found, ``.`` neither."""
+    found = set(record.discovery["selected"])
+    true = {head for role in record.truth["roles"].values() for head in role["heads"]}
+    marks = {(True, True): "#", (False, True): "o", (True, False): "x", (False, False): "."}
+    out_console.print("heads by layer (# found, o missed, x wrongly found):")
+    for layer, row in enumerate(record.discovery["scores"]):
+        names = [f"{layer}.{head}" for head in range(len(row))]
+        line = " ".join(marks[(name in found, name in true)] for name in names)
+        out_console.print(f"{layer:>4}  {line}", markup=False, soft_wrap=True)
+
+
+def _line(record: Record, new: bool) -> str:
+    ranking = record.metrics.get("ranking", {})
+    what = f"AUROC {_number(ranking.get('auroc'))}" if record.status == "done" else record.reason
+    kept = "" if new else " (kept)"
+    return f"{record.method} on {record.task} seed {record.seed}: {what}{kept}"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _seconds(costs: Mapping[str, Any]) -> str:
+    return f"{costs.get('method_seconds', costs.get('seconds', 0.0)):.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
