@@ -1,0 +1,227 @@
+"""Statistics over runs: averages with intervals, profiles, and tests between methods.
+
+Pure functions on numpy arrays. A *stratum* is the scores of one method on one task, one value
+per seed; strata of one method may differ in length. Nothing here accepts a missing value: what
+to do with an incomplete method is decided first, in :mod:`circuitbench.evaluation.coverage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from circuitbench.errors import InvalidSpec
+
+EXACT_PAIRS = 16  # up to here all 2^n sign flips are enumerated
+FLIPS = 20_000
+Statistic = Callable[..., np.ndarray]
+
+
+def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise InvalidSpec(f"{what} must be finite numbers, at least one, with no cell missing")
+    return array
+
+
+def interquartile_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Mean of the middle half: a quarter of the values (rounded down) is cut at each end.
+
+    Agarwal et al. 2021 (arXiv 2108.13264), section 4.3: over the runs of all tasks together.
+    With 3 or fewer values it is the mean.
+    """
+    return np.asarray(stats.trim_mean(_finite(values, "scores"), 0.25, axis=axis))
+
+
+def bootstrap_interval(
+    strata: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    statistic: Statistic = interquartile_mean,
+    level: float = 0.95,
+    repetitions: int = 2000,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over all runs, resampling runs within each task.
+
+    The stratified bootstrap of Agarwal et al. 2021 (arXiv 2108.13264), section 4.2. One run per
+    task leaves nothing to resample: the interval then has width 0 and says nothing.
+
+    Args:
+        strata: per task, the scores of its runs.
+        statistic: called with ``[repetitions, runs]`` and ``axis=-1``.
+        level: coverage, in (0, 1).
+    """
+    if not 0 < level < 1:
+        raise InvalidSpec(f"level must be between 0 and 1, not {level}")
+    if not len(strata):
+        raise InvalidSpec("an interval needs at least one task")
+    runs = [_finite(stratum, "scores") for stratum in strata]
+    drawn = [x[rng.integers(len(x), size=(repetitions, len(x)))] for x in runs]
+    values = statistic(np.concatenate(drawn, axis=1), axis=-1)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def performance_profile(strata: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
+    """Share of runs that score above each threshold, tasks weighted equally, ``[thresholds]``.
+
+    ``1/M sum_m 1/N_m sum_n [x_mn > tau]``, the score distribution of Agarwal et al. 2021
+    (arXiv 2108.13264), section 4.1 (after Dolan & Moré 2002). Falls from 1 to 0; higher is
+    better.
+    """
+    taus = np.asarray(thresholds, dtype=float)
+    shares = [(_finite(x, "scores")[:, None] > taus).mean(axis=0) for x in strata]
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """P(a random run of ours beats one of theirs on the same random task), ties one half.
+
+    The mean over tasks of the Mann-Whitney U over ``N * K`` (Agarwal et al. 2021, section 4.3
+    and appendix A.3). In [0, 1], 0.5 = no difference.
+    """
+    if len(ours) != len(theirs):
+        raise InvalidSpec(f"{len(ours)} tasks cannot be compared with {len(theirs)}")
+    wins = []
+    for x, y in zip(ours, theirs, strict=True):
+        difference = _finite(x, "scores")[:, None] - _finite(y, "scores")[None, :]
+        wins.append((np.sign(difference) + 1).mean() / 2)
+    return float(np.mean(wins))
+
+
+def paired_test(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> float:
+    """Two-sided p-value that matched runs differ in the mean: Fisher's sign-flip test.
+
+    Under the null each pair's difference is as likely to have either sign. Up to 16 pairs all
+    ``2^n`` sign patterns are counted (exact); beyond, 20,000 are drawn, the observed one
+    included. Zero differences stay zero. Five pairs cannot give less than 2/32 = 0.0625.
+
+    Args:
+        ours, theirs: ``[pairs]``, matched by task and seed.
+    """
+    a, b = _finite(ours, "scores"), _finite(theirs, "scores")
+    if a.shape != b.shape or a.ndim != 1:
+        raise InvalidSpec(f"paired scores must match: {a.shape} against {b.shape}")
+    difference = a - b
+    n = len(difference)
+    if n <= EXACT_PAIRS:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = rng.choice([-1, 1], size=(FLIPS, n))
+        signs[0] = 1
+    observed = abs(difference.sum())
+    rounding = 1e-12 * np.abs(difference).sum()
+    return float((np.abs(signs @ difference) >= observed - rounding).mean())
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's (1979) adjusted p-values, in the order given: family-wise error in any dependence.
+
+    ``max over j <= i of min(1, (n - j + 1) p_(j))`` for the i-th smallest.
+    """
+    p = np.asarray(p_values, dtype=float)
+    if p.size == 0:
+        return p
+    if not ((p >= 0) & (p <= 1)).all():
+        raise InvalidSpec("p-values must be between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, steps)
+    return adjusted
+
+
+def tied_with_best(scores: np.ndarray, rng: np.random.Generator, level: float = 0.05) -> np.ndarray:
+    """Which methods cannot be told from the best mean, ``[methods]`` bool (the best is True).
+
+    Every other method is compared with the best by :func:`paired_test`, Holm-corrected.
+
+    Args:
+        scores: ``[methods, pairs]``, columns matched by task and seed; higher is better.
+    """
+    table = _finite(scores, "scores")
+    best = int(table.mean(axis=1).argmax())
+    others = [m for m in range(len(table)) if m != best]
+    p = holm(np.array([paired_test(table[best], table[m], rng) for m in others]))
+    tied = np.ones(len(table), dtype=bool)
+    tied[others] = p >= level
+    return tied
+
+
+@dataclass(frozen=True)
+class CriticalDifference:
+    """What a critical-difference diagram shows (Demšar 2006).
+
+    Args:
+        mean_ranks: ``[methods]``, 1 = best, ties shared.
+        difference: mean ranks further apart than this differ (Nemenyi); rank units.
+        friedman: Friedman's chi-square, and ``iman_davenport`` the F statistic from it (None,
+            infinite, where all datasets order the methods alike).
+        p_value: of the F statistic: are there any differences at all?
+        groups: maximal sets of methods (indices, best first) not told apart.
+    """
+
+    mean_ranks: np.ndarray
+    difference: float
+    friedman: float
+    iman_davenport: float | None
+    p_value: float
+    groups: tuple[tuple[int, ...], ...]
+
+
+def mean_ranks(scores: np.ndarray) -> np.ndarray:
+    """Mean rank of each method over datasets, ``[methods]``; 1 = highest score, ties shared.
+
+    Args:
+        scores: ``[datasets, methods]``.
+    """
+    return np.asarray(stats.rankdata(-_finite(scores, "scores"), axis=1).mean(axis=0))
+
+
+def nemenyi_difference(n_methods: int, n_datasets: int, level: float = 0.05) -> float:
+    """``q * sqrt(k (k + 1) / (6 N))``, q from the Studentized range over sqrt(2) (Demšar 2006)."""
+    q = stats.studentized_range.ppf(1 - level, n_methods, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_datasets)))
+
+
+def critical_difference(scores: np.ndarray, level: float = 0.05) -> CriticalDifference:
+    """Friedman's test with the Nemenyi post-hoc test, as Demšar 2006, section 3.2.2.
+
+    ``chi2 = 12 N / (k (k + 1)) (sum R^2 - k (k + 1)^2 / 4)``, without a correction for ties
+    (conservative), and ``F = (N - 1) chi2 / (N (k - 1) - chi2)``.
+
+    Args:
+        scores: ``[datasets, methods]``, at least 2 x 2, none missing; higher is better.
+        level: of the Nemenyi test.
+    """
+    table = _finite(scores, "scores")
+    if table.ndim != 2 or min(table.shape) < 2:
+        raise InvalidSpec(
+            f"a critical difference needs at least 2 datasets and 2 methods, not {table.shape}"
+        )
+    n, k = table.shape
+    ranks = mean_ranks(table)
+    chi2 = 12 * n / (k * (k + 1)) * float((ranks**2).sum() - k * (k + 1) ** 2 / 4)
+    chi2 = max(chi2, 0.0)
+    rest = n * (k - 1) - chi2
+    f, p_value = None, 0.0
+    if rest > 1e-9:
+        f = (n - 1) * chi2 / rest
+        p_value = float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
+    difference = nemenyi_difference(k, n, level)
+    return CriticalDifference(ranks, difference, chi2, f, p_value, rank_groups(ranks, difference))
+
+
+def rank_groups(ranks: np.ndarray, difference: float) -> tuple[tuple[int, ...], ...]:
+    """Maximal runs of methods, best first, whose mean ranks lie within ``difference``."""
+    order = np.argsort(ranks, kind="stable")
+    groups: list[tuple[int, ...]] = []
+    reach = 0
+    for start in range(len(order)):
+        end = int((ranks[order] <= ranks[order[start]] + difference + 1e-12).sum())
+        if end > reach:
+            groups.append(tuple(int(m) for m in order[start:end]))
+            reach = end
+    return tuple(groups)

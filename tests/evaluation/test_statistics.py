@@ -1,0 +1,158 @@
+"""Statistics against published examples (Demšar 2006, R's p.adjust) and hand counts."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from circuitbench.errors import InvalidSpec
+from circuitbench.evaluation import coverage as cv
+from circuitbench.evaluation import statistics as s
+
+# Demšar 2006, table 6: ranks of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 UCI data sets
+DEMSAR = np.array(
+    [
+        [4, 3, 2, 1], [1, 2, 3, 4], [4, 1, 2, 3], [4, 1, 3, 2], [4, 2, 3, 1],
+        [1, 2.5, 4, 2.5], [3, 2, 4, 1], [2.5, 2.5, 4, 1], [4, 3, 2, 1], [2.5] * 4,
+        [4, 2.5, 1, 2.5], [3, 2, 4, 1], [4, 1, 2, 3], [3, 1, 4, 2],
+    ]
+)  # fmt: skip
+
+
+def test_demsar_example():
+    result = s.critical_difference(-DEMSAR)
+    assert result.mean_ranks == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
+    assert result.friedman == pytest.approx(9.28, abs=0.005)
+    assert result.iman_davenport == pytest.approx(3.69, abs=0.005)
+    assert result.difference == pytest.approx(1.25, abs=0.005)
+    assert s.nemenyi_difference(4, 14, 0.10) == pytest.approx(1.12, abs=0.005)
+    assert 0.01 < result.p_value < 0.05
+    # the paper: at 0.05 Nemenyi tells no pair apart
+    assert result.groups == ((3, 1, 2, 0),)
+    assert s.critical_difference(-DEMSAR, 0.10).groups == ((3, 1, 2), (2, 0))
+
+
+@pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
+def test_nemenyi_quantiles_of_demsar_table_5(k, q):
+    assert s.nemenyi_difference(k, 1) == pytest.approx(q * np.sqrt(k * (k + 1) / 6), abs=5e-3)
+
+
+def test_friedman_without_ties_is_scipys():
+    table = np.random.default_rng(0).normal(size=(8, 5))
+    expected = stats.friedmanchisquare(*table.T)
+    assert s.critical_difference(table).friedman == pytest.approx(expected.statistic)
+
+
+def test_unanimous_order_is_certain():
+    assert s.critical_difference(np.tile([3.0, 2.0, 1.0], (6, 1))).p_value == 0
+    with pytest.raises(InvalidSpec, match="at least 2"):
+        s.critical_difference(np.ones((5, 1)))
+
+
+def test_holm_matches_r():
+    # R: p.adjust(c(.01, .02, .03, .04, .05), "holm")
+    assert s.holm(np.array([0.03, 0.01, 0.05, 0.02, 0.04])) == pytest.approx(
+        [0.09, 0.05, 0.09, 0.08, 0.09]
+    )
+    assert s.holm(np.array([0.6, 0.9])) == pytest.approx([1, 1])
+    assert s.holm(np.array([])).size == 0
+    with pytest.raises(InvalidSpec):
+        s.holm(np.array([np.nan]))
+
+
+def test_interquartile_mean_cuts_a_quarter_at_each_end():
+    assert s.interquartile_mean(np.array([100.0, 1, 2, 3, 4, 5, 6, -50])) == pytest.approx(3.5)
+    assert s.interquartile_mean(np.array([1.0, 2, 9])) == 4
+    with pytest.raises(InvalidSpec):
+        s.interquartile_mean(np.array([1.0, np.nan]))
+
+
+def test_bootstrap_resamples_within_tasks_only():
+    rng = np.random.default_rng(0)
+    # tasks differ, runs do not: nothing varies although a plain bootstrap would
+    assert s.bootstrap_interval([np.zeros(3), np.ones(5)], rng, np.mean) == (0.625, 0.625)
+    x = np.random.default_rng(1).normal(size=200)
+    low, high = s.bootstrap_interval([x], rng, np.mean)
+    half = 1.96 * x.std() / np.sqrt(200)
+    assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.02)
+    again = [s.bootstrap_interval([x], np.random.default_rng(3)) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_profile_weights_tasks_equally():
+    strata = [np.array([0.1, 0.9]), np.array([0.5, 0.5, 0.5, 0.8])]
+    profile = s.performance_profile(strata, np.array([0.0, 0.5, 0.85, 1.0]))
+    assert profile == pytest.approx([1, (1 / 2 + 1 / 4) / 2, 1 / 4, 0])
+
+
+def test_probability_of_improvement_counts_pairs():
+    ours, theirs = [np.array([1.0, 3.0]), np.array([5.0])], [np.array([2.0, 3.0]), np.array([5.0])]
+    # task 1: 3 > 2 wins, 3 = 3 half, of 4 pairs; task 2: a tie
+    assert s.probability_of_improvement(ours, theirs) == pytest.approx((1.5 / 4 + 0.5) / 2)
+    u = stats.mannwhitneyu(ours[0], theirs[0]).statistic
+    assert s.probability_of_improvement(ours[:1], theirs[:1]) == pytest.approx(u / 4)
+    with pytest.raises(InvalidSpec):
+        s.probability_of_improvement(ours, theirs[:1])
+
+
+def test_paired_test_counts_sign_flips():
+    rng = np.random.default_rng(0)
+    a = np.array([3.0, 2.0, 4.0, 5.0, 1.0])
+    assert s.paired_test(a, np.zeros(5), rng) == 2 / 32
+    assert s.paired_test(a, a, rng) == 1
+    d = np.array([1.0, -2.0, 4.0])
+    sums = [abs(np.dot(signs, d)) for signs in product([1, -1], repeat=3)]
+    assert s.paired_test(d, np.zeros(3), rng) == np.mean(np.array(sums) >= 3)
+
+
+def test_paired_test_beyond_enumeration_agrees_with_t():
+    rng = np.random.default_rng(0)
+    d = rng.normal(0.3, 1, size=60)
+    p = s.paired_test(d, np.zeros(60), rng)
+    assert p == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.01)
+
+
+def test_tied_with_best():
+    rng = np.random.default_rng(0)
+    base = np.linspace(0, 1, 12)
+    table = np.stack([base, base + 0.3, base + 0.3 + 0.01 * np.tile([1, -1], 6), base - 1])
+    assert s.tied_with_best(table, rng).tolist() == [False, True, True, False]
+    assert s.tied_with_best(base[None], rng).tolist() == [True]
+
+
+CELLS = st.sets(st.tuples(st.sampled_from("ab"), st.integers(0, 2)))
+
+
+@given(st.dictionaries(st.sampled_from("pqrs"), CELLS), CELLS)
+@settings(max_examples=150, deadline=None)
+def test_an_incomplete_method_never_changes_the_grid(cells, extra):
+    before = cv.reference_grid(cells)
+    after = cv.reference_grid({**cells, "new": extra})
+    if not after <= extra:
+        assert after == before
+
+
+def test_the_usual_grid_wins_and_nothing_is_averaged_over_a_hole():
+    full = {("a", 0), ("a", 1), ("b", 0), ("b", 1)}
+    scores = {
+        "w": {cell: 1.0 for cell in full},
+        "x": {cell: 1.0 for cell in full},
+        "y": {cell: 2.0 for cell in full} | {("c", 0): 9.0},
+        "z": {("a", 0): 5.0},
+    }
+    grid = cv.reference_grid(scores)
+    assert grid == full
+    cover = cv.coverage(scores, grid)
+    assert (cover["z"].done, cover["z"].expected, cover["z"].complete) == (1, 4, False)
+    assert cover["z"].share == 0.25
+    names, cells, table = cv.score_table(scores, grid)
+    assert names == ["w", "x", "y"]
+    assert table.shape == (3, 4)
+    assert [len(x) for x in cv.by_task(table[0], cells)] == [2, 2]
+    assert cv.task_means(table, cells).tolist() == [[1, 1, 2], [1, 1, 2]]
+    assert cv.reference_grid({"a": full, "b": full - {("a", 0)}}) == full
+    assert cv.reference_grid({}) == frozenset()
+    assert not cv.coverage({"m": set()}, set())["m"].complete
