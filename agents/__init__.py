@@ -1,1 +1,19 @@
-"""Circuit discovery as reinforcement learning: environments, agents, planning."""
+"""Circuit discovery as reinforcement learning: environments, agents, planning.
+
+Importing this package registers its environments with gymnasium by name only; what they are
+made of loads when ``gymnasium.make("circuitbench/HeadDiscovery-v0", oracles=[...])`` asks.
+"""
+
+from gymnasium.envs.registration import register, registry
+
+ENVIRONMENTS = {
+    "circuitbench/HeadDiscovery-v0": "circuitbench.agents.env:HeadDiscoveryEnv",
+    "circuitbench/HeadKnockout-v0": "circuitbench.agents.env:HeadKnockoutEnv",
+    "circuitbench/CircuitPruning-v0": "circuitbench.agents.env:CircuitPruningEnv",
+}
+
+for _name, _entry_point in ENVIRONMENTS.items():
+    if _name not in registry:
+        register(id=_name, entry_point=_entry_point)
+
+__all__ = ["ENVIRONMENTS"]

@@ -1,0 +1,61 @@
+"""How what an agent saw becomes a ranking of all heads and a committed set.
+
+One rule for every agent: a head that was asked about scores the mean of what it earned; a head
+nobody asked about is presumed to do nothing, so it scores just below zero, and among those the
+agent's own preference decides. The committed set is every asked head whose mean exceeds a
+fraction of the clean metric.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from circuitbench.circuit import heads_of
+from circuitbench.method import Discovery, TracePoint
+
+TRACE_EVERY = 10  # queries between two points of a discovery's trace
+
+
+class Evidence:
+    """Rewards seen per head, and the queries they took."""
+
+    def __init__(self, shape: tuple[int, int], preference: np.ndarray | None = None) -> None:
+        self.shape = shape
+        n = shape[0] * shape[1]
+        self.sums, self.counts = np.zeros(n), np.zeros(n, dtype=int)
+        self.preference = np.zeros(n) if preference is None else preference
+        self.queries = 0
+        self.trace: list[TracePoint] = []
+
+    def add(self, head: int, reward: float) -> None:
+        """One more reward of one head."""
+        self.sums[head] += reward
+        self.counts[head] += 1
+
+    def spent(self, queries: int) -> None:
+        """Count queries; leaves a trace point at every tenth."""
+        before, self.queries = self.queries, self.queries + queries
+        if before // TRACE_EVERY != self.queries // TRACE_EVERY:
+            self.trace.append(TracePoint(self.queries, self.scores()))
+
+    def scores(self) -> np.ndarray:
+        """The ranking so far, ``[n_layers, n_heads]``."""
+        asked = self.counts > 0
+        scores = np.zeros(len(self.counts))
+        scores[asked] = self.sums[asked] / self.counts[asked]
+        span = float(self.preference.max() - self.preference.min())
+        disfavour = (
+            (self.preference.max() - self.preference) / span if span else np.ones(len(asked))
+        )
+        scale = max(1.0, float(np.abs(scores).max()))
+        scores[~asked] = -1e-9 * scale * (1.0 + disfavour[~asked])
+        return scores.reshape(self.shape)
+
+    def discovery(self, threshold: float, info: dict[str, object]) -> Discovery:
+        """The answer; ``threshold`` in the unit of the rewards."""
+        scores = self.scores()
+        selected = (scores > threshold) & (self.counts > 0).reshape(self.shape)
+        trace = self.trace
+        if not trace or trace[-1].queries != self.queries:
+            trace = [*trace, TracePoint(self.queries, scores)]
+        return Discovery(scores, heads_of(selected), trace=trace, info=info)

@@ -1,0 +1,118 @@
+"""The networks: a flat MLP for one grid of heads, and attention over head tokens for any.
+
+Both are policies of sb3-contrib's MaskablePPO.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+
+def mlp_arguments(width: int) -> dict[str, Any]:
+    """The seed's network, for sb3's ``MlpPolicy``: two tanh layers, policy and value apart."""
+    return {"net_arch": [width, width], "activation_fn": nn.Tanh}
+
+
+class TokenEncoder(BaseFeaturesExtractor):
+    """Self-attention over the heads' tokens: ``[batch, n, features] -> [batch, n, d]``.
+
+    No positional code: permuting the heads permutes the output (Lee et al. 2019, Set
+    Transformer, arXiv 1810.00825). What a head is, its token must say.
+    """
+
+    def __init__(self, space: gymnasium.spaces.Box, d: int, layers: int, heads: int) -> None:
+        super().__init__(space, d)
+        self.embed = nn.Sequential(nn.Linear(space.shape[1], d), nn.ReLU(), nn.Linear(d, d))
+        self.blocks = nn.ModuleList(AttentionBlock(d, heads) for _ in range(layers))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode."""
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class AttentionBlock(nn.Module):
+    """A pre-normalised transformer block without dropout."""
+
+    def __init__(self, d: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.mlp = nn.Sequential(nn.Linear(d, 2 * d), nn.ReLU(), nn.Linear(2 * d, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, n, d] -> [batch, n, d]``."""
+        batch, n, d = x.shape
+        q, k, v = (
+            part.view(batch, n, self.heads, d // self.heads).transpose(1, 2)
+            for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, n, d))
+        return x + self.mlp(self.norm2(x))
+
+
+class TokenPools(nn.Module):
+    """The policy reads every token, the value their mean."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.latent_dim_pi = self.latent_dim_vf = d
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """``[batch, n, d]`` to itself and ``[batch, d]``."""
+        return tokens, tokens.mean(1)
+
+    def forward_actor(self, tokens: Tensor) -> Tensor:
+        """The policy's part."""
+        return tokens
+
+    def forward_critic(self, tokens: Tensor) -> Tensor:
+        """The value's part."""
+        return tokens.mean(1)
+
+
+class TokenLogits(nn.Module):
+    """One logit per head from its token, and further actions (stop) from the mean token."""
+
+    def __init__(self, d: int, further: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(d, 1)
+        self.further = nn.Linear(d, further) if further else None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[batch, n, d] -> [batch, n + further]``."""
+        logits = self.head(tokens)[..., 0]
+        if self.further is None:
+            return logits
+        return torch.cat((logits, self.further(tokens.mean(1))), dim=1)
+
+
+class TokenPolicy(MaskableActorCriticPolicy):
+    """An actor-critic whose weights fit any number of heads."""
+
+    def __init__(self, *args: Any, d: int = 32, layers: int = 2, heads: int = 4, **kw: Any) -> None:
+        kw["features_extractor_class"] = TokenEncoder
+        kw["features_extractor_kwargs"] = {"d": d, "layers": layers, "heads": heads}
+        super().__init__(*args, **kw)
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = TokenPools(self.features_dim)
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        further = int(self.action_space.n) - self.observation_space.shape[0]
+        self.action_net = TokenLogits(self.features_dim, further)
+        self.action_net.apply(lambda module: self.init_weights(module, gain=0.01))
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
