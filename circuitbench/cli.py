@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from circuitbench import __version__
+from circuitbench.display import head_grid_lines, one_line, summary
 from circuitbench.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
 
 if TYPE_CHECKING:  # heavy rooms load only in the verb that needs them
@@ -103,7 +104,7 @@ def run(as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
     else:
-        _print_summary(record)
+        out_console.print(summary(record))
         out_console.print(f"record: {path}", soft_wrap=True)
     if record.status != "done":
         _fail(f"run failed: {record.reason} (record: {path})", 1)
@@ -140,7 +141,7 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
 
         for record, new in run_all(specs, out, started=started):
             failures += record.status != "done"
-            err_console.print(_line(record, new), soft_wrap=True)
+            err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
     if failures:
         _fail(f"{failures} of {len(specs)} runs failed; the reasons are in their records", 1)
@@ -191,11 +192,12 @@ def show(record: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(loaded.content(), indent=1))
         return
-    _print_summary(loaded)
+    out_console.print(summary(loaded))
     if loaded.status != "done":
         out_console.print(f"{loaded.status}: {loaded.reason}", soft_wrap=True)
     else:
-        _print_grid(loaded)
+        for line in head_grid_lines(loaded):
+            out_console.print(line, markup=False, soft_wrap=True)
     out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
 
 
@@ -345,72 +347,6 @@ def _save(record: Record, out: Path) -> Path:
         raise InvalidSpec(
             f"{error}; the record was saved to {write_record(record, refuge)}"
         ) from error
-
-
-def _print_summary(record: Record) -> None:
-    table = Table(
-        title=f"{record.method} on {record.task} ({record.model_name}, seed {record.seed})"
-    )
-    table.add_column("measure")
-    table.add_column("value", justify="right", overflow="fold")
-    table.add_column("chance", justify="right")
-    for row in summary_rows(record):
-        table.add_row(*row)
-    out_console.print(table)
-
-
-def summary_rows(record: Record) -> list[tuple[str, str, str]]:
-    """Measure, value, and what chance gives, as text."""
-    ranking, selection = record.metrics.get("ranking", {}), record.metrics.get("selection", {})
-    chance = ranking.get("chance", {})
-    spent, training = record.costs.get("discovery", {}), record.costs.get("training", {})
-    rows = [("status", record.status, "")]
-    if record.status == "done":
-        selected = record.discovery["selected"]
-        rows += [
-            ("found heads", " ".join(selected) or "none", ""),
-            ("AUROC", _number(ranking.get("auroc")), _number(chance.get("auroc"))),
-            (
-                "average precision",
-                _number(ranking.get("average_precision")),
-                _number(chance.get("average_precision")),
-            ),
-            ("F1", _number(selection.get("f1")), _number(selection.get("chance", {}).get("f1"))),
-        ]
-    rows += [("queries", str(spent.get("queries", 0)), ""), ("seconds", _seconds(spent), "")]
-    if training.get("queries"):
-        rows += [
-            ("training queries", str(training["queries"]), ""),
-            ("training seconds", _seconds(training), ""),
-        ]
-    return rows
-
-
-def _print_grid(record: Record) -> None:
-    """Layers x heads: ``#`` found, ``o`` missed, ``x`` wrongly found, ``.`` neither."""
-    found = set(record.discovery["selected"])
-    true = {head for role in record.truth["roles"].values() for head in role["heads"]}
-    marks = {(True, True): "#", (False, True): "o", (True, False): "x", (False, False): "."}
-    out_console.print("heads by layer (# found, o missed, x wrongly found):")
-    for layer, row in enumerate(record.discovery["scores"]):
-        names = [f"{layer}.{head}" for head in range(len(row))]
-        line = " ".join(marks[(name in found, name in true)] for name in names)
-        out_console.print(f"{layer:>4}  {line}", markup=False, soft_wrap=True)
-
-
-def _line(record: Record, new: bool) -> str:
-    ranking = record.metrics.get("ranking", {})
-    what = f"AUROC {_number(ranking.get('auroc'))}" if record.status == "done" else record.reason
-    kept = "" if new else " (kept)"
-    return f"{record.method} on {record.task} seed {record.seed}: {what}{kept}"
-
-
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _seconds(costs: Mapping[str, Any]) -> str:
-    return f"{costs.get('method_seconds', costs.get('seconds', 0.0)):.1f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,192 @@
+"""Every registered plug-in keeps its contract, and broken ones are caught."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from circuitbench.check import ToyTask, check_method, check_task, toy_model
+from circuitbench.errors import InvalidPlugin
+from circuitbench.method import Discovery
+from circuitbench.registry import list_plugins, load_model, load_task, method_class
+
+# What makes a learning method short enough to check; others run with their defaults.
+QUICK: dict[str, dict[str, object]] = {}
+
+
+@pytest.mark.parametrize("name", [p.name for p in list_plugins("method")])
+def test_every_method_keeps_the_contract(name):
+    cls = method_class(name)
+    known = {f.name for f in dataclasses.fields(cls)}
+    check_method(lambda: cls(**{k: v for k, v in QUICK.get(name, {}).items() if k in known}))
+
+
+@pytest.mark.parametrize("name", [p.name for p in list_plugins("task")])
+def test_every_task_keeps_the_contract_on_its_own_model(name):
+    task = load_task(name)
+    check_task(task, load_model(task.default_model))
+
+
+def ranking(oracle, rng):
+    return rng.random(oracle.shape)
+
+
+@dataclass(frozen=True)
+class Good:
+    """Every broken plug-in below differs from this one in a single habit."""
+
+    def discover(self, oracle, rng):
+        scores = ranking(oracle, rng)
+        return Discovery(scores, frozenset())
+
+
+class GlobalDraws(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.random.rand(*oracle.shape), frozenset())  # noqa: NPY002
+
+
+class GlobalTorchDraws(Good):
+    def discover(self, oracle, rng):
+        return Discovery(torch.rand(oracle.shape).numpy(), frozenset())
+
+
+class Unfinished(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.full(oracle.shape, np.nan), frozenset())
+
+
+class WrongShape(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.zeros((3, 4)), frozenset())
+
+
+class NotADiscovery(Good):
+    def discover(self, oracle, rng):
+        return ranking(oracle, rng)
+
+
+class NoSuchHead(Good):
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset({(99, 0)}))
+
+
+@dataclass
+class Remembers:
+    """Its second answer depends on its first."""
+
+    calls: int = 0
+
+    def discover(self, oracle, rng):
+        self.calls += 1
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+class EntropyFromOutside(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.random.default_rng().random(oracle.shape), frozenset())
+
+
+@dataclass(frozen=True)
+class NeedsArguments:
+    size: int
+
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+@dataclass(frozen=True)
+class OpaqueHyperparameter:
+    thing: object = field(default_factory=object)
+
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+class NotADataclass:
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+def test_a_good_method_passes():
+    check_method(Good)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (GlobalDraws, "generator handed in"),
+        (GlobalTorchDraws, "generator handed in"),
+        (Unfinished, "is nan"),
+        (WrongShape, "shape"),
+        (NotADiscovery, "must return a Discovery"),
+        (NoSuchHead, "does not exist"),
+        (Remembers, "changed the method's hyperparameters"),
+        (EntropyFromOutside, "same discovery"),
+        (NeedsArguments, "needs a default"),
+        (OpaqueHyperparameter, "a record cannot hold"),
+        (NotADataclass, "must be a dataclass"),
+    ],
+)
+def test_broken_methods_are_caught(cls, message):
+    with pytest.raises(InvalidPlugin, match=message):
+        check_method(cls)
+
+
+class SameEveryTime(ToyTask):
+    def prompts(self, model, n, rng):
+        return super().prompts(model, n, np.random.default_rng(0))
+
+
+class GlobalPrompts(ToyTask):
+    def prompts(self, model, n, rng):
+        return super().prompts(model, n, np.random.default_rng(np.random.randint(9)))  # noqa: NPY002
+
+
+class NoCounterfactual(ToyTask):
+    def prompts(self, model, n, rng):
+        prompts = super().prompts(model, n, rng)
+        return dataclasses.replace(prompts, counterfactual=prompts.tokens)
+
+
+class OutsideVocabulary(ToyTask):
+    def control(self, model, n, rng):
+        return super().control(model, n, rng) + 5
+
+
+class NoBos(ToyTask):
+    def control(self, model, n, rng):
+        return super().control(model, n, rng).roll(1, 1)
+
+
+class TooFew(ToyTask):
+    def prompts(self, model, n, rng):
+        return super().prompts(model, n - 1, rng)
+
+
+class TruthElsewhere(ToyTask):
+    def truth(self, model):
+        return super().truth(toy_model(9, 4))
+
+
+def test_a_good_task_passes():
+    check_task(ToyTask(), toy_model())
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (SameEveryTime, "another generator"),
+        (GlobalPrompts, "generator handed in"),
+        (NoCounterfactual, "equals its prompt"),
+        (OutsideVocabulary, "outside the vocabulary"),
+        (NoBos, "same token"),
+        (TooFew, "asked for"),
+        (TruthElsewhere, "outside the model"),
+        (object, "needs default_model"),
+    ],
+)
+def test_broken_tasks_are_caught(cls, message):
+    with pytest.raises(InvalidPlugin, match=message):
+        check_task(cls(), toy_model())
