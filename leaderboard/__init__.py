@@ -1,1 +1,5 @@
-"""Tables, figures and a page made from stored records."""
+"""Tables, figures and a page over many records; comparing and validating result folders."""
+
+from circuitbench.leaderboard.render import FORMATS, load_board, render
+
+__all__ = ["FORMATS", "load_board", "render"]

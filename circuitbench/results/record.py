@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,99}")
 
 # The commit is kept, but is not part of a run's identity: a sweep interrupted by a change to
 # the documentation can be resumed. The package version is what promises equal numbers.
-_NOT_IDENTITY = frozenset({"commit"})
+NOT_IDENTITY = frozenset({"commit"})
 
 
 def check_name(kind: str, text: object) -> str:
@@ -82,7 +82,7 @@ def run_id(spec: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     """
     identity = {
         "spec": plain(spec, "spec"),
-        "versions": {k: plain(v) for k, v in versions.items() if k not in _NOT_IDENTITY},
+        "versions": {k: plain(v) for k, v in versions.items() if k not in NOT_IDENTITY},
     }
     return hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
 

@@ -1,0 +1,168 @@
+"""What the leaderboard can show of a run: names, labels, units, and where a record holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from circuitbench.circuit import Head, head_grid
+from circuitbench.errors import UnknownName
+from circuitbench.evaluation.ranking import auroc, average_precision, r_precision, tied_ranking
+from circuitbench.results import Record
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run.
+
+    Args:
+        key: its name on the command line and in JSON.
+        path: where a record holds it, dotted.
+        label: column heading.
+        about: one sentence for tooltips and captions.
+        unit: empty for a plain ratio.
+        cost: True for what a run spent; costs are shown, never marked as best.
+        digits: decimals shown.
+        scale: from the record's unit to the one shown.
+        minor: left out of tables where room is scarce.
+    """
+
+    key: str
+    path: str
+    label: str
+    about: str
+    unit: str = ""
+    cost: bool = False
+    digits: int = 3
+    scale: float = 1.0
+    minor: bool = False
+
+    def of(self, record: Record) -> float | None:
+        """The value in ``record``; None where it does not exist."""
+        found: Any = {"metrics": record.metrics, "costs": record.costs}
+        for part in self.path.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        is_number = isinstance(found, int | float) and not isinstance(found, bool)
+        return float(found) * self.scale if is_number else None
+
+
+_ranking = partial("metrics.ranking.{}".format)
+_selection = partial("metrics.selection.{}".format)
+
+# Average precision leads: circuits are rare among heads, and unlike AUROC it does not reward
+# sorting the many heads that nobody would look at.
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "average_precision",
+        _ranking("average_precision"),
+        "AP",
+        "Average precision of the head ranking.",
+    ),
+    Metric("auroc", _ranking("auroc"), "AUROC", "Area under the ROC curve; chance is 0.5."),
+    Metric(
+        "r_precision",
+        _ranking("r_precision"),
+        "R-prec.",
+        "Share of true heads among the R best ranked, R being the circuit's size.",
+        minor=True,
+    ),
+    Metric("f1", _selection("f1"), "F1", "F1 of the heads the method commits to."),
+    Metric(
+        "mcc",
+        _selection("mcc"),
+        "MCC",
+        "Matthews correlation of the committed heads.",
+        minor=True,
+    ),
+    Metric(
+        "group_recall",
+        "metrics.role_groups.top_r.group_recall",
+        "Roles",
+        "Share of roles of which enough heads are among the R best ranked.",
+    ),
+    Metric(
+        "queries",
+        "costs.discovery.queries",
+        "Queries",
+        "Oracle queries of the discovery.",
+        cost=True,
+        digits=0,
+    ),
+    Metric(
+        "training_queries",
+        "costs.training.queries",
+        "Training",
+        "Oracle queries of training beforehand, metered apart.",
+        unit="queries",
+        cost=True,
+        digits=0,
+    ),
+    Metric(
+        "seconds",
+        "costs.discovery.method_seconds",
+        "Time",
+        "Wall-clock time of the discovery.",
+        unit="s",
+        cost=True,
+        digits=1,
+    ),
+    Metric(
+        "memory",
+        "costs.discovery.peak_memory_bytes",
+        "Memory",
+        "Peak memory of the process.",
+        unit="MiB",
+        cost=True,
+        digits=0,
+        scale=2.0**-20,
+        minor=True,
+    ),
+)
+QUALITY: tuple[Metric, ...] = tuple(m for m in METRICS if not m.cost)
+DEFAULT = METRICS[0]
+
+_OF_RANKING = {"average_precision": average_precision, "auroc": auroc, "r_precision": r_precision}
+
+
+def metric(key: str) -> Metric:
+    """The quality metric of this name; raises :class:`UnknownName` naming the nearest."""
+    for found in QUALITY:
+        if found.key == key:
+            return found
+    raise UnknownName("metric", key, [m.key for m in QUALITY])
+
+
+def truth_heads(record: Record) -> dict[str, list[Head]]:
+    """The true heads of each role, as the record states them."""
+    roles = record.truth.get("roles", {})
+    return {name: [Head.parse(text) for text in role["heads"]] for name, role in roles.items()}
+
+
+def truth_grid(record: Record) -> np.ndarray:
+    """``[n_layers, n_heads]`` bool, True at the true heads."""
+    heads = [head for members in truth_heads(record).values() for head in members]
+    return head_grid(heads, *np.shape(record.discovery["scores"]))
+
+
+def curve(record: Record, by: Metric = DEFAULT) -> list[tuple[int, float]]:
+    """Quality of the best ranking after q queries, ``(q, value)`` with q rising.
+
+    Read off the stored trace, closed by the final scores at the cost of the whole discovery.
+    Empty where the metric is not one of a ranking, or the run has no answer or no truth.
+    """
+    measure = _OF_RANKING.get(by.key)
+    scores = record.discovery.get("scores")
+    if record.status != "done" or measure is None or scores is None or not record.truth:
+        return []
+    relevant = truth_grid(record)
+    if not relevant.any() or relevant.all():
+        return []
+    points = {int(p["queries"]): p["scores"] for p in record.discovery.get("trace") or ()}
+    total = record.costs.get("discovery", {}).get("queries")
+    if total is not None:
+        points[int(total)] = scores
+    return [(q, measure(tied_ranking(np.asarray(points[q]), relevant))) for q in sorted(points)]

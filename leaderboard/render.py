@@ -1,0 +1,101 @@
+"""From a folder of records to a table, figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from circuitbench.errors import InvalidSpec, UnknownName
+from circuitbench.leaderboard import formats
+from circuitbench.leaderboard.metrics import DEFAULT, metric
+from circuitbench.leaderboard.table import Board, board, tables
+from circuitbench.results import read_folder
+from circuitbench.results.store import TABLE_FILE, write_atomically
+
+Format = Literal["markdown", "csv", "latex", "html", "json"]
+FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
+
+
+def load_board(
+    results: Path | str, by: str = DEFAULT.key, warn: Callable[[str], None] = lambda line: None
+) -> Board:
+    """Read a results folder and rank what is in it.
+
+    ``warn`` gets one line per file that is left out. Raises :class:`InvalidSpec` for a folder
+    that is absent or holds no usable record, :class:`UnknownName` for an unknown metric.
+    """
+    chosen = metric(by)
+    records, problems = read_folder(results)
+    for problem in problems:
+        warn(f"left out {problem}")
+    if not records:
+        why = f"all {len(problems)} files in it are unusable" if problems else "it is empty"
+        raise InvalidSpec(
+            f"no records in {results}: {why}; make one with "
+            f"'circuitbench run --method random --out {results}'"
+        )
+    return board(records, problems, chosen)
+
+
+def render(
+    results: Path | str,
+    format: str = "markdown",
+    out: Path | str | None = None,
+    *,
+    by: str = DEFAULT.key,
+    warn: Callable[[str], None] = lambda line: None,
+) -> str:
+    """The leaderboard of a results folder as text.
+
+    Args:
+        results: folder of records.
+        format: ``markdown``, ``csv`` (one line per method, task and model), ``latex``, ``html``
+            (the page) or ``json``.
+        out: folder for the same text as a file, the figures (PNG and SVG), and for ``csv`` all
+            tables. Links to records are relative to it, or else to the working directory.
+        by: the metric that ranks.
+        warn: gets one line per file that is left out.
+
+    Returns:
+        What to print: the table, or with ``html`` and ``out`` the page's path.
+
+    Raises:
+        UnknownName: an unknown format or metric.
+        InvalidSpec: no records, or ``out`` cannot be written.
+    """
+    if format not in FORMATS:
+        raise UnknownName("format", format, FORMATS)
+    shown = load_board(results, by, warn)
+    base = Path(out) if out is not None else Path()
+    files = _files(shown, format, base)
+    first = next(iter(files))
+    if out is None:
+        return files[first]
+    for name, text in files.items():
+        write_atomically(base / name, text)
+    # Drawing libraries take a second to import; a table should not wait for them.
+    from circuitbench.leaderboard.figures import draw_all
+
+    draw_all(shown, base / "figures")
+    return str(base / first) if format == "html" else files[first]
+
+
+def _files(shown: Board, format: str, base: Path) -> dict[str, str]:
+    """File name -> text; the first one is what gets printed."""
+    made = tables(shown)
+    if format == "html":
+        from circuitbench.leaderboard.page import page
+
+        return {"index.html": page(shown, made, base)}
+    if format == "csv":
+        # A cell in a file name may hold a colon, which not every file system takes.
+        texts = {
+            f"{t.key.replace(':', '-')}.csv": formats.csv_text(t, base) for t in made if t.rows
+        }
+        return {"tasks.csv": texts.pop("tasks.csv"), **texts}
+    if format == "json":
+        return {TABLE_FILE: formats.json_text(shown, made, base)}
+    if format == "latex":
+        return {"leaderboard.tex": formats.latex(shown, made, base)}
+    return {"leaderboard.md": formats.markdown(shown, made, base)}

@@ -1,0 +1,307 @@
+"""The tables of the board, free of any output format: overall, per task, per role, per cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from circuitbench.leaderboard.entries import Cell, Entry, all_cells, gather
+from circuitbench.leaderboard.metrics import DEFAULT, METRICS, Metric, curve
+from circuitbench.leaderboard.standing import Estimate, Mark, Ranking, Standing, estimates, ranking
+from circuitbench.results import Problem, Record
+
+# Steps of about half a decade: where discovery budgets of methods differ visibly.
+LEVELS = tuple(step * 10**power for power in range(7) for step in (1, 3))
+
+LEGEND = (
+    "best: highest mean; tied: cannot be told from the best by sign-flip tests on runs of the "
+    "same task, model and seed (Holm-corrected, 5 %)"
+)
+TOO_FEW = "best: highest mean; too few runs for a test to tell entries apart"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: ``key`` in data formats, ``label`` as a heading, ``about`` as an explanation.
+
+    A ``minor`` one is left out where room is scarce.
+    """
+
+    key: str
+    label: str
+    about: str = ""
+    numeric: bool = False
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """One value: ``text`` as shown, ``raw`` as data (None: there is none)."""
+
+    text: str
+    raw: str | float | None
+    interval: tuple[float, float] | None = None
+    mark: Mark = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line, with the records it stands on."""
+
+    fields: tuple[Field, ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: ``key`` in file names, ``title`` and ``note`` above and below it."""
+
+    key: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything a leaderboard shows.
+
+    ``cells`` holds the ranking within each cell, ``unfinished`` the runs that failed, timed out
+    or were skipped, ``problems`` the files that were left out.
+    """
+
+    by: Metric
+    entries: tuple[Entry, ...]
+    overall: Ranking
+    cells: dict[Cell, Ranking]
+    unfinished: tuple[Record, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        """All records on the board."""
+        return [record for entry in self.entries for record in entry.records]
+
+
+def board(
+    records: Sequence[Record], problems: Sequence[Problem] = (), by: Metric = DEFAULT
+) -> Board:
+    """Rank all records by one metric, over all cells and within each."""
+    entries = gather(records)
+    ordered = [record for entry in entries for record in entry.records]
+    return Board(
+        by,
+        tuple(entries),
+        ranking(entries, by),
+        {cell: ranking(entries, by, [cell]) for cell in all_cells(entries)},
+        tuple(record for record in ordered if record.status != "done"),
+        tuple(problems),
+    )
+
+
+def tables(shown: Board) -> list[Table]:
+    """All tables of the board: overall, per task, per cost level, per role of each cell."""
+    roles = [_roles(cell, within) for cell, within in shown.cells.items()]
+    return [_overall(shown), _tasks(shown), _levels(shown), *(t for t in roles if t.columns)]
+
+
+_RANK = Column("rank", "#", "Place by the mean; incomplete methods have none.", numeric=True)
+_METHOD = Column("method", "Method", "With what tells its settings apart, where they differ.")
+_FAMILY = Column("family", "Family", "The kind of method.", minor=True)
+_COVERAGE = Column("coverage", "Runs", "Finished runs of those the comparison rests on.")
+_VERSION = Column("version", "Version", "circuitbench's, of all runs in the row.")
+_COMMIT = Column("commit", "Commit", "Of circuitbench's source.")
+_PLACE = (Column("task", "Task"), Column("model", "Model"))
+
+
+def _overall(shown: Board) -> Table:
+    by = shown.by
+    measures = (by, *(m for m in METRICS if m != by))
+    iqm = Column(
+        "iqm", f"{by.label} IQM", f"Interquartile mean of {by.label}.", numeric=True, minor=True
+    )
+    heads = [_column(m) for m in measures]
+    columns = (_RANK, _METHOD, _FAMILY, heads[0], iqm, *heads[1:], _COVERAGE, _VERSION, _COMMIT)
+
+    def row(standing: Standing) -> Row:
+        main = standing.estimates[by.key]
+        numbers = [_number(standing.estimates[m.key], m) for m in measures]
+        middle = _plain(None if main is None else main.iqm, by.digits)
+        fields = (*_who(standing), numbers[0], middle, *numbers[1:], *_provenance(standing))
+        return Row(fields, standing.records)
+
+    grid = shown.overall.grid
+    note = (
+        f"Means over {len(grid.cells)} task and model pairs x {len(grid.seeds)} seeds, ranked by "
+        f"{by.label}, with 95 % stratified bootstrap interval; {_legend(shown.overall)}. A method "
+        "that lacks a run of the grid is shown with its coverage and not ranked."
+    )
+    rows = tuple(map(row, shown.overall.standings))
+    return Table("overall", "Overall", note, columns, rows)
+
+
+def _tasks(shown: Board) -> Table:
+    by = shown.by
+    measures = (by, *(m for m in METRICS if m != by))
+    heads = [_column(m) for m in measures]
+    columns = (*_PLACE, _RANK, _METHOD, _FAMILY, *heads, _COVERAGE, _VERSION, _COMMIT)
+    rows = [
+        Row(
+            (
+                *(_text(part) for part in cell),
+                *_who(standing),
+                *(_number(standing.estimates[m.key], m) for m in measures),
+                *_provenance(standing),
+            ),
+            standing.records,
+        )
+        for cell, within in shown.cells.items()
+        for standing in within.standings
+    ]
+    legends = sorted({_legend(within) for within in shown.cells.values()})
+    note = (
+        f"Means over seeds within each task and model, ranked by {by.label}, with 95 % bootstrap "
+        f"interval; {'; or '.join(legends)}."
+    )
+    return Table("tasks", "Per task", note, columns, tuple(rows))
+
+
+def _levels(shown: Board) -> Table:
+    def at(record: Record, level: int) -> float | None:
+        reached = [value for queries, value in curve(record, shown.by) if queries <= level]
+        return reached[-1] if reached else None
+
+    entries = [s.entry for s in shown.overall.standings]
+    found = {
+        level: estimates(entries, partial(at, level=level), shown.overall.grid, f"level {level}")
+        for level in LEVELS
+    }
+    useful = [level for level in LEVELS if any(found[level])]
+    # Beyond the level where nothing changes any more there is nothing to read.
+    while len(useful) > 1 and _means(found[useful[-1]]) == _means(found[useful[-2]]):
+        useful.pop()
+    columns = (
+        _METHOD,
+        *(
+            Column(f"q{level}", f"{level:,}", f"After {level:,} discovery queries.", numeric=True)
+            for level in useful
+        ),
+        Column("training", "Training", "Oracle queries of training beforehand.", numeric=True),
+    )
+    training = _metric("training_queries")
+    rows = tuple(
+        Row(
+            (
+                _text(standing.entry.label),
+                *(_number(found[level][i], shown.by) for level in useful),
+                _number(standing.estimates["training_queries"], training),
+            ),
+            standing.records,
+        )
+        for i, standing in enumerate(shown.overall.standings)
+    )
+    note = (
+        f"{shown.by.label} of the best ranking a method could have given after that many discovery "
+        "queries, mean over the same runs as the overall table; none where it had no ranking yet. "
+        f"Training is not among the queries; {_legend(shown.overall)}."
+    )
+    return Table("costs", "Per cost level", note, columns, rows)
+
+
+def _roles(cell: Cell, within: Ranking) -> Table:
+    names = sorted(
+        {
+            name
+            for standing in within.standings
+            for record in standing.records
+            for name in record.metrics.get("roles") or {}
+        }
+    )
+
+    def recall(record: Record, name: str) -> float | None:
+        role = (record.metrics.get("roles") or {}).get(name) or {}
+        value = (role.get("top_r") or {}).get("recall")
+        return None if value is None else float(value)
+
+    entries = [s.entry for s in within.standings]
+    found = {
+        name: estimates(entries, partial(recall, name=name), within.grid, f"role {name}")
+        for name in names
+    }
+    rows = tuple(
+        Row(
+            (_text(standing.entry.label), *(_number(found[name][i], _RECALL) for name in names)),
+            standing.records,
+        )
+        for i, standing in enumerate(within.standings)
+    )
+    columns = (
+        _METHOD,
+        *(Column(name, name, f"Recall of the heads of {name}.", numeric=True) for name in names),
+    )
+    note = (
+        "Share of each role's heads among the R best ranked, R being the circuit's size; mean over "
+        f"seeds; {_legend(within)}."
+    )
+    key = f"roles-{cell.task}-{cell.model}"
+    return Table(key, f"Per role: {cell}", note, columns if names else (), rows)
+
+
+_RECALL = Metric("recall", "", "Recall", "")
+
+
+def _metric(key: str) -> Metric:
+    return next(m for m in METRICS if m.key == key)
+
+
+def _column(metric: Metric) -> Column:
+    label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+    return Column(metric.key, label, metric.about, numeric=True, minor=metric.minor)
+
+
+def _legend(ranked: Ranking) -> str:
+    return LEGEND if ranked.tested else TOO_FEW
+
+
+def _who(standing: Standing) -> tuple[Field, ...]:
+    rank = standing.rank
+    place = Field("–" if rank is None else str(rank), rank)
+    return place, _text(standing.entry.label), _text(standing.entry.family)
+
+
+def _provenance(standing: Standing) -> tuple[Field, ...]:
+    versions = {str(r.versions.get("circuitbench") or "unknown") for r in standing.records}
+    commits = {short_commit(r) for r in standing.records}
+    coverage = f"{standing.done}/{standing.expected}"
+    return _text(coverage), _text(", ".join(sorted(versions))), _text(", ".join(sorted(commits)))
+
+
+def short_commit(record: Record) -> str:
+    """The commit in 9 digits, still marked where the tree was changed."""
+    commit = str(record.versions.get("commit") or "unknown")
+    return commit[:9] + ("-dirty" if commit.endswith("-dirty") else "")
+
+
+def _text(text: str) -> Field:
+    return Field(text, text)
+
+
+def _plain(value: float | None, digits: int) -> Field:
+    return Field("–", None) if value is None else Field(f"{value:,.{digits}f}", value)
+
+
+def _number(estimate: Estimate | None, metric: Metric) -> Field:
+    if estimate is None:
+        return Field("–", None)
+    text = f"{estimate.mean:,.{metric.digits}f}"
+    if estimate.interval is not None:
+        low, high = estimate.interval
+        text += f" ({low:.{metric.digits}f}–{high:.{metric.digits}f})"
+    return Field(text, estimate.mean, estimate.interval, estimate.mark)
+
+
+def _means(found: Sequence[Any]) -> list[float | None]:
+    return [None if e is None else e.mean for e in found]
