@@ -1,0 +1,190 @@
+"""Truth-free metrics on small made-up models whose every value can be computed by hand."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from circuitbench.circuit import Head
+from circuitbench.errors import RunFailed
+from circuitbench.evaluation import function as fn
+from circuitbench.evaluation.functional import FunctionalSettings, circuit_tests, functional
+from circuitbench.method import Discovery
+from circuitbench.oracle import Meter
+
+
+class FakeOracle:
+    """``metric(kept [layers, heads], difficulty [prompts]) -> [prompts]`` instead of a model."""
+
+    def __init__(self, metric, shape=(2, 2), prompts=16):
+        self.metric, self.prompts, self.ablation = metric, prompts, "zero"
+        self.n_layers, self.n_heads = shape
+        self.meter = Meter()
+
+    def draw(self, seed):
+        level = np.random.default_rng(seed).uniform(0.5, 1.5, self.prompts)
+        full = np.ones((self.n_layers, self.n_heads), bool)
+        return SimpleNamespace(level=level, clean=lambda b, part: self.metric(full, b.level))
+
+    def query(self, masks, *, ablation, control, per_prompt, batch):
+        assert not control
+        assert per_prompt
+        self.meter.queries += len(masks)
+        values = np.stack([self.metric(m, batch.level) for m in masks.numpy()])
+        clean = batch.clean(batch, "task")
+        return SimpleNamespace(per_prompt_task=torch.from_numpy(clean - values))
+
+
+def probe_of(metric, **kwargs):
+    oracle = FakeOracle(metric, **kwargs)
+    return fn.Probe(oracle, [oracle.draw(0)], "zero")
+
+
+def additive(kept, level):  # 4 + 3 + (-1) + 0, whatever the prompt
+    return np.full(len(level), kept.ravel() @ np.array([4.0, 3.0, -1.0, 0.0]))
+
+
+def backed_up(kept, level):  # 0.0 writes 4; 0.1 steps in only while 0.0 is off; 1.0 adds 2
+    a, b, c, _ = kept.ravel()
+    return np.full(len(level), 4.0 * (a or b) + 2.0 * c)
+
+
+RNG = np.random.default_rng
+
+
+def test_faithfulness_formula():
+    assert fn.faithfulness(3.0, 1.0, 5.0) == 0.5
+    assert fn.faithfulness(3.0, 2.0, 2.0) is None
+
+
+def test_areas_are_trapezoids():
+    # f = 0 at 0, 2 at half, 1 at all: under f .5 + .75, under |1 - f| the flat 1, then 1 to 0
+    areas = fn.curve_areas(np.array([0.0, 0.5, 1.0]), np.array([0.0, 2.0, 1.0]))
+    assert areas == {"cpr": pytest.approx(1.25), "cmd": pytest.approx(0.75)}
+
+
+def test_mib_areas_by_hand():
+    scores = np.array([[4.0, 3.0], [-1.0, 0.0]])
+    result = fn.mib_areas(probe_of(additive), scores, np.abs(scores), RNG(0))
+    assert result["heads"] == [0] * 8 + [2, 4]
+    # signed keeps 4 + 3 of 6 at half; absolute too; below half of the 4 heads nothing is kept
+    assert result["signed"] == pytest.approx([0] * 8 + [7 / 6, 1])
+    assert result["cpr"] == pytest.approx(0.3 * 7 / 12 + 0.5 * 13 / 12)
+    assert result["cmd"] == pytest.approx(0.199 + 0.3 * (1 + 1 / 6) / 2 + 0.5 * (1 / 6) / 2)
+
+
+def test_signed_and_absolute_rankings_differ():
+    effects = np.array([[2.0, -4.0], [3.0, 0.0]])
+    probe = probe_of(lambda kept, level: np.full(len(level), (kept * effects).sum()))
+    result = fn.mib_areas(probe, effects, np.abs(effects), RNG(0))
+    assert result["signed"][8] == pytest.approx(5.0)  # 2 + 3 of 1
+    assert result["absolute"][8] == pytest.approx(-1.0)  # 3 - 4
+
+
+def test_a_task_nothing_affects_has_no_areas():
+    result = fn.mib_areas(probe_of(lambda k, level: level), np.eye(2), np.eye(2), RNG(0))
+    assert result["cpr"] is None
+    assert result["cmd"] is None
+    assert "does not change" in result["undefined"]
+
+
+def test_completeness_sees_a_missing_backup():
+    probe = probe_of(backed_up)
+    whole, missing = np.array([[1, 1], [1, 0]], bool), np.array([[1, 0], [1, 0]], bool)
+    assert fn.completeness(probe, whole, 8, RNG(0))["max"] == 0
+    result = fn.completeness(probe, missing, 16, RNG(0))
+    # wherever K takes 0.0, the model still has its backup's 4 of 6
+    assert result["max"] == pytest.approx(4)
+    assert result["relative_max"] == pytest.approx(4 / 6)
+    assert 0 < result["mean"] < 4
+
+
+def test_minimality_sees_backups_and_spare_heads():
+    result = fn.minimality(probe_of(backed_up), np.ones((2, 2), bool), 4, RNG(0))
+    assert result["heads"] == pytest.approx({"0.0": 4, "0.1": 4, "1.0": 2, "1.1": 0})
+    assert result["min"] == 0
+    assert result["relative_mean"] == pytest.approx(2.5 / 6)
+    some = fn.minimality(probe_of(backed_up), np.ones((2, 2), bool), 4, RNG(0), max_heads=2)
+    assert len(some["heads"]) == 2
+
+
+def noisy(kept, level):
+    """Two of 36 heads carry a 5 x level metric; every other head moves it by at most 0.03."""
+    weight = np.linspace(-0.03, 0.03, kept.size).reshape(kept.shape)
+    weight[0, 0], weight[3, 3] = 3, 2
+    return (kept * weight).sum() * level
+
+
+def circuit_of(*heads):
+    grid = np.zeros((6, 6), bool)
+    for head in heads:
+        grid[head] = True
+    return grid
+
+
+def test_the_right_circuit_passes_shis_tests():
+    probe = probe_of(noisy, shape=(6, 6), prompts=64)
+    tests = circuit_tests(probe, circuit_of((0, 0), (3, 3)), RNG(0))
+    assert tests["sufficiency"]["p_value"] < 0.01
+    assert tests["partial_necessity"]["p_value"] < 0.01
+    assert tests["minimality"]["unnecessary"] == []
+
+
+def test_a_wrong_circuit_fails_them():
+    probe = probe_of(noisy, shape=(6, 6), prompts=64)
+    wrong = circuit_tests(probe, circuit_of((1, 1), (2, 2)), RNG(0))
+    assert wrong["sufficiency"]["p_value"] > 0.05
+    assert wrong["partial_necessity"]["p_value"] > 0.05
+    assert wrong["equivalence"]["p_value"] < 1e-6  # never beats the model
+    assert wrong["independence"]["p_value"] < 0.01  # what is left still does the task
+    padded = circuit_tests(probe, circuit_of((0, 0), (3, 3), (2, 5)), RNG(0))
+    assert padded["minimality"]["unnecessary"] == ["2.5"]
+
+
+def test_the_whole_model_is_equivalent_but_no_better_than_random():
+    probe = probe_of(noisy, shape=(6, 6))
+    tests = circuit_tests(probe, np.ones((6, 6), bool), RNG(0))
+    assert tests["equivalence"] == {"share": 0.5, "ties": 16, "n": 16, "p_value": 1.0}
+    assert tests["minimality"] is None
+    assert tests["sufficiency"]["share"] == 0
+    assert tests["independence"]["p_value"] == 1  # nothing is left, so nothing can tell
+
+
+def test_functional_is_json_metered_and_reproducible():
+    oracle = FakeOracle(noisy, shape=(6, 6))
+    scores = circuit_of((0, 0), (3, 3)).astype(float)
+    found = Discovery(scores, frozenset({Head(0, 0), Head(3, 3)}), info={"note": "x"})
+    settings = FunctionalSettings(random_circuits=20, permutations=50)
+    first = functional(oracle, found, RNG(1), settings)
+    json.dumps(first, allow_nan=False)
+    assert first["faithfulness"]["mean"]["value"] == pytest.approx(1, abs=0.02)
+    assert set(first["mib"]) == {"zero", "mean", "resample"}
+    assert first["cost"]["queries"] == oracle.meter.queries > 0
+    again = functional(FakeOracle(noisy, shape=(6, 6)), found, RNG(1), settings)
+    assert {k: v for k, v in again.items() if k != "cost"} == {
+        k: v for k, v in first.items() if k != "cost"
+    }
+
+
+def test_an_empty_selection_has_reasons():
+    result = functional(FakeOracle(additive), Discovery(np.eye(2), frozenset()), RNG(0))
+    assert result["faithfulness"]["zero"]["value"] == 0
+    assert result["tests"] is None
+    assert result["undefined"]["tests"] == "nothing was selected"
+
+
+def test_signed_scores_rank_for_cpr_only():
+    signed = [[1.0, -4.0], [0.5, 0.0]]
+    found = Discovery(np.abs(signed), frozenset(), info={"signed_scores": signed})
+    result = functional(FakeOracle(additive), found, RNG(0))
+    assert result["rankings"] == {"cpr": "info.signed_scores", "cmd": "scores"}
+    assert result["mib"]["zero"]["signed"][8] == pytest.approx(3 / 6)  # keeps 0.0 and 1.0
+    assert result["mib"]["zero"]["absolute"][8] == pytest.approx(7 / 6)  # keeps 0.1 and 0.0
+
+
+def test_a_model_that_gives_no_number_is_a_failed_run():
+    probe = probe_of(lambda kept, level: level if kept.all() else level * np.inf)
+    with pytest.raises(RunFailed, match="not finite"):
+        probe.empty()
