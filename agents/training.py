@@ -307,7 +307,7 @@ class PolicyTraining:
         returns = [info["r"] for info in self.model.ep_info_buffer or ()]
         return CurvePoint(
             steps=done,
-            queries=sum(oracle.meter.queries for oracle in self.batch.oracles),
+            queries=sum(m.queries for m in {id(o.meter): o.meter for o in self.batch.oracles}.values()),
             episode_return=float(np.mean(returns)) if returns else None,
             entropy=-float(figures["train/entropy_loss"]),
             loss=loss,
@@ -330,6 +330,6 @@ class PolicyTraining:
         left = point.seconds * (1 / fraction - 1)
         mean = "-" if point.episode_return is None else f"{point.episode_return:.2f}"
         return fraction, (
-            f"training: return {mean}, entropy {point.entropy:.2f}, "
+            f"return {mean}, entropy {point.entropy:.2f}, "
             f"{point.queries} queries, {left:.0f} s left"
         )

@@ -186,14 +186,24 @@ class EpisodeBatch:
     def _query(self, asked: Sequence[tuple[int, np.ndarray]]) -> list[Answer]:
         if not asked:
             return []
-        requests = [
-            (self.oracles[self.places[i].oracle], torch.from_numpy(mask), self.batches[i])
-            for i, mask in asked
-        ]
-        return [
-            Answer(float(d.task[0]), float(d.control[0]), float(d.reward[0]))
-            for d in query_together(requests)
-        ]
+        # One call per model; there is only one unless episodes range over several models.
+        seats: dict[int, list[int]] = {}
+        for k, (i, _) in enumerate(asked):
+            engine = self.oracles[self.places[i].oracle].engine
+            seats.setdefault(id(engine), []).append(k)
+        answers: dict[int, Answer] = {}
+        for group in seats.values():
+            requests = [self._request(*asked[k]) for k in group]
+            for k, damages in zip(group, query_together(requests), strict=True):
+                control = 0.0 if damages.control is None else float(damages.control[0])
+                answers[k] = Answer(float(damages.task[0]), control, float(damages.reward[0]))
+        return [answers[k] for k in range(len(asked))]
+
+    def _request(self, i: int, mask: np.ndarray) -> tuple[AblationOracle, torch.Tensor, Batch]:
+        batch = self.batches[i]
+        if batch is None:
+            raise InvalidSpec("no batch yet; call reset() first")
+        return self.oracles[self.places[i].oracle], torch.from_numpy(mask), batch
 
 
 class OracleVecEnv(VecEnv):
