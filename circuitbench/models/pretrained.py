@@ -1,0 +1,117 @@
+"""The only module that knows transformer_lens: plain weights to its models, and back.
+
+transformer_lens takes seconds to import, so nothing here imports it before it is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitbench.errors import InvalidSpec
+from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
+
+_NORMS = {"none": None, "layer": "LN", "rms": "RMS"}
+
+
+def to_transformer_lens(transformer: Transformer) -> Any:
+    """The same model as a transformer_lens ``TransformerBridge``, so that hooks work on it.
+
+    Raises :class:`InvalidSpec` where transformer_lens's native model has no place for a weight.
+    """
+    from transformer_lens import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources.native import boot
+
+    cfg = transformer.config
+    _check_native(transformer)
+    bridge = boot(
+        TransformerBridgeConfig(
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            n_key_value_heads=cfg.n_kv_heads if cfg.n_kv_heads != cfg.n_heads else None,
+            d_model=cfg.d_model,
+            d_head=cfg.d_head,
+            n_ctx=cfg.n_ctx,
+            d_vocab=cfg.d_vocab,
+            d_mlp=cfg.d_mlp or None,
+            attn_only=cfg.d_mlp == 0,
+            gated_mlp=cfg.gated_mlp,
+            act_fn=cfg.activation,
+            normalization_type=_NORMS[cfg.normalization],
+            eps=cfg.norm_eps,
+            positional_embedding_type="rotary" if cfg.positions == "rotary" else "standard",
+            rotary_dim=(cfg.rotary_dim or cfg.d_head) if cfg.positions == "rotary" else None,
+            rotary_base=cfg.rotary_base,
+            init_weights=False,
+        )
+    )
+    bridge = bridge.eval().requires_grad_(False)
+    model = bridge.original_model
+    _put(model.tok_embed, transformer.W_E)
+    if model.pos is not None:
+        _put(model.pos, torch.zeros(1) if transformer.W_pos is None else transformer.W_pos)
+    _put(model.head, transformer.W_U.T, transformer.b_U)
+    _put_norm(model.ln_out, transformer.lnf_w, transformer.lnf_b)
+    for block, weights in zip(model.layers, transformer.layers, strict=True):
+        _put_layer(_inner(block), cfg, weights)
+    return bridge
+
+
+def _check_native(transformer: Transformer) -> None:
+    cfg = transformer.config
+    if cfg.normalization == "rms":
+        shifts = [transformer.lnf_b, *(b for w in transformer.layers for b in (w.ln1_b, w.ln2_b))]
+        if any(shift is not None for shift in shifts):
+            raise InvalidSpec("transformer_lens has no RMS norm with a shift")
+
+
+def _inner(module: Any) -> Any:
+    return module._modules.get("_original_component", module)
+
+
+@torch.no_grad()
+def _put(module: Any, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Copy into an embedding or linear module; an absent bias becomes zero."""
+    inner = _inner(module)
+    inner.weight.copy_(weight.expand_as(inner.weight))
+    if getattr(inner, "bias", None) is not None:
+        inner.bias.copy_(torch.zeros(1) if bias is None else bias)
+    elif bias is not None:
+        inner.bias = torch.nn.Parameter(bias.clone(), requires_grad=False)
+
+
+def _put_norm(module: Any, weight: Tensor | None, bias: Tensor | None) -> None:
+    if getattr(_inner(module), "weight", None) is not None:
+        _put(module, torch.ones(1) if weight is None else weight, bias)
+
+
+def _put_layer(block: Any, cfg: TransformerConfig, w: LayerWeights) -> None:
+    attention = _inner(block.attn)
+    scale = cfg.attn_scale * math.sqrt(cfg.d_head)  # transformer_lens divides by sqrt(d_head)
+    for name, weight, bias, factor in (
+        ("q", w.W_Q, w.b_Q, scale),
+        ("k", w.W_K, w.b_K, 1.0),
+        ("v", w.W_V, w.b_V, 1.0),
+    ):
+        flat = weight.permute(0, 2, 1).reshape(-1, cfg.d_model)
+        _put(
+            getattr(attention, name),
+            flat * factor,
+            None if bias is None else bias.flatten() * factor,
+        )
+    _put(attention.o, w.W_O.reshape(-1, cfg.d_model).T, w.b_O)
+    _put_norm(block.ln1, w.ln1_w, w.ln1_b)
+    if w.W_in is None or w.W_out is None:
+        return
+    _put_norm(block.ln2, w.ln2_w, w.ln2_b)
+    mlp = _inner(block.mlp)
+    if cfg.gated_mlp and w.W_gate is not None:
+        _put(mlp.gate, w.W_gate.T)
+        _put(getattr(mlp, "in"), w.W_in.T, w.b_in)
+        _put(mlp.out, w.W_out.T, w.b_out)
+    else:
+        _put(mlp.fc_in, w.W_in.T, w.b_in)
+        _put(mlp.fc_out, w.W_out.T, w.b_out)

@@ -1,0 +1,263 @@
+"""What the oracle asks of whatever computes, and the fast way of computing it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitbench.circuit import Ablation, Direction
+from circuitbench.models.transformer import Transformer
+from circuitbench.oracle import readout
+from circuitbench.oracle.batch import Source
+from circuitbench.oracle.forward import Forward, at_positions
+from circuitbench.oracle.states import Run, Runner, Stream, Swap
+
+Half = Literal["task", "control"]
+
+
+class Ask(NamedTuple):
+    """One mask on some rows of a source (all of them if ``rows`` is None).
+
+    ``mask [n_layers, n_heads]``: bool for :meth:`Engine.measure`, float for
+    :meth:`Engine.gradient`; True or 1 where the head is kept.
+    """
+
+    source: Source
+    rows: np.ndarray | None
+    mask: np.ndarray
+    ablation: Ablation = "zero"
+    direction: Direction = "noising"
+
+
+class Engine(Protocol):
+    """Computes values per prompt or per control span; knows nothing of budgets or memos."""
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of all matrix products so far; 0 if unknown."""
+        ...
+
+    def measure(
+        self, half: Half, asks: Sequence[Ask], kl: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Metric or control loss ``[n_asks, rows]``, and the KL divergence if asked for."""
+        ...
+
+    def accuracy(self, source: Source, rows: np.ndarray | None) -> float:
+        """The intact model's accuracy."""
+        ...
+
+    def gradient(self, half: Half, ask: Ask) -> np.ndarray:
+        """Derivative ``[n_layers, n_heads]`` of the mean metric or control loss by the mask."""
+        ...
+
+
+@dataclass(eq=False)
+class _Prepared:
+    """A source on the device."""
+
+    task: Stream
+    counter: Stream
+    control: Stream
+    directions: readout.Directions
+    swaps: dict[tuple[str, str], Swap] = field(default_factory=dict)
+
+
+class FastEngine:
+    """Plain per-layer weights, shared prefixes, no logits (see the modules it is made of).
+
+    Args:
+        transformer: the model's weights.
+        device: where to compute.
+        cache_bytes: memory for states kept between questions.
+        chunk_tokens: positions run at once.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        device: str | torch.device = "cpu",
+        cache_bytes: int = 1 << 30,
+        chunk_tokens: int = 4096,
+    ) -> None:
+        self.transformer = transformer
+        self.device = torch.device(device)
+        self.forward = Forward(transformer.to(self.device))
+        self.runner = Runner(self.forward, cache_bytes, chunk_tokens)
+        self._prepared: WeakKeyDictionary[Source, _Prepared] = WeakKeyDictionary()
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of all matrix products so far."""
+        return self.forward.flops
+
+    @torch.no_grad()
+    def measure(
+        self, half: Half, asks: Sequence[Ask], kl: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """See :meth:`Engine.measure`."""
+        groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        runs = [self._run(half, ask) for ask in asks]
+        for i, run in enumerate(runs):
+            reads = run.reads
+            groups[(run.tokens.shape, None if reads is None else reads.shape)].append(i)
+        n_rows = runs[0].tokens.shape[0]
+        values = np.empty((len(asks), n_rows), np.float32)
+        divergence = np.empty((len(asks), n_rows), np.float32) if kl else None
+        for members in groups.values():
+            keeps = np.stack([_kept(asks[i]) for i in members])
+            for chunk, x in self.runner.finals([runs[i] for i in members], keeps):
+                index = [members[c] for c in chunk]
+                normed = self.forward.final(x)
+                if half == "control":
+                    tokens = torch.cat([runs[i].tokens for i in index])
+                    out = readout.control_loss(self.forward.weights, normed, tokens)
+                    self.forward.flops += tokens.numel() * self._unembed_flops
+                else:
+                    normed = normed.unflatten(0, (len(index), -1))
+                    out = self._metric([asks[i] for i in index], normed)
+                    if divergence is not None:
+                        divergence[index] = self._kl([asks[i] for i in index], normed)
+                values[index] = out.view(len(index), -1).cpu().numpy()
+        return values, divergence
+
+    @torch.no_grad()
+    def accuracy(self, source: Source, rows: np.ndarray | None) -> float:
+        """See :meth:`Engine.accuracy`."""
+        normed = self._clean_final(source, rows)
+        prompts = source.prompts if rows is None else source.prompts.take(torch.from_numpy(rows))
+        prompts = prompts.to(self.device)
+        logits = readout.logits_at(self.forward.weights, normed)[..., prompts.choices]
+        top = prompts.choices[logits.argmax(-1)]
+        hit = (prompts.token_ids == top[..., None]) & (prompts.weights > 0)
+        return float(hit.any(-1).float().mean())
+
+    def gradient(self, half: Half, ask: Ask) -> np.ndarray:
+        """See :meth:`Engine.gradient`."""
+        f = self.forward
+        run = self._run(half, ask)
+        mask = torch.tensor(ask.mask, dtype=torch.float32, device=self.device, requires_grad=True)
+        gates = 1 - mask if ask.direction == "denoising" else mask
+        with torch.enable_grad():
+            x, reads = f.embed(run.tokens), run.reads
+            last = len(f.weights.layers) - 1
+            for layer in range(last + 1):
+                z = f.heads(layer, x, reads if layer == last else None)
+                gate = gates[layer][:, None]
+                swap = 0.0 if run.swap is None else run.swap.rows(layer, run.rows)
+                z = gate * z + (1 - gate) * swap
+                if layer == last and reads is not None:
+                    x = at_positions(x, reads)
+                x = f.add_mlp(layer, f.add_attention(layer, x, z))
+            normed = f.final(x)
+            if half == "control":
+                value = readout.control_loss(f.weights, normed, run.tokens).mean()
+            else:
+                value = self._metric([ask], normed[None]).mean()
+            (grad,) = torch.autograd.grad(value, mask)
+        return grad.cpu().numpy()
+
+    @property
+    def _unembed_flops(self) -> float:
+        return readout.flops_per_position(self.forward.config)
+
+    def _prepare(self, source: Source) -> _Prepared:
+        prepared = self._prepared.get(source)
+        if prepared is None:
+            prompts = source.prompts.to(self.device)
+            prepared = self._prepared[source] = _Prepared(
+                Stream(prompts.tokens, prompts.positions),
+                Stream(prompts.counterfactual, prompts.positions),
+                Stream(source.control.to(self.device)),
+                readout.Directions(self.forward.weights, prompts),
+            )
+        return prepared
+
+    def _run(self, half: Half, ask: Ask) -> Run:
+        """The stream an ask runs on, and what takes the place of the heads it ablates."""
+        prepared = self._prepare(ask.source)
+        rows = None if ask.rows is None else torch.from_numpy(ask.rows).to(self.device)
+        kind: str = ask.ablation
+        if half == "control":
+            stream = prepared.control
+        elif ask.direction == "denoising":
+            stream, kind = prepared.counter, "clean"
+        else:
+            stream = prepared.task
+        if kind == "zero":
+            return Run(stream, rows)
+        swap = prepared.swaps.get((half, kind))
+        if swap is None:
+            swap = prepared.swaps[half, kind] = self._swap(half, kind, prepared)
+        return Run(stream, rows, swap)
+
+    @torch.no_grad()
+    def _swap(self, half: Half, kind: str, prepared: _Prepared) -> Swap:
+        if half == "control":
+            z = self._clean_heads(prepared.control)
+            if kind == "resample":
+                return Swap([layer.roll(-1, 0) for layer in z])
+        else:
+            stream = prepared.task if kind == "clean" else prepared.counter
+            z = self._clean_heads(stream, everywhere=kind == "mean")
+        if kind == "mean":
+            z = [layer.mean(0, keepdim=True) for layer in z]
+            reads = prepared.task.reads
+            if half == "task" and reads is not None:
+                z[-1] = z[-1][0][reads]
+        return Swap(z)
+
+    def _clean_heads(self, stream: Stream, everywhere: bool = False) -> list[Tensor]:
+        """Every layer's head outputs in the intact model (the last's only where it is read)."""
+        f, parts = self.forward, []
+        step = max(1, self.runner.chunk_tokens // stream.tokens.shape[1])
+        last = len(f.weights.layers) - 1
+        for start in range(0, len(stream.tokens), step):
+            x, z = f.embed(stream.tokens[start : start + step]), []
+            for layer in range(last + 1):
+                reads = stream.reads if layer == last and not everywhere else None
+                reads = None if reads is None else reads[start : start + step]
+                z.append(f.heads(layer, x, reads))
+                if layer < last:
+                    x = f.add_mlp(layer, f.add_attention(layer, x, z[-1]))
+            parts.append(z)
+        return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+    def _clean_final(self, source: Source, rows: np.ndarray | None) -> Tensor:
+        f = self.forward
+        intact = np.ones((1, f.config.n_layers, f.config.n_heads), bool)
+        run = self._run("task", Ask(source, rows, intact[0]))
+        ((_, x),) = self.runner.finals([run], intact)
+        return f.final(x)
+
+    def _metric(self, asks: list[Ask], normed: Tensor) -> Tensor:
+        """``[n, rows, k, d_model]`` to ``[n, rows]``."""
+        same = all(a.source is asks[0].source and a.rows is asks[0].rows for a in asks)
+        out = []
+        for ask, one in [(asks[0], normed)] if same else zip(asks, normed[:, None], strict=True):
+            rows = None if ask.rows is None else torch.from_numpy(ask.rows).to(self.device)
+            out.append(self._prepare(ask.source).directions.metric(one, rows))
+        return torch.cat(out)
+
+    def _kl(self, asks: list[Ask], normed: Tensor) -> np.ndarray:
+        clean: dict[object, Tensor] = {}
+        out = []
+        for ask, one in zip(asks, normed, strict=True):
+            key = id(ask.source), None if ask.rows is None else ask.rows.tobytes()
+            if key not in clean:
+                clean[key] = self._clean_final(ask.source, ask.rows)
+            out.append(readout.kl_divergence(self.forward.weights, clean[key], one[None]))
+            self.forward.flops += one.shape[0] * one.shape[1] * self._unembed_flops
+        return torch.cat(out).cpu().numpy()
+
+
+def _kept(ask: Ask) -> np.ndarray:
+    """The heads that keep the run's own output: in a denoising run, those *not* restored."""
+    return ~ask.mask if ask.direction == "denoising" else ask.mask

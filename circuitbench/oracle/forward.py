@@ -1,0 +1,127 @@
+"""The layers of a decoder-only transformer on plain tensors: exact, masked, resumable.
+
+Everything here works on a flat batch of sequences ``[batch, pos, d_model]``; who shares which
+prefix is decided in :mod:`circuitbench.oracle.states`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuitbench.models.transformer import Transformer
+from circuitbench.oracle.linear import activate, normalize
+from circuitbench.oracle.weights import Weights
+
+
+class Forward:
+    """Runs single layers.
+
+    Args:
+        transformer: plain weights, already on the device.
+        packed: use packed oneDNN matrices where the machine has them (inference only).
+    """
+
+    def __init__(self, transformer: Transformer, packed: bool = False) -> None:
+        self.config = transformer.config
+        self.weights = Weights(transformer, packed)
+        self.device = transformer.W_E.device
+        self.flops = 0.0
+        self._rotary: tuple[Tensor, Tensor] | None = None
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """``[batch, pos]`` to the residual stream before layer 0."""
+        x = self.weights.embed[tokens]
+        if self.weights.positions is not None:
+            x = x + self.weights.positions[: tokens.shape[1]]
+        return x
+
+    def heads(self, layer: int, x: Tensor, reads: Tensor | None = None) -> Tensor:
+        """Head outputs ``z [batch, pos or k, n_heads, d_head]`` before the output projection.
+
+        With ``reads [batch, k]`` only those query positions are computed.
+        """
+        cfg, w = self.config, self.weights.layers[layer]
+        batch, pos, _ = x.shape
+        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        if reads is None:
+            q, k, v = w.qkv(n).split(self._widths(), -1)
+            self.flops += batch * pos * w.qkv.flops
+        else:
+            k, v = w.kv(n).split(self._widths()[1:], -1)
+            q = w.q(at_positions(n, reads))
+            self.flops += batch * (pos * w.kv.flops + reads.shape[1] * w.q.flops)
+        q, k, v = (part.unflatten(-1, (-1, cfg.d_head)).transpose(1, 2) for part in (q, k, v))
+        if cfg.positions == "rotary":
+            cos, sin = self._angles(pos)
+            k = rotate(k, cos, sin)
+            q = rotate(q, cos, sin) if reads is None else rotate(q, *self._at(cos, sin, reads))
+        if cfg.n_kv_heads != cfg.n_heads:
+            k, v = (t.repeat_interleave(cfg.n_heads // cfg.n_kv_heads, 1) for t in (k, v))
+        allowed = None
+        if reads is not None:
+            allowed = torch.arange(pos, device=x.device) <= reads[:, None, :, None]
+        z = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0
+        )
+        self.flops += 4.0 * q.numel() * pos
+        return z.transpose(1, 2)
+
+    def add_attention(self, layer: int, x: Tensor, z: Tensor) -> Tensor:
+        """Residual stream after attention: ``x + z @ W_O + b_O``."""
+        out = self.weights.layers[layer].out
+        self.flops += x.shape[0] * x.shape[1] * out.flops
+        return x + out(z.flatten(-2))
+
+    def add_mlp(self, layer: int, x: Tensor) -> Tensor:
+        """Residual stream after the MLP; ``x`` itself in an attention-only model."""
+        cfg, w = self.config, self.weights.layers[layer]
+        if w.mlp_in is None or w.mlp_out is None:
+            return x
+        rows = x.shape[0] * x.shape[1]
+        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        hidden = w.mlp_in(n)
+        self.flops += rows * (w.mlp_in.flops + w.mlp_out.flops)
+        if w.mlp_gate is None:
+            hidden = activate(hidden, cfg.activation)
+        else:
+            hidden = activate(w.mlp_gate(n), cfg.activation) * hidden
+            self.flops += rows * w.mlp_gate.flops
+        return x + w.mlp_out(hidden)
+
+    def final(self, x: Tensor) -> Tensor:
+        """The final norm; what the (folded) unembedding reads."""
+        return normalize(x, self.config.normalization, self.config.norm_eps)
+
+    def _widths(self) -> list[int]:
+        cfg = self.config
+        return [n * cfg.d_head for n in (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)]
+
+    def _angles(self, pos: int) -> tuple[Tensor, Tensor]:
+        if self._rotary is None:
+            cfg = self.config
+            dim = cfg.rotary_dim or cfg.d_head
+            speed = cfg.rotary_base ** (-torch.arange(0, dim, 2, device=self.device) / dim)
+            angle = torch.outer(torch.arange(cfg.n_ctx, device=self.device).float(), speed)
+            angle = angle.repeat_interleave(2, -1)
+            self._rotary = angle.cos(), angle.sin()
+        return self._rotary[0][:pos], self._rotary[1][:pos]
+
+    @staticmethod
+    def _at(cos: Tensor, sin: Tensor, reads: Tensor) -> tuple[Tensor, Tensor]:
+        return cos[reads][:, None], sin[reads][:, None]
+
+
+def at_positions(x: Tensor, reads: Tensor) -> Tensor:
+    """``x[b, reads[b, k]]``: ``[batch, pos, ...]`` to ``[batch, k, ...]``."""
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x[rows, reads]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on adjacent pairs of ``x [batch, heads, pos, d_head]`` (Su et al. 2021)."""
+    dim = cos.shape[-1]
+    turned, rest = x[..., :dim], x[..., dim:]
+    pairs = torch.stack((-turned[..., 1::2], turned[..., 0::2]), -1).flatten(-2)
+    return torch.cat([turned * cos + pairs * sin, rest], -1)

@@ -1,0 +1,62 @@
+"""What a run has cost, counted the same way for every method."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass
+class Meter:
+    """Counters of one run; the first five depend only on what was asked, never on how.
+
+    Args:
+        queries: budget spent: a mask is 1, a gradient by a mask is 3 (a backward pass counts
+            as two forward passes).
+        gradients: masks differentiated.
+        forwards: forward passes of one batch that the question needs at least when each mask is
+            run by itself: one for the task prompts and one for the control text.
+        backwards: backward passes of one batch, counted likewise.
+        tokens: positions in those forward passes.
+        flops: floating-point operations of the matrix products really done (2 per
+            multiply-add), after all reuse; 0 where the engine cannot know (hook fallback).
+        seconds: wall-clock time inside the oracle.
+        memo_hits: masks answered without any computation.
+    """
+
+    queries: int = 0
+    gradients: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    memo_hits: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All counters and ``peak_memory_bytes``, JSON-able."""
+        counts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**counts, "peak_memory_bytes": self.peak_memory_bytes}
+
+    def copy(self) -> Meter:
+        """The counters as they stand now."""
+        return Meter(**{f.name: getattr(self, f.name) for f in fields(self)})
+
+    def since(self, earlier: Meter) -> Meter:
+        """The counters' growth since ``earlier`` (a :meth:`copy`)."""
+        return Meter(
+            **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
+        )
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Peak resident memory of this process, or of the GPU's allocator if one was used."""
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            return int(torch.cuda.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT

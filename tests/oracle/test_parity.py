@@ -1,0 +1,104 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle_kit import Hooked, RandomTask, random_model
+
+from circuitbench.circuit import ABLATIONS, DIRECTIONS
+from circuitbench.oracle import AblationOracle
+
+ARCHITECTURES = {
+    "attention-only": {},
+    "no-norm-mlp": dict(d_mlp=20, activation="relu"),
+    "gpt2": dict(d_mlp=20, normalization="layer"),
+    "attention-only-layernorm": dict(normalization="layer"),
+    "llama": dict(
+        d_mlp=20,
+        normalization="rms",
+        positions="rotary",
+        gated_mlp=True,
+        activation="silu",
+        n_kv_heads=2,
+    ),
+    "partial-rotary": dict(
+        d_mlp=8, normalization="layer", positions="rotary", rotary_dim=2, activation="gelu"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def references():
+    """Models and their hooked twins, built when first drawn."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            model = random_model(1, **ARCHITECTURES[name])
+            made[name] = model, Hooked(model.transformer)
+        return made[name]
+
+    return get
+
+
+def oracle_on(model, task, **options):
+    return AblationOracle(model, task, task_name="random", seed=0, batch_size=5, **options)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    name=st.sampled_from(sorted(ARCHITECTURES)),
+    ablation=st.sampled_from(ABLATIONS),
+    direction=st.sampled_from(DIRECTIONS),
+    keep=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    k=st.sampled_from([1, 3]),
+    seed=st.integers(0, 5),
+)
+def test_query_equals_hooks(references, name, ablation, direction, keep, k, seed):
+    model, hooked = references(name)
+    oracle = oracle_on(model, RandomTask(k=k))
+    batch = oracle.draw(seed)
+    masks = torch.rand(4, *oracle.shape, generator=torch.Generator().manual_seed(seed)) < keep
+    masks[1] = masks[0]
+    got = oracle.query(masks, ablation=ablation, direction=direction, per_prompt=True, batch=batch)
+    prompts, control = batch.source.prompts, batch.source.control
+    whole = torch.ones(oracle.shape)
+    clean = hooked.metric(prompts, whole, "zero", "noising")
+    torch.testing.assert_close(batch.metric, float(clean.mean()), atol=1e-4, rtol=0)
+    for i, mask in enumerate(masks.float()):
+        want = clean - hooked.metric(prompts, mask, ablation, direction)
+        torch.testing.assert_close(got.per_prompt_task[i], want, atol=1e-4, rtol=0)
+        torch.testing.assert_close(got.task[i], want.mean(), atol=1e-4, rtol=0)
+        if direction == "noising":
+            loss = hooked.control(control, mask, ablation) - hooked.control(control, whole, "zero")
+            torch.testing.assert_close(got.per_prompt_control[i], loss, atol=1e-4, rtol=0)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    name=st.sampled_from(sorted(ARCHITECTURES)),
+    ablation=st.sampled_from(ABLATIONS),
+    direction=st.sampled_from(DIRECTIONS),
+    seed=st.integers(0, 5),
+)
+def test_gradient_equals_autograd_through_hooks(references, name, ablation, direction, seed):
+    model, hooked = references(name)
+    oracle = oracle_on(model, RandomTask(k=2))
+    batch = oracle.draw(seed)
+    soft = torch.rand(oracle.shape, generator=torch.Generator().manual_seed(seed))
+    soft = soft.requires_grad_(True)
+    metric = hooked.metric(batch.source.prompts, soft, ablation, direction).mean()
+    (want,) = torch.autograd.grad(metric, soft)
+    options = dict(ablation=ablation, direction=direction, batch=batch)
+    got = oracle.gradient(soft.detach()[None], **options)
+    torch.testing.assert_close(got[0], want, atol=1e-4, rtol=1e-4)
+    if direction == "noising":
+        loss = hooked.control(batch.source.control, soft, ablation).mean()
+        (want_loss,) = torch.autograd.grad(loss, soft)
+        got = oracle.gradient(soft.detach()[None], of="control", **options)
+        torch.testing.assert_close(got[0], want_loss, atol=1e-4, rtol=1e-4)
+        got = oracle.gradient(soft.detach()[None], of="reward", **options)
+        torch.testing.assert_close(got[0], -want - want_loss, atol=2e-4, rtol=2e-4)
