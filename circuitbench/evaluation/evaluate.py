@@ -9,10 +9,11 @@ import numpy as np
 from circuitbench.circuit import Circuit, head_grid
 from circuitbench.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation.edges import edge_metrics
+from circuitbench.evaluation.efficiency import efficiency_metrics
 from circuitbench.evaluation.ranking import ranking_metrics
 from circuitbench.evaluation.roles import role_metrics
 from circuitbench.evaluation.selection import selection_metrics
-from circuitbench.method import Discovery
+from circuitbench.method import Discovery, TracePoint
 
 
 def checked_scores(scores: Any, n_layers: int, n_heads: int) -> np.ndarray:
@@ -47,13 +48,20 @@ def checked_selection(discovery: Discovery, n_layers: int, n_heads: int) -> np.n
         raise RunFailed(f"the method selected a head that does not exist: {error}") from error
 
 
-def evaluate(discovery: Discovery, truth: Circuit, n_layers: int, n_heads: int) -> dict[str, Any]:
+def evaluate(
+    discovery: Discovery,
+    truth: Circuit,
+    n_layers: int,
+    n_heads: int,
+    queries: int | None = None,
+) -> dict[str, Any]:
     """All truth-based metrics of one discovery.
 
     Args:
         discovery: the method's answer; it is not changed.
         truth: the circuit to compare with.
         n_layers, n_heads: the model's grid of attention heads.
+        queries: what the discovery cost; closes the curve of quality against queries.
 
     Returns:
         JSON-able, without NaN; a value that does not exist is None with a reason beside it:
@@ -64,6 +72,7 @@ def evaluate(discovery: Discovery, truth: Circuit, n_layers: int, n_heads: int) 
         - ``selection``: ``size``, ``overlap``, ``precision``, ``recall``, ``f1``, ``jaccard``,
           ``mcc``, ``chance``, ``p_value``, ``undefined``.
         - ``roles``: per role, see :func:`role_metrics`; ``role_groups``: its summary.
+        - ``efficiency``: quality against queries, see :func:`efficiency_metrics`.
         - ``edges``: ranking metrics over edges; None where truth or method has none.
 
     Raises:
@@ -75,6 +84,10 @@ def evaluate(discovery: Discovery, truth: Circuit, n_layers: int, n_heads: int) 
     selected = checked_selection(discovery, n_layers, n_heads)
     relevant = head_grid(truth.heads, n_layers, n_heads)
     roles, groups = role_metrics(scores, selected, truth.roles)
+    trace = [
+        TracePoint(point.queries, checked_scores(point.scores, n_layers, n_heads))
+        for point in discovery.trace
+    ]
     edges = None
     if truth.edges is not None and discovery.edges is not None:
         edges = edge_metrics(discovery.edges, truth.edges, n_layers, n_heads)
@@ -83,5 +96,6 @@ def evaluate(discovery: Discovery, truth: Circuit, n_layers: int, n_heads: int) 
         "selection": selection_metrics(selected, relevant),
         "roles": roles,
         "role_groups": groups,
+        "efficiency": efficiency_metrics(trace, scores, queries, relevant),
         "edges": edges,
     }
