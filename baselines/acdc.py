@@ -40,28 +40,26 @@ class ACDC:
         keep = torch.ones(1, *oracle.shape, dtype=torch.bool)
         scores = np.full(oracle.shape, self.threshold)
         trace: list[TracePoint] = []
-        current, spent = 0.0, 0
-        for layer in reversed(range(oracle.n_layers)):
-            for head in rng.permutation(oracle.n_heads):
-                if oracle.remaining == 0:
-                    break
-                trial = keep.clone()
-                trial[0, layer, head] = False
-                value = self._distance(
-                    oracle,
-                    oracle.query(
-                        trial,
-                        ablation=self.ablation,
-                        control=False,
-                        kl=self.objective == "kl",
-                    ),
-                )
-                spent += 1
-                change = value - current if self.objective == "kl" else abs(value - current)
-                scores[layer, head] = change
-                if change < self.threshold:
-                    keep, current = trial, value
-            trace.append(TracePoint(spent, scores.copy()))
+        current = 0.0
+        order = [
+            (layer, int(head))
+            for layer in reversed(range(oracle.n_layers))
+            for head in rng.permutation(oracle.n_heads)
+        ]
+        order = order[: oracle.remaining]
+        for spent, (layer, head) in enumerate(order, start=1):
+            trial = keep.clone()
+            trial[0, layer, head] = False
+            damages = oracle.query(
+                trial, ablation=self.ablation, control=False, kl=self.objective == "kl"
+            )
+            value = self._distance(oracle, damages)
+            change = value - current if self.objective == "kl" else abs(value - current)
+            scores[layer, head] = change
+            if change < self.threshold:
+                keep, current = trial, value
+            if spent % oracle.n_heads == 0 or spent == len(order):
+                trace.append(TracePoint(spent, scores.copy()))
         return Discovery(scores, heads_of(keep[0].numpy()), trace=trace)
 
     def _distance(self, oracle: AblationOracle, damages: Damages) -> float:
