@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class PPOHeadDiscovery:
         candidates: K of best-of-K planning in ``discover``; every candidate is a query.
         greedy: act by the likeliest head instead of sampling.
         threshold: commits to heads above this fraction of the clean metric.
+        train_tasks: tasks to learn on; none means the one that is to be discovered.
         train_pool: prompts in the pool the training episodes draw from.
         total_steps ... patience: see :class:`circuitbench.agents.training.PolicySettings`.
     """
@@ -45,7 +46,8 @@ class PPOHeadDiscovery:
     candidates: int = 1
     greedy: bool = False
     threshold: float = 0.02
-    train_pool: int = 128
+    train_tasks: tuple[str, ...] = ()
+    train_pool: int = 64
     total_steps: int = 40_000
     n_envs: int = 8
     n_steps: int = 50
@@ -69,7 +71,7 @@ class PPOHeadDiscovery:
 
     name: ClassVar[str] = "rl-ppo"
     observation: ClassVar[Observation] = "flat"
-    network: ClassVar[dict[str, object]] = {"network": "mlp"}
+    network: ClassVar[dict[str, Any]] = {"network": "mlp"}
 
     training: PolicyTraining | None = field(default=None, init=False, repr=False, compare=False)
     tasks: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -145,9 +147,9 @@ class PPOHeadDiscovery:
 
     def settings(self) -> PolicySettings:
         """The hyperparameters of the training run."""
-        names = PolicySettings.__dataclass_fields__
-        values = {k: v for k, v in asdict_shallow(self).items() if k in names}
-        return PolicySettings(**(values | self.network))  # type: ignore[arg-type]
+        known = PolicySettings.__dataclass_fields__
+        values = {name: value for name, value in vars(self).items() if name in known}
+        return PolicySettings(**(values | self.network))
 
     def _preference(self, batch: EpisodeBatch) -> np.ndarray:
         """The policy at the start of an episode, ``[n_layers * n_heads]``."""
@@ -156,8 +158,3 @@ class PPOHeadDiscovery:
         observation = batch.episodes[0].observe(self.observation)[None]
         legal = batch.episodes[0].legal()[None]
         return self.training.probabilities(observation, legal)[0, : batch.episodes[0].n]
-
-
-def asdict_shallow(method: object) -> dict[str, object]:
-    """A dataclass's attributes by name, not copied."""
-    return dict(vars(method))

@@ -307,7 +307,9 @@ class PolicyTraining:
         returns = [info["r"] for info in self.model.ep_info_buffer or ()]
         return CurvePoint(
             steps=done,
-            queries=sum(m.queries for m in {id(o.meter): o.meter for o in self.batch.oracles}.values()),
+            queries=sum(
+                m.queries for m in {id(o.meter): o.meter for o in self.batch.oracles}.values()
+            ),
             episode_return=float(np.mean(returns)) if returns else None,
             entropy=-float(figures["train/entropy_loss"]),
             loss=loss,

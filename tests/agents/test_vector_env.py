@@ -48,9 +48,7 @@ def test_the_vector_equals_single_episodes(make_oracle):
 
 
 def test_finished_episodes_restart_and_report(make_oracle):
-    env = OracleVecEnv(
-        EpisodeBatch([make_oracle()], SearchRules(2), 2, np.random.default_rng(0))
-    )
+    env = OracleVecEnv(EpisodeBatch([make_oracle()], SearchRules(2), 2, np.random.default_rng(0)))
     env.reset()
     env.step(np.array([0, 4]))
     observation, rewards, dones, infos = env.step(np.array([4, 8]))
