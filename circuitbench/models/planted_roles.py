@@ -34,7 +34,7 @@ class Copies(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """One head on features: ``qk`` pairs ``[size, k]``, ``ov`` pairs ``[size, k]``, ``[k, size]``."""
+    """One head on features: ``qk`` pairs of ``[size, k]``, ``ov`` of ``[size, k], [k, size]``."""
 
     qk: tuple[Term, ...]
     ov: tuple[Term, ...]

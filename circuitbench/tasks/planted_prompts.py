@@ -10,7 +10,7 @@ from circuitbench.circuit import Circuit, Role
 from circuitbench.errors import InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.models.language import Language
-from circuitbench.models.planted import PlantedModel
+from circuitbench.models.planted_build import PlantedModel
 from circuitbench.models.planted_roles import CATALOGUE, task_roles
 from circuitbench.tasks.base import Prompts
 
