@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from circuitbench.circuit import Head, head_grid
 from circuitbench.errors import UnknownName
 from circuitbench.evaluation.ranking import auroc, average_precision, r_precision, tied_ranking
+from circuitbench.leaderboard.heads import truth_grid
 from circuitbench.results import Record
 
 
@@ -134,18 +134,6 @@ def metric(key: str) -> Metric:
         if found.key == key:
             return found
     raise UnknownName("metric", key, [m.key for m in QUALITY])
-
-
-def truth_heads(record: Record) -> dict[str, list[Head]]:
-    """The true heads of each role, as the record states them."""
-    roles = record.truth.get("roles", {})
-    return {name: [Head.parse(text) for text in role["heads"]] for name, role in roles.items()}
-
-
-def truth_grid(record: Record) -> np.ndarray:
-    """``[n_layers, n_heads]`` bool, True at the true heads."""
-    heads = [head for members in truth_heads(record).values() for head in members]
-    return head_grid(heads, *np.shape(record.discovery["scores"]))
 
 
 def curve(record: Record, by: Metric = DEFAULT) -> list[tuple[int, float]]:

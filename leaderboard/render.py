@@ -18,11 +18,15 @@ FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
 
 
 def load_board(
-    results: Path | str, by: str = DEFAULT.key, warn: Callable[[str], None] = lambda line: None
+    results: Path | str,
+    by: str = DEFAULT.key,
+    warn: Callable[[str], None] = lambda line: None,
+    intervals: bool = False,
 ) -> Board:
     """Read a results folder and rank what is in it.
 
-    ``warn`` gets one line per file that is left out. Raises :class:`InvalidSpec` for a folder
+    ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
+    metrics. Raises :class:`InvalidSpec` for a folder
     that is absent or holds no usable record, :class:`UnknownName` for an unknown metric.
     """
     chosen = metric(by)
@@ -35,7 +39,7 @@ def load_board(
             f"no records in {results}: {why}; make one with "
             f"'circuitbench run --method random --out {results}'"
         )
-    return board(records, problems, chosen)
+    return board(records, problems, chosen, intervals)
 
 
 def render(
@@ -66,28 +70,32 @@ def render(
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    shown = load_board(results, by, warn)
+    shown = load_board(results, by, warn, intervals=format == "html")
     base = Path(out) if out is not None else Path()
-    files = _files(shown, format, base)
-    first = next(iter(files))
-    if out is None:
-        return files[first]
-    for name, text in files.items():
-        write_atomically(base / name, text)
+    if format != "html" and out is None:
+        return next(iter(_texts(shown, format, base).values()))
     # Drawing libraries take a second to import; a table should not wait for them.
-    from circuitbench.leaderboard.figures import draw_all
+    from circuitbench.leaderboard.figures import draw, write_figures
 
-    draw_all(shown, base / "figures")
-    return str(base / first) if format == "html" else files[first]
-
-
-def _files(shown: Board, format: str, base: Path) -> dict[str, str]:
-    """File name -> text; the first one is what gets printed."""
-    made = tables(shown)
+    drawings = draw(shown)
     if format == "html":
         from circuitbench.leaderboard.page import page
 
-        return {"index.html": page(shown, made, base)}
+        files = {"index.html": page(shown, tables(shown), drawings, base)}
+    else:
+        files = _texts(shown, format, base)
+    name, text = next(iter(files.items()))
+    if out is None:
+        return text
+    for file, content in files.items():
+        write_atomically(base / file, content)
+    write_figures(drawings, base / "figures")
+    return str(base / name) if format == "html" else text
+
+
+def _texts(shown: Board, format: str, base: Path) -> dict[str, str]:
+    """File name -> text; the first one is what gets printed."""
+    made = tables(shown)
     if format == "csv":
         # A cell in a file name may hold a colon, which not every file system takes.
         texts = {

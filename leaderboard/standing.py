@@ -68,8 +68,15 @@ class Ranking:
     tested: bool
 
 
-def ranking(entries: Sequence[Entry], by: Metric, cells: Sequence[Cell] | None = None) -> Ranking:
+def ranking(
+    entries: Sequence[Entry],
+    by: Metric,
+    cells: Sequence[Cell] | None = None,
+    intervals: bool = False,
+) -> Ranking:
     """Rank ``entries`` by their mean of ``by`` over the widest grid (of ``cells``, if given).
+
+    ``intervals`` asks for the intervals of all quality metrics, not that of ``by`` alone.
 
     Entries are told apart by sign-flip tests on runs of the same cell and seed, against the best,
     Holm-corrected, at the 5 % level. The result does not depend on the order of entries, and an
@@ -84,7 +91,11 @@ def ranking(entries: Sequence[Entry], by: Metric, cells: Sequence[Cell] | None =
     main = estimates(entries, by.of, grid, by.key, interval=True)
     ranks = _ranks(main)
     others = {
-        m.key: estimates(entries, m.of, grid, m.key, marked=not m.cost) for m in METRICS if m != by
+        m.key: estimates(
+            entries, m.of, grid, m.key, marked=not m.cost, interval=intervals and not m.cost
+        )
+        for m in METRICS
+        if m != by
     }
     # An incomplete entry shows nothing: means over different runs would invite comparison.
     shown = {

@@ -87,16 +87,22 @@ class Board:
 
 
 def board(
-    records: Sequence[Record], problems: Sequence[Problem] = (), by: Metric = DEFAULT
+    records: Sequence[Record],
+    problems: Sequence[Problem] = (),
+    by: Metric = DEFAULT,
+    intervals: bool = False,
 ) -> Board:
-    """Rank all records by one metric, over all cells and within each."""
+    """Rank all records by one metric, over all cells and within each.
+
+    ``intervals`` asks for those of all quality metrics, not that of ``by`` alone.
+    """
     entries = gather(records)
     ordered = [record for entry in entries for record in entry.records]
     return Board(
         by,
         tuple(entries),
-        ranking(entries, by),
-        {cell: ranking(entries, by, [cell]) for cell in all_cells(entries)},
+        ranking(entries, by, intervals=intervals),
+        {cell: ranking(entries, by, [cell], intervals) for cell in all_cells(entries)},
         tuple(record for record in ordered if record.status != "done"),
         tuple(problems),
     )
@@ -211,15 +217,8 @@ def _levels(shown: Board) -> Table:
     return Table("costs", "Per cost level", note, columns, rows)
 
 
-def _roles(cell: Cell, within: Ranking) -> Table:
-    names = sorted(
-        {
-            name
-            for standing in within.standings
-            for record in standing.records
-            for name in record.metrics.get("roles") or {}
-        }
-    )
+def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:
+    """Per role, each standing's mean recall of its heads among the R best ranked."""
 
     def recall(record: Record, name: str) -> float | None:
         role = (record.metrics.get("roles") or {}).get(name) or {}
@@ -227,10 +226,16 @@ def _roles(cell: Cell, within: Ranking) -> Table:
         return None if value is None else float(value)
 
     entries = [s.entry for s in within.standings]
-    found = {
+    names = {n for s in within.standings for r in s.records for n in r.metrics.get("roles") or {}}
+    return {
         name: estimates(entries, partial(recall, name=name), within.grid, f"role {name}")
-        for name in names
+        for name in sorted(names)
     }
+
+
+def _roles(cell: Cell, within: Ranking) -> Table:
+    found = role_recalls(within)
+    names = list(found)
     rows = tuple(
         Row(
             (_text(standing.entry.label), *(_number(found[name][i], _RECALL) for name in names)),

@@ -1,0 +1,42 @@
+"""Figures of a board: readable in print and by the colour-blind, axes labelled with units.
+
+Every method keeps its colour, marker and line style in all figures, so that none of the three
+is needed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from circuitbench.leaderboard import charts, head_figures
+from circuitbench.leaderboard.drawing import Drawing, house_style
+from circuitbench.leaderboard.table import Board
+from circuitbench.results.store import write_atomically
+
+MAKERS: tuple[Callable[[Board], Iterator[Drawing]], ...] = (
+    charts.quality_by_queries,
+    charts.quality_by_difficulty,
+    charts.performance_profiles,
+    charts.mean_ranks,
+    charts.role_recall,
+    head_figures.truth_against_scores,
+    head_figures.ablation_effects,
+)
+
+
+def draw(board: Board) -> list[Drawing]:
+    """Every figure that the board has the data for."""
+    with house_style("board"):
+        return [drawing for make in MAKERS for drawing in make(board)]
+
+
+def write_figures(drawings: list[Drawing], folder: Path) -> list[Path]:
+    """Write each as PNG and SVG; raises :class:`InvalidSpec` if ``folder`` won't take them."""
+    paths = []
+    for drawing in drawings:
+        for suffix, content in (("png", drawing.png()), ("svg", drawing.svg())):
+            path = folder / f"{drawing.name}.{suffix}"
+            write_atomically(path, content)
+            paths.append(path)
+    return paths

@@ -1,0 +1,138 @@
+"""Figures on the layers x heads grid: truth against scores, and what ablation does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from circuitbench.circuit import Head
+from circuitbench.leaderboard.drawing import COLOURS, MARKERS, Drawing, ranked
+from circuitbench.leaderboard.entries import Cell
+from circuitbench.leaderboard.heads import mean_scores, percentiles, truth_grid, truth_heads
+from circuitbench.leaderboard.table import Board
+
+PANELS_PER_LINE = 4
+
+
+def truth_against_scores(board: Board) -> Iterator[Drawing]:
+    """Per cell: the true heads by role, and where each method ranks every head."""
+    for cell, ranking in board.cells.items():
+        standings = ranked(ranking)
+        records = [r for s in standings for r in s.records if r.status == "done"]
+        if not records or not records[0].truth:
+            continue
+        truth, roles = truth_grid(records[0]), truth_heads(records[0])
+        panels = {
+            s.entry.label: percentiles(mean_scores(s.entry.runs[cell].values())) for s in standings
+        }
+        yield Drawing(
+            f"heads-{cell.task}-{cell.model}".replace(":", "-"),
+            f"Truth and scores, {cell}: percentile of each head's mean score over seeds, dark = "
+            "ranked high (the lower half is left white); true heads outlined",
+            f"Heat maps on the {truth.shape[0]} by {truth.shape[1]} grid of heads for the truth "
+            f"and {len(panels)} methods.",
+            _panels(truth, roles, panels),
+        )
+
+
+def _panels(
+    truth: np.ndarray, roles: Mapping[str, Sequence[Head]], panels: Mapping[str, np.ndarray]
+) -> Figure:
+    n = len(panels) + 1
+    columns = min(n, PANELS_PER_LINE)
+    lines = -(-n // columns)
+    n_layers, n_heads = truth.shape
+    size = (columns * 1.9 + 1.6, lines * (1.9 * n_layers / n_heads + 0.4) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[n:]:
+        axis.axis("off")
+    _role_panel(axes.flat[0], roles, truth)
+    image = None
+    for axis, (label, grid) in zip(axes.flat[1:], panels.items(), strict=False):
+        image = axis.imshow(grid, cmap="Blues", vmin=50, vmax=100)
+        axis.set_title(label, fontsize=9)
+        _outline(axis, truth, COLOURS[3])
+    for axis in axes.flat[:n]:
+        _head_ticks(axis)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("layer")
+    for axis in axes[-1]:
+        axis.set_xlabel("head")
+    if image is not None:
+        figure.colorbar(
+            image, ax=list(axes.flat), label="percentile of score (%)", shrink=0.8, extend="min"
+        )
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=min(len(names), 4), fontsize=8,
+        handletextpad=0.2, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def _role_panel(axes: Axes, roles: Mapping[str, Sequence[Head]], truth: np.ndarray) -> None:
+    axes.set_title("truth", fontsize=9, fontweight="bold")
+    for i, (name, heads) in enumerate(sorted(roles.items())):
+        axes.plot(
+            [head.head for head in heads], [head.layer for head in heads],
+            MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=5,
+            linestyle="none", label=name,
+        )  # fmt: skip
+    axes.set(xlim=(-0.5, truth.shape[1] - 0.5), ylim=(truth.shape[0] - 0.5, -0.5))
+    axes.set_aspect("equal")
+
+
+def _outline(axes: Axes, truth: np.ndarray, colour: Any) -> None:
+    for layer, head in np.argwhere(truth):
+        axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, ec=colour, lw=1.4))
+
+
+def _head_ticks(axes: Axes) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.tick_params(length=2, labelsize=7)
+    axes.grid(False)
+
+
+def ablation_effects(board: Board) -> Iterator[Drawing]:
+    """Needs runs of ``head-ablation``: its scores are the effects, in units of the metric."""
+    found: dict[Cell, tuple[np.ndarray, np.ndarray]] = {}
+    for entry in board.entries:
+        if entry.method != "head-ablation":
+            continue
+        for cell, runs in entry.runs.items():
+            record = next(iter(runs.values()))
+            if record.truth:
+                found.setdefault(cell, (mean_scores(runs.values()), truth_grid(record)))
+    if not found:
+        return
+    columns = min(len(found), 3)
+    lines = -(-len(found) // columns)
+    figure = Figure(figsize=(2.9 * columns + 0.4, 2.6 * lines + 0.2), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    colours = sns.color_palette("vlag", as_cmap=True)
+    for axis, (cell, (effect, truth)) in zip(axes.flat, sorted(found.items()), strict=False):
+        bound = float(np.abs(effect).max()) or 1.0
+        image = axis.imshow(effect, cmap=colours, vmin=-bound, vmax=bound)
+        axis.set_title(str(cell), fontsize=8)
+        axis.set(xlabel="head", ylabel="layer")
+        _outline(axis, truth, "black")
+        _head_ticks(axis)
+        figure.colorbar(image, ax=axis, label="effect (logits)", shrink=0.8)
+    yield Drawing(
+        "ablation-effect",
+        "Effect of ablating each head alone, mean over seeds: logits of task metric lost, less the "
+        "weighted control damage; true heads outlined",
+        f"Heat maps of single-head ablation effects in {len(found)} task and model pairs.",
+        figure,
+    )
