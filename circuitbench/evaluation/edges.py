@@ -7,8 +7,9 @@ code of MIB, Mueller et al. 2025, counts it as found).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ def all_edges(n_layers: int, n_heads: int, mlps: bool) -> list[Edge]:
     return edges + [Edge(sender, "logits") for sender in senders]
 
 
-def _uses_mlps(edges: Iterable[Edge]) -> bool:
-    return any(re.fullmatch(r"m\d+", end) for edge in edges for end in edge)
+def _touches_mlp(edge: Edge) -> bool:
+    return any(re.fullmatch(r"m\d+", end) for end in edge)
 
 
 def edge_metrics(
@@ -41,29 +42,36 @@ def edge_metrics(
 ) -> dict[str, Any]:
     """Ranking metrics over all edges (see :func:`ranking_metrics`).
 
+    Where no true edge touches an MLP the truth says nothing about MLPs: the graph is then that
+    of the heads, and listed edges of MLPs are left out (``n_left_out``).
+
     Args:
-        scores: finite score per edge, higher = more surely true; an edge left out is ranked
-            below every edge that is listed, tied with the others left out.
-        truth: the true edges. MLPs are in the graph if a true or a listed edge names one.
+        scores: finite score per edge, higher = more surely true; an edge not listed is ranked
+            below every listed one, tied with the others not listed.
+        truth: the true edges.
 
     Raises:
         RunFailed: a score is not finite, or a listed edge cannot exist in the model.
     """
     listed = {Edge(*edge): float(score) for edge, score in scores.items()}
-    items = all_edges(n_layers, n_heads, _uses_mlps(truth) or _uses_mlps(listed))
+    mlps = any(map(_touches_mlp, truth))
+    possible = all_edges(n_layers, n_heads, mlps)
+    items = possible + sorted(truth.difference(possible))
     known = set(items)
-    items += sorted(truth - known)
-    known |= truth
-    strange = sorted(edge for edge in listed if edge not in known)
+    outside = sorted(edge for edge in listed if edge not in known)
+    strange = [edge for edge in outside if mlps or not _touches_mlp(edge)]
     if strange:
         raise RunFailed(
             f"{len(strange)} scored edges cannot exist in a {n_layers} x {n_heads} model, "
             f"e.g. {strange[0]}; valid: embed->0.1.q, 0.1->2.3.k, m0->logits"
         )
-    last = min(listed.values(), default=0.0) - 1
-    values = np.array([listed.get(edge, last) for edge in items])
+    if not all(map(math.isfinite, listed.values())):
+        raise RunFailed("an edge's score is not a finite number")
+    level = {score: i for i, score in enumerate(sorted(set(listed.values())), start=1)}
+    values = np.array([level[listed[edge]] if edge in listed else 0 for edge in items])
     return {
         "n_listed": len(listed),
+        "n_left_out": len(outside),
         "n_truth_listed": len(truth & listed.keys()),
         **ranking_metrics(values, np.array([edge in truth for edge in items])),
     }

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from circuitbench.circuit import Role, head_grid
-from circuitbench.evaluation.ranking import ranking_metrics
+from circuitbench.evaluation.ranking import auroc, tied_ranking
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def role_metrics(
         roles: the truth's roles; one without heads is left out.
 
     Returns:
-        ``{role: {...}}`` with ``auroc`` of the role's heads against heads of no role and, for
-        the committed set (``selected``) and for the top R (``top_r``, R = size of the truth):
+        ``{role: {...}}`` with ``auroc`` of the role's heads against heads of no role (None if
+        every head has one) and, for the committed set (``selected``) and for the top R
+        (``top_r``, R = size of the truth):
         ``recall`` (share of the role's heads), ``found`` (1 if at least ``needed`` are in, a
         probability where a tie crosses the cut), ``needed_found`` (``min(heads in, needed)``),
         each with ``chance`` for a random set of that size. Then the summary (None without
@@ -100,11 +101,12 @@ def role_metrics(
     for name, role in roles.items():
         members = grids[name]
         apart = members | ~everyone
+        ranking = tied_ranking(scores[apart], members[apart])
         per_role[name] = {
             "n_heads": len(role.heads),
             "needed": role.needed,
             "sign": role.sign,
-            "auroc": ranking_metrics(scores[apart], members[apart])["auroc"],
+            "auroc": None if apart.sum() == members.sum() else auroc(ranking),
         }
         for which, (answer, random) in sets.items():
             per_role[name][which] = {

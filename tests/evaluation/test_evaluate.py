@@ -99,6 +99,9 @@ def test_an_unlisted_true_edge_is_ranked_last_not_found():
     assert result["auroc"] == pytest.approx((1 + (n - 3) / 2 / (n - 2)) / 2)
     with pytest.raises(RunFailed, match=r"1\.0->0\.0\.q"):
         edge_metrics({Edge("1.0", "0.0.q"): 1.0}, truth, 2, 1)
+    # the truth says nothing of MLPs, so their edges are no items
+    more = edge_metrics({Edge("0.0", "1.0.k"): 2.0, Edge("m0", "logits"): 9.0}, truth, 2, 1)
+    assert (more["n_items"], more["n_left_out"], more["recall_at"]["1"]) == (n, 1, 0.5)
     with pytest.raises(RunFailed, match="finite"):
         edge_metrics({Edge("0.0", "1.0.k"): float("inf")}, truth, 2, 1)
 
