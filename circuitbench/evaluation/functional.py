@@ -49,6 +49,10 @@ class FunctionalSettings:
     epsilon: float = 0.1
 
 
+# About a seventh of the default's queries: no hypothesis tests, one batch.
+QUICK = FunctionalSettings(batches=1, subsets=4, random_circuits=0, max_heads=8)
+
+
 def functional(
     oracle: AblationOracle,
     discovery: Discovery,
