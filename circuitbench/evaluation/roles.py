@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from circuitbench.circuit import Role, head_grid
-from circuitbench.evaluation.ranking import auroc, tied_ranking
+from circuitbench.evaluation.ranking import ranking_metrics
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def role_metrics(
         roles: the truth's roles; one without heads is left out.
 
     Returns:
-        ``{role: {...}}`` with ``auroc`` of the role's heads against heads of no role (None if
-        every head has one) and, for the committed set (``selected``) and for the top R
+        ``{role: {...}}`` with ``ranking``, the role's heads against the heads of no role (see
+        :func:`ranking_metrics`), and, for the committed set (``selected``) and for the top R
         (``top_r``, R = size of the truth):
         ``recall`` (share of the role's heads), ``found`` (1 if at least ``needed`` are in, a
         probability where a tie crosses the cut), ``needed_found`` (``min(heads in, needed)``),
@@ -101,12 +101,11 @@ def role_metrics(
     for name, role in roles.items():
         members = grids[name]
         apart = members | ~everyone
-        ranking = tied_ranking(scores[apart], members[apart])
         per_role[name] = {
             "n_heads": len(role.heads),
             "needed": role.needed,
             "sign": role.sign,
-            "auroc": None if apart.sum() == members.sum() else auroc(ranking),
+            "ranking": ranking_metrics(scores[apart], members[apart]),
         }
         for which, (answer, random) in sets.items():
             per_role[name][which] = {

@@ -78,7 +78,7 @@ def test_role_ties_across_the_cut_give_a_probability():
     assert roles["mover"]["top_r"]["found"] == pytest.approx(3 / 4)
     assert roles["mover"]["top_r"]["recall"] == pytest.approx(1 / 4)
     # movers against the heads of no role: two above, one tied
-    assert roles["mover"]["auroc"] == pytest.approx(0.5 / 3)
+    assert roles["mover"]["ranking"]["auroc"] == pytest.approx(0.5 / 3)
 
 
 def test_graph_has_every_edge_once():
