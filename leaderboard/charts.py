@@ -222,12 +222,13 @@ def mean_ranks(board: Board) -> Iterator[Drawing]:
     for i, group in enumerate(g for g in result.groups if len(g) > 1):
         ends = [result.mean_ranks[j] for j in group]
         axes.hlines(-0.3 - 0.3 * i, min(ends) - 0.06, max(ends) + 0.06, color=INK, linewidth=3.5)
+    p_value = "p < 0.001" if result.p_value < 0.001 else f"p = {result.p_value:.3f}"
     wider = " (wider than the scale)" if result.difference > n - 1 else ""
     yield Drawing(
         "critical-difference",
         f"Mean rank over {len(means)} task and model pairs; bars join methods not told apart "
         f"(Nemenyi test, 5 %, critical difference {result.difference:.2f}{wider}; Friedman "
-        f"p = {result.p_value:.2g})",
+        f"{p_value})",
         "Mean ranks: "
         + ", ".join(f"{standings[i].entry.label} {result.mean_ranks[i]:.2f}" for i in order),
         figure,

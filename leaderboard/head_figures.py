@@ -50,7 +50,7 @@ def _panels(
     lines = -(-n // columns)
     n_layers, n_heads = truth.shape
     size = (columns * 1.9 + 1.6, lines * (1.9 * n_layers / n_heads + 0.4) + 0.3)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axis in axes.flat[n:]:
         axis.axis("off")
@@ -116,7 +116,7 @@ def ablation_effects(board: Board) -> Iterator[Drawing]:
         return
     columns = min(len(found), 3)
     lines = -(-len(found) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.4, 2.6 * lines + 0.2), layout="constrained")
+    figure = Figure(figsize=(2.9 * columns + 0.4, 2.6 * lines + 0.2), layout="compressed")
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(found) :]:
         axis.axis("off")

@@ -3,7 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const data = JSON.parse($("data").textContent);
-  const ROLE_COLOURS = ["#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#b8ad00", "#56b4e9"];
+  const ROLE_COLOURS = ["#de8f05", "#029e73", "#d55e00", "#cc78bc", "#b8ad00", "#949494", "#56b4e9", "#ca9161", "#0173b2"];
 
   // Elements are made from text only: nothing from a record is ever parsed as markup.
   function element(namespace, tag, attributes = {}, ...children) {
@@ -61,6 +61,8 @@
     return value.startsWith("=") ? value.slice(1) : null;
   };
 
+  const averaged = () => filters.task.value === "overall" && chosen("model") === null;
+
   function passes(row) {
     const words = $("by-text").value.toLowerCase().split(/\s+/).filter(Boolean);
     const text = [row.dataset.label, row.dataset.task, row.dataset.model, row.dataset.family].join(" ").toLowerCase();
@@ -69,8 +71,7 @@
       return wanted === null || row.dataset[name] === wanted || (row.dataset.scope === "overall" && name !== "family");
     });
     if (!fits || !words.every((word) => text.includes(word))) return false;
-    const averaged = filters.task.value === "overall" && chosen("model") === null;
-    return row.dataset.scope === "run" || (row.dataset.scope === "overall") === averaged;
+    return row.dataset.scope === "run" || (row.dataset.scope === "overall") === averaged();
   }
 
   function show(table, status, noun) {
@@ -81,6 +82,7 @@
   }
 
   function update() {
+    $("standings").classList.toggle("averaged", averaged());
     show($("standings"), $("shown"), "row");
     show($("run-table"), $("runs-shown"), "run");
   }
@@ -157,7 +159,7 @@
     const picture = svg("svg", {
       viewBox: `0 0 ${left + heads * size + 6} ${top + layers * size + 32}`, role: "img",
       "aria-label": `Score of each head of ${layers} layers by ${heads} heads; the table below lists the true heads with their rank.`,
-      style: `max-width:${Math.max(22, (heads * size + 40) / 12)}rem`,
+      style: `max-width:${Math.max(22, (heads * size + 40) / 10)}rem`,
     });
     const outlines = [];
     run.scores.forEach((layer, l) => layer.forEach((score, h) => {
