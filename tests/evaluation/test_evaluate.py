@@ -85,6 +85,7 @@ def test_graph_has_every_edge_once():
     edges = all_edges(2, 2, mlps=True)
     # embed->6 inputs, 3 senders->m0, 4 senders->6 inputs, 6 senders->m1, 7 senders->logits
     assert len(edges) == len(set(edges)) == 6 + 3 + 24 + 6 + 7
+    assert len(all_edges(12, 12, mlps=True)) == 32491  # GPT-2 small, as in Conmy et al. 2023
     assert Edge("m0", "1.0.k") in edges
     assert Edge("m0", "0.0.k") not in edges
     assert not any("m" in "".join(e).replace("embed", "") for e in all_edges(2, 2, mlps=False))
