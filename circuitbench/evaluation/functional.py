@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitbench.circuit import ABLATIONS, Ablation
+from circuitbench.errors import InvalidSpec
 from circuitbench.evaluation import hypotheses
 from circuitbench.evaluation.evaluate import checked_scores, checked_selection
 from circuitbench.evaluation.function import (
@@ -47,6 +48,19 @@ class FunctionalSettings:
     permutations: int = 1000
     quantile: float = 0.9
     epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("batches", 1),
+            ("subsets", 1),
+            ("max_heads", 1),
+            ("random_circuits", 0),
+            ("permutations", 1),
+        ):
+            if getattr(self, name) < least:
+                raise InvalidSpec(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if not 0 < self.quantile < 1 or not 0 <= self.epsilon < 0.5:
+            raise InvalidSpec("quantile must lie in (0, 1) and epsilon in [0, 0.5)")
 
 
 # About a seventh of the default's queries: no hypothesis tests, one batch.

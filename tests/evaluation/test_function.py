@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from circuitbench.circuit import Head
-from circuitbench.errors import RunFailed
+from circuitbench.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import function as fn
 from circuitbench.evaluation.functional import FunctionalSettings, circuit_tests, functional
 from circuitbench.method import Discovery
@@ -182,6 +182,12 @@ def test_signed_scores_rank_for_cpr_only():
     assert result["rankings"] == {"cpr": "info.signed_scores", "cmd": "scores"}
     assert result["mib"]["zero"]["signed"][8] == pytest.approx(3 / 6)  # keeps 0.0 and 1.0
     assert result["mib"]["zero"]["absolute"][8] == pytest.approx(7 / 6)  # keeps 0.1 and 0.0
+
+
+@pytest.mark.parametrize("wrong", [{"batches": 0}, {"subsets": -1}, {"quantile": 1.0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(InvalidSpec, match=next(iter(wrong))):
+        FunctionalSettings(**wrong)
 
 
 def test_a_model_that_gives_no_number_is_a_failed_run():
