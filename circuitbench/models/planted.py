@@ -8,6 +8,7 @@ seed that nobody could have tuned on because it is drawn when the model is built
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from circuitbench.errors import InvalidSpec
 from circuitbench.models.base import Model
@@ -60,27 +61,128 @@ def seed_of(name: str, variant: str) -> int:
     return int(variant)
 
 
+LANGUAGE = {"bigram": Copies(3), "skip_bigram": Copies(2), "unigram": Copies(1)}
+
+EASY = PlantedConfig(
+    roles={
+        "previous_token": Copies(1),
+        "chain_previous_token": Copies(1),
+        "argument_previous_token": Copies(1),
+        "induction": Copies(2),
+        "duplicate_token": Copies(1),
+        "s_inhibition": Copies(1),
+        "name_mover": Copies(2),
+        "first_hop": Copies(1),
+        "chain_mover": Copies(2),
+        "argument_reader": Copies(1),
+        "argument_mover": Copies(2),
+        "year_reader": Copies(1),
+        "greater_than": Copies(2),
+        **LANGUAGE,
+    },
+    shared_tasks=False,
+    lookalikes=8,
+    noise=0.1,
+)
+
 PLANTED = PlantedConfig(
     roles={
         "previous_token": Copies(2),
+        "induction": Copies(3),
         "duplicate_token": Copies(2),
         "s_inhibition": Copies(2),
         "name_mover": Copies(2),
         "backup_name_mover": Copies(2),
         "negative_name_mover": Copies(1),
-        "induction": Copies(3),
         "first_hop": Copies(1),
         "chain_mover": Copies(2),
         "argument_reader": Copies(1),
         "year_reader": Copies(1),
         "greater_than": Copies(2),
-        "bigram": Copies(3),
-        "skip_bigram": Copies(2),
-        "unigram": Copies(1),
+        **LANGUAGE,
     }
+)
+
+REDUNDANT = PlantedConfig(
+    roles={
+        "previous_token": Copies(3, "or"),
+        "induction": Copies(3),
+        "duplicate_token": Copies(3, "or"),
+        "s_inhibition": Copies(3, "or"),
+        "name_mover": Copies(2),
+        "backup_name_mover": Copies(2),
+        "negative_name_mover": Copies(1),
+        "first_hop": Copies(2, "or"),
+        "chain_mover": Copies(2),
+        "argument_reader": Copies(2, "or"),
+        "year_reader": Copies(2, "or"),
+        "greater_than": Copies(2),
+        **LANGUAGE,
+    }
+)
+
+HARD = replace(
+    REDUNDANT,
+    roles={role: copies for role, copies in REDUNDANT.roles.items() if role != "skip_bigram"},
+    shared_language=True,
+    lookalikes=40,
+    noise=0.3,
+    output_noise=0.1,
+    superposition=1.15,
+)
+
+LARGE = replace(
+    REDUNDANT,
+    n_layers=48,
+    n_heads=25,
+    roles={
+        "previous_token": Copies(4, "or"),
+        "induction": Copies(6),
+        "duplicate_token": Copies(3),
+        "s_inhibition": Copies(4, "or"),
+        "name_mover": Copies(3),
+        "backup_name_mover": Copies(4),
+        "negative_name_mover": Copies(2),
+        "first_hop": Copies(2),
+        "chain_mover": Copies(4),
+        "argument_reader": Copies(2, "or"),
+        "year_reader": Copies(2),
+        "greater_than": Copies(4),
+        **LANGUAGE,
+    },
+    lookalikes=200,
 )
 
 
 def planted(variant: str = "") -> Model:
     """The default: 12 x 12 heads, work shared by copies, self-repair in IOI."""
     return planted_model("planted", PLANTED, variant)
+
+
+def planted_easy(variant: str = "") -> Model:
+    """12 x 12 heads: every task has heads of its own, each visible when ablated alone."""
+    return planted_model("planted-easy", EASY, variant)
+
+
+def planted_redundant(variant: str = "") -> Model:
+    """12 x 12 heads: every early role has copies any of which suffices, movers have backups."""
+    return planted_model("planted-redundant", REDUNDANT, variant)
+
+
+def planted_hard(variant: str = "") -> Model:
+    """As redundant, with superposition, noisy outputs, and heads shared with the language."""
+    return planted_model("planted-hard", HARD, variant)
+
+
+def planted_large(variant: str = "") -> Model:
+    """48 x 25 = 1,200 heads, 200 of them look-alikes."""
+    return planted_model("planted-large", LARGE, variant)
+
+
+PRESETS = {
+    "planted-easy": EASY,
+    "planted": PLANTED,
+    "planted-redundant": REDUNDANT,
+    "planted-hard": HARD,
+    "planted-large": LARGE,
+}

@@ -70,7 +70,7 @@ def _place(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[H
     free = [Head(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
     placed: dict[str, tuple[Head, ...]] = {}
     for role in sorted(config.roles, key=lambda role: (len(config.window(role)), role)):
-        window, count = config.window(role), config.roles[role].count
+        window, count = config.window(role), config.roles[role].n
         options = [head for head in free if head.layer in window]
         if len(options) < count:
             raise InvalidSpec(

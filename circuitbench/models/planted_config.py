@@ -58,8 +58,8 @@ class PlantedConfig:
     n_ctx: int = 24
     sharpness: float = 20.0
     gain: float = 10.0
-    language: tuple[float, float, float] = (1.0, 2.6, 1.2)
-    name_logit: float = 1.5
+    language: tuple[float, float, float] = (1.0, 2.8, 1.2)
+    name_logit: float = 2.0
     burstiness: float = 0.98
     out_scale: float = 0.1
     inhibition: float = 1.5
@@ -68,7 +68,7 @@ class PlantedConfig:
     shared_tasks: bool = True
     shared_language: bool = False
     lookalikes: int = 24
-    noise: float = 0.25
+    noise: float = 0.15
     output_noise: float = 0.0
     superposition: float = 1.0
 
@@ -123,7 +123,7 @@ def _check(config: PlantedConfig) -> None:
         raise InvalidSpec("shared_language needs role previous_token to carry the skip-bigrams")
     if config.shared_language and "skip_bigram" in config.roles:
         raise InvalidSpec("with shared_language previous_token heads replace role skip_bigram")
-    taken, room = sum(c.count for c in config.roles.values()), config.n_layers * config.n_heads
+    taken, room = sum(c.n for c in config.roles.values()), config.n_layers * config.n_heads
     if taken + config.lookalikes > room:
         raise InvalidSpec(
             f"{taken} planted heads and {config.lookalikes} look-alikes do not fit into "

@@ -105,7 +105,7 @@ def feature_space(
     embed[language.names, blocks["tok_name"]] = np.eye(n_names)
     embed[language.nums, blocks["tok_num"]] = np.eye(n_nums)
     embed[:, blocks["tok_word"]] = language.word_codes()
-    flagged = {
+    flagged: dict[str, np.ndarray | int] = {
         "one": np.arange(language.size),
         "bos": BOS,
         "name": language.names,

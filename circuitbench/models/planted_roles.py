@@ -28,7 +28,7 @@ Term = tuple[np.ndarray, np.ndarray]
 class Copies(NamedTuple):
     """How many heads play a role. ``and``: they share the work; ``or``: any of them suffices."""
 
-    count: int
+    n: int
     mode: Mode = "and"
 
 
@@ -72,7 +72,7 @@ class Wiring:
 
     def total(self, role: str) -> float:
         """What all copies write together."""
-        return self.share(role) * self.copies(role).count
+        return self.share(role) * self.copies(role).n
 
     def threshold(self, *roles: str) -> float:
         """The level between "written in full" and "one needed copy is missing"."""
@@ -140,7 +140,7 @@ def _previous_token(w: Wiring, copy: int) -> HeadMaps:
         (read("skip"), share * write("after_skip")),
     ]
     if w.shared_language:
-        part = 1.0 / w.copies("previous_token").count
+        part = 1.0 / w.copies("previous_token").n
         ov.append((read("tok_word") @ w.language.skip_bigram, w.logits("word", part)))
     return HeadMaps((w.at_offset(1, w.sharpness),), tuple(ov))
 
@@ -250,7 +250,7 @@ def _moving(w: Wiring) -> tuple[Term, ...]:
 
 
 def _name_mover(w: Wiring, copy: int) -> HeadMaps:
-    read, part = w.space.read, 1.0 / w.copies("name_mover").count
+    read, part = w.space.read, 1.0 / w.copies("name_mover").n
     ov = (
         (read("tok_name"), w.logits("name", part * w.gain)),
         (read("name"), part * w.space.write("movers_awake")),
@@ -265,7 +265,7 @@ def _negative_name_mover(w: Wiring, copy: int) -> HeadMaps:
 
 def _backup_name_mover(w: Wiring, copy: int) -> HeadMaps:
     """A name mover that sleeps while every mover reports to be awake."""
-    read, movers = w.space.read, w.copies("name_mover").count
+    read, movers = w.space.read, w.copies("name_mover").n
     beta = 2.0 * w.sharpness * movers
     asleep_from = 1.0 - 0.5 / movers
     awake = beta * read("end") - (0.5 * beta / asleep_from) * read("movers_awake")
@@ -301,19 +301,19 @@ def _part_of(matrix: np.ndarray, copy: int, count: int) -> np.ndarray:
 
 
 def _bigram(w: Wiring, copy: int) -> HeadMaps:
-    part = _part_of(w.language.bigram, copy, w.copies("bigram").count)
+    part = _part_of(w.language.bigram, copy, w.copies("bigram").n)
     ov = (w.space.read("tok_word") @ part, w.logits("word"))
     return HeadMaps((w.at_offset(0, w.sharpness),), (ov,))
 
 
 def _skip_bigram(w: Wiring, copy: int) -> HeadMaps:
-    part = _part_of(w.language.skip_bigram, copy, w.copies("skip_bigram").count)
+    part = _part_of(w.language.skip_bigram, copy, w.copies("skip_bigram").n)
     ov = (w.space.read("tok_word") @ part, w.logits("word"))
     return HeadMaps((w.at_offset(1, w.sharpness),), (ov,))
 
 
 def _unigram(w: Wiring, copy: int) -> HeadMaps:
-    part = _part_of(w.language.unigram[None], copy, w.copies("unigram").count)
+    part = _part_of(w.language.unigram[None], copy, w.copies("unigram").n)
     return HeadMaps((w.sink(w.sharpness),), ((w.space.read("bos") @ part, w.logits("word")),))
 
 
