@@ -95,7 +95,7 @@ class FastEngine:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of all matrix products so far."""
+        """See :attr:`Engine.flops`."""
         return self.forward.flops
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class FastEngine:
                 normed = self.forward.final(x)
                 if half == "control":
                     tokens = torch.cat([runs[i].tokens for i in index])
-                    out = readout.control_loss(self.forward.weights, normed, tokens)
+                    out = readout.control_loss(self.forward.weights.unembed, normed, tokens)
                     self.forward.flops += tokens.numel() * self._unembed_flops
                 else:
                     normed = normed.unflatten(0, (len(index), -1))
@@ -134,7 +134,7 @@ class FastEngine:
         normed = self._clean_final(source, rows)
         prompts = source.prompts if rows is None else source.prompts.take(torch.from_numpy(rows))
         prompts = prompts.to(self.device)
-        logits = readout.logits_at(self.forward.weights, normed)[..., prompts.choices]
+        logits = readout.logits_at(self.forward.weights.unembed, normed)[..., prompts.choices]
         top = prompts.choices[logits.argmax(-1)]
         hit = (prompts.token_ids == top[..., None]) & (prompts.weights > 0)
         return float(hit.any(-1).float().mean())
@@ -158,7 +158,7 @@ class FastEngine:
                 x = f.add_mlp(layer, f.add_attention(layer, x, z))
             normed = f.final(x)
             if half == "control":
-                value = readout.control_loss(f.weights, normed, run.tokens).mean()
+                value = readout.control_loss(f.weights.unembed, normed, run.tokens).mean()
             else:
                 value = self._metric([ask], normed[None]).mean()
             (grad,) = torch.autograd.grad(value, mask)
@@ -166,7 +166,7 @@ class FastEngine:
 
     @property
     def _unembed_flops(self) -> float:
-        return readout.flops_per_position(self.forward.config)
+        return 2.0 * self.forward.weights.unembed.rows.numel()
 
     def _prepare(self, source: Source) -> _Prepared:
         prepared = self._prepared.get(source)
@@ -176,7 +176,7 @@ class FastEngine:
                 Stream(prompts.tokens, prompts.positions),
                 Stream(prompts.counterfactual, prompts.positions),
                 Stream(source.control.to(self.device)),
-                readout.Directions(self.forward.weights, prompts),
+                readout.Directions(self.forward.weights.unembed, prompts),
             )
         return prepared
 
@@ -253,7 +253,7 @@ class FastEngine:
             key = id(ask.source), None if ask.rows is None else ask.rows.tobytes()
             if key not in clean:
                 clean[key] = self._clean_final(ask.source, ask.rows)
-            out.append(readout.kl_divergence(self.forward.weights, clean[key], one[None]))
+            out.append(readout.kl_divergence(self.forward.weights.unembed, clean[key], one[None]))
             self.forward.flops += one.shape[0] * one.shape[1] * self._unembed_flops
         return torch.cat(out).cpu().numpy()
 

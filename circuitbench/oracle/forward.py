@@ -11,24 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitbench.models.transformer import Transformer
-from circuitbench.oracle.linear import activate, normalize
+from circuitbench.oracle.linear import normalize
 from circuitbench.oracle.weights import Weights
 
 
 class Forward:
-    """Runs single layers.
+    """Runs single layers. The residual stream is float32 whatever the products' type.
 
     Args:
         transformer: plain weights, already on the device.
-        packed: use packed oneDNN matrices where the machine has them (inference only).
+        body, unembed: see :class:`Weights`.
     """
 
-    def __init__(self, transformer: Transformer, packed: bool = False) -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        body: torch.dtype = torch.float32,
+        unembed: torch.dtype = torch.float32,
+    ) -> None:
         self.config = transformer.config
-        self.weights = Weights(transformer, packed)
+        self.weights = Weights(transformer, body, unembed)
         self.device = transformer.W_E.device
         self.flops = 0.0
         self._rotary: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers there are."""
+        return len(self.weights.layers)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """``[batch, pos]`` to the residual stream before layer 0."""
@@ -37,28 +47,43 @@ class Forward:
             x = x + self.weights.positions[: tokens.shape[1]]
         return x
 
-    def heads(self, layer: int, x: Tensor, reads: Tensor | None = None) -> Tensor:
+    def heads(
+        self, layer: int, x: Tensor, reads: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
         """Head outputs ``z [batch, pos or k, n_heads, d_head]`` before the output projection.
 
-        With ``reads [batch, k]`` only those query positions are computed.
+        Args:
+            layer: which.
+            x: residual stream before it.
+            reads: ``[batch, k]``: compute these query positions only.
+            only: ascending indices of heads to compute; z then has just those.
         """
         cfg, w = self.config, self.weights.layers[layer]
         batch, pos, _ = x.shape
+        if only is not None and len(only) == 0:
+            return x.new_zeros(batch, pos if reads is None else reads.shape[1], 0, cfg.d_head)
         n = normalize(x, cfg.normalization, cfg.norm_eps)
+        qkv, to_q, to_kv = w.qkv, w.q, w.kv
+        if only is not None:
+            qkv, to_q, to_kv, _ = w.only(only)
+        kv_heads = cfg.n_kv_heads if only is None else len(only)
         if reads is None:
-            q, k, v = w.qkv(n).split(self._widths(), -1)
-            self.flops += batch * pos * w.qkv.flops
+            sizes = [qkv.weight.shape[0] - 2 * kv_heads * cfg.d_head, *[kv_heads * cfg.d_head] * 2]
+            q, k, v = qkv(n).split(sizes, -1)
+            self.flops += batch * pos * qkv.flops
         else:
-            k, v = w.kv(n).split(self._widths()[1:], -1)
-            q = w.q(at_positions(n, reads))
-            self.flops += batch * (pos * w.kv.flops + reads.shape[1] * w.q.flops)
+            k, v = to_kv(n).chunk(2, -1)
+            q = to_q(at_positions(n, reads))
+            self.flops += batch * (pos * to_kv.flops + reads.shape[1] * to_q.flops)
         q, k, v = (part.unflatten(-1, (-1, cfg.d_head)).transpose(1, 2) for part in (q, k, v))
         if cfg.positions == "rotary":
             cos, sin = self._angles(pos)
             k = rotate(k, cos, sin)
-            q = rotate(q, cos, sin) if reads is None else rotate(q, *self._at(cos, sin, reads))
-        if cfg.n_kv_heads != cfg.n_heads:
-            k, v = (t.repeat_interleave(cfg.n_heads // cfg.n_kv_heads, 1) for t in (k, v))
+            if reads is not None:
+                cos, sin = cos[reads][:, None], sin[reads][:, None]
+            q = rotate(q, cos, sin)
+        if q.shape[1] != k.shape[1]:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
         allowed = None
         if reads is not None:
             allowed = torch.arange(pos, device=x.device) <= reads[:, None, :, None]
@@ -68,11 +93,14 @@ class Forward:
         self.flops += 4.0 * q.numel() * pos
         return z.transpose(1, 2)
 
-    def add_attention(self, layer: int, x: Tensor, z: Tensor) -> Tensor:
-        """Residual stream after attention: ``x + z @ W_O + b_O``."""
-        out = self.weights.layers[layer].out
+    def add_attention(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None = None) -> Tensor:
+        """Residual stream after attention: ``x + z @ W_O + b_O``; ``z`` of the heads ``only``."""
+        w = self.weights.layers[layer]
+        if z.shape[2] == 0:
+            return x if w.out.bias is None else x + w.out.bias
+        out = w.out if only is None else w.only(only)[3]
         self.flops += x.shape[0] * x.shape[1] * out.flops
-        return x + out(z.flatten(-2))
+        return out.add_to(x, z.flatten(-2))
 
     def add_mlp(self, layer: int, x: Tensor) -> Tensor:
         """Residual stream after the MLP; ``x`` itself in an attention-only model."""
@@ -81,22 +109,17 @@ class Forward:
             return x
         rows = x.shape[0] * x.shape[1]
         n = normalize(x, cfg.normalization, cfg.norm_eps)
-        hidden = w.mlp_in(n)
         self.flops += rows * (w.mlp_in.flops + w.mlp_out.flops)
         if w.mlp_gate is None:
-            hidden = activate(hidden, cfg.activation)
+            hidden = w.mlp_in(n, cfg.activation)
         else:
-            hidden = activate(w.mlp_gate(n), cfg.activation) * hidden
+            hidden = w.mlp_gate(n, cfg.activation) * w.mlp_in(n)
             self.flops += rows * w.mlp_gate.flops
-        return x + w.mlp_out(hidden)
+        return w.mlp_out.add_to(x, hidden)
 
     def final(self, x: Tensor) -> Tensor:
         """The final norm; what the (folded) unembedding reads."""
         return normalize(x, self.config.normalization, self.config.norm_eps)
-
-    def _widths(self) -> list[int]:
-        cfg = self.config
-        return [n * cfg.d_head for n in (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)]
 
     def _angles(self, pos: int) -> tuple[Tensor, Tensor]:
         if self._rotary is None:
@@ -107,10 +130,6 @@ class Forward:
             angle = angle.repeat_interleave(2, -1)
             self._rotary = angle.cos(), angle.sin()
         return self._rotary[0][:pos], self._rotary[1][:pos]
-
-    @staticmethod
-    def _at(cos: Tensor, sin: Tensor, reads: Tensor) -> tuple[Tensor, Tensor]:
-        return cos[reads][:, None], sin[reads][:, None]
 
 
 def at_positions(x: Tensor, reads: Tensor) -> Tensor:

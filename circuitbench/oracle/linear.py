@@ -1,46 +1,138 @@
-"""A linear map as fast as the machine allows, with a plain fallback."""
+"""A linear map as fast as the machine allows, with a plain fallback.
+
+On a CPU the weight is reordered once into oneDNN's blocked layout, which is never slower than
+PyTorch's default (MKL) and on AMD chips with AVX-512 more than twice as fast; bias, activation
+and residual are then part of the product's last pass over memory.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_ROWS_HINT = 2048  # rows the blocked layout is chosen for
+_FUSED = {
+    "": ("none", ""),
+    "relu": ("relu", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"),
+    "silu": ("swish", ""),
+}
 
 
 class Linear:
     """``x @ weight + bias`` for weight ``[d_in, d_out]``.
 
     Args:
-        packed: kept for the packed oneDNN path on CPU.
+        weight: float32, on its device.
+        bias: ``[d_out]`` or None.
+        dtype: what the product is computed in; ``bfloat16`` keeps three significant digits.
+        rows: whether ``weight`` is given as ``[d_out, d_in]`` already (the memory is then
+            shared, not copied).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, packed: bool = False) -> None:
-        self.weight = weight.T.contiguous()
-        self.bias = bias
-        self.packed = packed
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype = torch.float32,
+        rows: bool = False,
+    ) -> None:
+        self.weight = (weight if rows else weight.T).contiguous().to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
+        self.dtype = dtype
+        self._packed = pack(self.weight)
+        self._packed_transposed: Tensor | None = None
 
-    def columns(self, start: int, stop: int) -> Linear:
-        """The same map restricted to outputs ``start:stop``."""
-        bias = None if self.bias is None else self.bias[start:stop]
-        return Linear(self.weight[start:stop].T, bias, self.packed)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``[..., d_in]`` to ``[..., d_out]``."""
-        return F.linear(x, self.weight, self.bias)
+    def part(
+        self, outputs: slice | Tensor = slice(None), inputs: slice | Tensor = slice(None)
+    ) -> Linear:
+        """The same map from some inputs to some outputs."""
+        bias = None if self.bias is None else self.bias[outputs]
+        part = Linear.__new__(Linear)
+        part.weight, part.bias, part.dtype = self.weight[outputs][:, inputs], bias, self.dtype
+        # Used once and thrown away: oneDNN takes it as it lies.
+        part._packed = None if self._packed is None else part.weight.contiguous()
+        part._packed_transposed = None
+        return part
 
     @property
     def flops(self) -> int:
         """Floating-point operations per input row."""
         return 2 * self.weight.numel()
 
+    def __call__(self, x: Tensor, activation: str = "") -> Tensor:
+        """``[..., d_in]`` to ``[..., d_out]`` in ``dtype``, through an activation if named."""
+        x = x.to(self.dtype)
+        if self._packed is None:
+            return activate(F.linear(x, self.weight, self.bias), activation)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return activate(_Differentiable.apply(x, self), activation)
+        kind, algorithm = _FUSED[activation]
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, kind, [], algorithm)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """``residual + x @ weight + bias``, float32."""
+        fused = self._packed is not None and self.dtype == torch.float32
+        if not fused or (torch.is_grad_enabled() and x.requires_grad):
+            return residual + self(x)
+        return torch.ops.mkldnn._linear_pointwise.binary(
+            x, residual, self._packed, self.bias, "add"
+        )
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """``grad @ weight.T``: the derivative by the input, from that by the output."""
+        if self._packed_transposed is None:
+            self._packed_transposed = pack(self.weight.T.contiguous())
+        if self._packed_transposed is None:
+            return grad @ self.weight
+        return torch.ops.mkldnn._linear_pointwise(
+            grad, self._packed_transposed, None, "none", [], ""
+        )
+
+
+class _Differentiable(torch.autograd.Function):
+    """A packed product with a packed derivative by its input; weights are constants."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: Linear) -> Tensor:
+        ctx.linear = linear
+        return torch.ops.mkldnn._linear_pointwise(x, linear._packed, linear.bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.linear.backward(grads[0].contiguous()), None
+
+
+def pack(weight: Tensor) -> Tensor | None:
+    """``[d_out, d_in]`` in oneDNN's blocked layout; None where this machine has no such thing."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
+    except (AttributeError, RuntimeError):  # another PyTorch build, or bfloat16 on an old CPU
+        return None
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and pack(torch.zeros(64, 64, dtype=torch.bfloat16)) is not None
+
 
 def activate(x: Tensor, kind: str) -> Tensor:
-    """The MLP's nonlinearity by its name in :class:`TransformerConfig`."""
+    """The MLP's nonlinearity by its name in :class:`TransformerConfig`; ``""`` is none."""
     if kind == "relu":
         return F.relu(x)
     if kind == "silu":
         return F.silu(x)
-    return F.gelu(x, approximate="tanh" if kind == "gelu_new" else "none")
+    if kind:
+        return F.gelu(x, approximate="tanh" if kind == "gelu_new" else "none")
+    return x
 
 
 def normalize(x: Tensor, kind: str, eps: float) -> Tensor:

@@ -12,6 +12,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from circuitbench.oracle.forward import Forward, at_positions
 
 _serial = itertools.count()
+_PRUNE_BELOW = 0.8  # share of heads needed under which only those are computed
 
 
 @dataclass(eq=False)
@@ -58,11 +60,16 @@ class Run:
     rows: Tensor | None = None
     swap: Swap | None = None
 
-    @property
+    @cached_property
     def key(self) -> Hashable:
         """Equal for runs whose states are equal under equal masks."""
         rows = None if self.rows is None else tuple(self.rows.tolist())
         return self.stream.serial, rows, None if self.swap is None else self.swap.serial
+
+    @property
+    def n_rows(self) -> int:
+        """How many sequences."""
+        return len(self.stream.tokens if self.rows is None else self.rows)
 
     @property
     def tokens(self) -> Tensor:
@@ -157,144 +164,146 @@ class Runner:
         return size * len(runs) <= self.cache.limit // 2
 
     def _chunk(self, runs: list[Run], keeps: np.ndarray, remember: bool) -> Tensor:
-        n_layers = keeps.shape[1]
-        rows = runs[0].tokens.shape[0]
-        run_keys = [run.key for run in runs]
-        keys: list[list[Hashable]] = [
-            [(key, layer, keep[:layer].tobytes()) for layer in range(n_layers + 1)]
-            for key, keep in zip(run_keys, keeps, strict=True)
+        chunk = _Chunk(self.forward, self.cache, runs, keeps, remember)
+        for layer in range(min(chunk.begins), keeps.shape[1]):
+            x, z, only = chunk.enter(layer)
+            chunk.branch(layer, x, z, only)
+        return chunk.finals()
+
+
+class _Chunk:
+    """Masks on their way through the layers; equal prefixes of equal runs are one state.
+
+    ``x`` holds the dirty states before the current layer, one block of rows each; ``blocks``
+    says which block a state key has, ``owner`` which mask (of possibly many) a block is of.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        cache: StateCache,
+        runs: list[Run],
+        keeps: np.ndarray,
+        remember: bool,
+    ) -> None:
+        self.forward, self.cache, self.runs = forward, cache, runs
+        self.keeps, self.remember = keeps, remember
+        self.rows = runs[0].n_rows
+        self.last = keeps.shape[1] - 1
+        self.keys: list[list[Hashable]] = [
+            [(run.key, layer, keep[:layer].tobytes()) for layer in range(self.last + 2)]
+            for run, keep in zip(runs, keeps, strict=True)
         ]
-        begins = [self._deepest(k) for k in keys]
-        state_of: dict[Hashable, int] = {}  # state key at this layer -> row block of x
-        owner: list[int] = []  # row block -> an item whose run it belongs to
-        x: Tensor | None = None
-        for layer in range(min(begins), n_layers):
-            x, z = self._enter(layer, runs, keys, begins, state_of, owner, x, keeps, remember)
-            x = self._branch(layer, runs, keys, begins, state_of, owner, x, z, keeps)
-        assert x is not None
-        order = [state_of[k[n_layers]] for k in keys]
-        return _blocks(x, order, rows)
+        self.begins = [self._deepest(keys) for keys in self.keys]
+        self.blocks: dict[Hashable, int] = {}
+        self.owner: list[int] = []
+        self.x: Tensor | None = None
 
     def _deepest(self, keys: list[Hashable]) -> int:
-        for layer in range(len(keys) - 2, 0, -1):
+        """The deepest layer whose input is in the cache; 0 if there is none."""
+        for layer in range(self.last, 0, -1):
             if self.cache.get(keys[layer]) is not None:
                 return layer
         return 0
 
-    def _enter(
-        self,
-        layer: int,
-        runs: list[Run],
-        keys: list[list[Hashable]],
-        begins: list[int],
-        state_of: dict[Hashable, int],
-        owner: list[int],
-        x: Tensor | None,
-        keeps: np.ndarray,
-        remember: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """All distinct states before ``layer`` and their head outputs."""
-        f = self.forward
-        last = layer == keeps.shape[1] - 1
-        plain: list[Tensor] = [] if x is None else [x]
-        cached: list[tuple[Hashable, int, Tensor, Tensor]] = []
-        for i, begin in enumerate(begins):
-            key = keys[i][layer]
-            if begin != layer or key in state_of or any(key == c[0] for c in cached):
+    def finals(self) -> Tensor:
+        """The states after the last layer, one block per mask."""
+        if self.x is None:
+            raise RuntimeError("a chunk was read before it was run")
+        return _take(self.x, [self.blocks[keys[-1]] for keys in self.keys], self.rows)
+
+    def enter(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All distinct states before ``layer``, their head outputs, and which heads those are."""
+        plain = [] if self.x is None else [self.x]
+        known: dict[Hashable, tuple[int, Tensor, Tensor]] = {}
+        for i, begin in enumerate(self.begins):
+            key = self.keys[i][layer]
+            if begin != layer or key in self.blocks or key in known:
                 continue
-            found = self.cache.get(key)
-            if found is not None and found[1] is not None:
-                cached.append((key, i, found[0], found[1]))
-                continue
-            state_of[key] = len(owner)
-            owner.append(i)
-            plain.append(f.embed(runs[i].tokens) if found is None else found[0])
-        parts_x, parts_z = [], []
+            x, z = self.cache.get(key) or (self.forward.embed(self.runs[i].tokens), None)
+            if z is not None:
+                known[key] = i, x, z
+            else:
+                self._add(key, i)
+                plain.append(x)
+        only = self._needed(layer) if plain else None
+        parts = [(x, z if only is None else z[:, :, only]) for _, x, z in known.values()]
         if plain:
-            fresh = plain[0] if len(plain) == 1 else torch.cat(plain)
-            reads = self._reads([runs[i] for i in owner]) if last else None
-            z = f.heads(layer, fresh, reads)
-            self._store(layer, keys, keeps, owner, fresh, z, remember)
-            parts_x.append(fresh)
-            parts_z.append(z)
-        for key, i, cached_x, cached_z in cached:
-            state_of[key] = len(owner)
-            owner.append(i)
-            parts_x.append(cached_x)
-            parts_z.append(cached_z)
-        if len(parts_x) == 1:
-            return parts_x[0], parts_z[0]
-        return torch.cat(parts_x), torch.cat(parts_z)
+            x = plain[0] if len(plain) == 1 else torch.cat(plain)
+            reads = self._reads(self.owner) if layer == self.last else None
+            z = self.forward.heads(layer, x, reads, only)
+            self._store(layer, x, z)
+            parts.insert(0, (x, z))
+        for key, (i, _, _) in known.items():
+            self._add(key, i)
+        if len(parts) == 1:
+            return *parts[0], only
+        return torch.cat([x for x, _ in parts]), torch.cat([z for _, z in parts]), only
 
-    def _store(
-        self,
-        layer: int,
-        keys: list[list[Hashable]],
-        keeps: np.ndarray,
-        owner: list[int],
-        x: Tensor,
-        z: Tensor,
-        remember: bool,
-    ) -> None:
-        rows = x.shape[0] // len(owner)
-        for block, i in enumerate(owner):
-            if not remember and not keeps[i, :layer].all():
-                continue
-            part = slice(block * rows, (block + 1) * rows)
-            own = (x, z) if len(owner) == 1 else (x[part].clone(), z[part].clone())
-            self.cache.put(keys[i][layer], *own)
-
-    def _branch(
-        self,
-        layer: int,
-        runs: list[Run],
-        keys: list[list[Hashable]],
-        begins: list[int],
-        state_of: dict[Hashable, int],
-        owner: list[int],
-        x: Tensor,
-        z: Tensor,
-        keeps: np.ndarray,
-    ) -> Tensor:
-        """All distinct states after ``layer``; updates ``state_of`` and ``owner``."""
-        f = self.forward
-        rows = x.shape[0] // len(owner)
+    def branch(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None) -> None:
+        """Go through ``layer``: afterwards ``x`` holds all distinct states after it."""
         parents: list[int] = []
         children: dict[Hashable, int] = {}
-        owners: list[int] = []
-        for i, begin in enumerate(begins):
-            child = keys[i][layer + 1]
-            if begin > layer or child in children:
-                continue
-            children[child] = len(owners)
-            parents.append(state_of[keys[i][layer]])
-            owners.append(i)
-        x, z = _blocks(x, parents, rows), _blocks(z, parents, rows)
-        masks = torch.from_numpy(keeps[owners, layer]).to(x.device)
-        if layer == keeps.shape[1] - 1:
-            reads = self._reads([runs[i] for i in owners])
-            x = x if reads is None else at_positions(x, reads)
-        if not bool(masks.all()):
-            z = self._mask(layer, z, masks, [runs[i] for i in owners], rows)
-        x = f.add_mlp(layer, f.add_attention(layer, x, z))
-        state_of.clear()
-        state_of.update(children)
-        owner[:] = owners
-        return x
+        owner: list[int] = []
+        for i, begin in enumerate(self.begins):
+            child = self.keys[i][layer + 1]
+            if begin <= layer and child not in children:
+                children[child] = len(owner)
+                parents.append(self.blocks[self.keys[i][layer]])
+                owner.append(i)
+        x, z = _take(x, parents, self.rows), _take(z, parents, self.rows)
+        reads = self._reads(owner) if layer == self.last else None
+        x = x if reads is None else at_positions(x, reads)
+        keep = torch.from_numpy(self.keeps[owner, layer]).to(x.device)
+        keep = keep if only is None else keep[:, only]
+        if not self.keeps[owner, layer].all():
+            z = self._ablated(layer, z, keep, owner)
+        x = self.forward.add_attention(layer, x, z, only)
+        self.x = self.forward.add_mlp(layer, x)
+        self.blocks, self.owner = children, owner
 
-    @staticmethod
-    def _reads(runs: list[Run]) -> Tensor | None:
-        if runs[0].stream.reads is None:
+    def _add(self, key: Hashable, i: int) -> None:
+        self.blocks[key] = len(self.owner)
+        self.owner.append(i)
+
+    def _stored(self, layer: int, i: int) -> bool:
+        return self.remember or bool(self.keeps[i, :layer].all())
+
+    def _store(self, layer: int, x: Tensor, z: Tensor) -> None:
+        for block, i in enumerate(self.owner):
+            if self._stored(layer, i):
+                part = slice(block * self.rows, (block + 1) * self.rows)
+                own = (x, z) if len(x) == self.rows else (x[part].clone(), z[part].clone())
+                self.cache.put(self.keys[i][layer], *own)
+
+    def _needed(self, layer: int) -> Tensor | None:
+        """The heads that any state going through ``layer`` keeps; None for (nearly) all."""
+        cfg = self.forward.config
+        here = [i for i, begin in enumerate(self.begins) if begin <= layer]
+        if (
+            cfg.n_kv_heads != cfg.n_heads
+            or any(self.runs[i].swap is not None for i in here)
+            or any(self._stored(layer, i) for i in self.owner)
+        ):
             return None
-        return torch.cat([run.reads for run in runs if run.reads is not None])
+        kept = np.flatnonzero(self.keeps[here, layer].any(0))
+        if len(kept) > _PRUNE_BELOW * cfg.n_heads:
+            return None
+        return torch.from_numpy(kept).to(self.forward.device)
 
-    @staticmethod
-    def _mask(layer: int, z: Tensor, masks: Tensor, runs: list[Run], rows: int) -> Tensor:
-        """``z`` with the masked-out heads replaced; masks ``[blocks, n_heads]`` bool."""
-        keep = masks.repeat_interleave(rows, 0)[:, None, :, None]
+    def _reads(self, owner: list[int]) -> Tensor | None:
+        reads = [self.runs[i].reads for i in owner]
+        if reads[0] is None:
+            return None
+        return torch.cat([r for r in reads if r is not None])
+
+    def _ablated(self, layer: int, z: Tensor, keep: Tensor, owner: list[int]) -> Tensor:
+        """``z`` with the masked-out heads replaced; ``keep [blocks, heads]`` bool."""
+        keep = keep.repeat_interleave(self.rows, 0)[:, None, :, None]
+        runs = [self.runs[i] for i in owner]
         if all(run.swap is None for run in runs):
-            return z * keep
-        zero = z.new_zeros(rows, *z.shape[1:])
+            return z * keep.to(z.dtype)
+        zero = z.new_zeros(self.rows, *z.shape[1:])
         swaps = [
             zero if run.swap is None else run.swap.rows(layer, run.rows).expand_as(zero)
             for run in runs
@@ -302,9 +311,9 @@ class Runner:
         return torch.where(keep, z, torch.cat(swaps))
 
 
-def _blocks(x: Tensor, order: list[int], rows: int) -> Tensor:
+def _take(x: Tensor, order: list[int], rows: int) -> Tensor:
     """Row blocks of ``x`` in the given order, without copying where the order is the identity."""
-    if order == list(range(x.shape[0] // rows)):
+    if order == list(range(len(x) // rows)):
         return x
     index = torch.tensor(order, device=x.device)
-    return x.view(-1, rows, *x.shape[1:])[index].flatten(0, 1)
+    return x.unflatten(0, (-1, rows))[index].flatten(0, 1)

@@ -29,51 +29,81 @@ def _flat(per_head: Tensor) -> Tensor:
     return per_head.permute(1, 0, 2).reshape(per_head.shape[1], -1)
 
 
-def _bias(bias: Tensor | None, heads: int, d_head: int) -> Tensor | None:
-    return None if bias is None else bias.expand(heads, d_head).reshape(-1)
-
-
 class Layer:
     """One layer, ready to run: ``qkv`` fused, the attention scale folded into the queries."""
 
-    def __init__(self, cfg: TransformerConfig, w: LayerWeights, packed: bool) -> None:
-        scale = cfg.attn_scale
-        parts = (
-            (_flat(w.W_Q) * scale, _bias(w.b_Q, cfg.n_heads, cfg.d_head), scale),
-            (_flat(w.W_K), _bias(w.b_K, cfg.n_kv_heads, cfg.d_head), 1.0),
-            (_flat(w.W_V), _bias(w.b_V, cfg.n_kv_heads, cfg.d_head), 1.0),
-        )
-        weight = torch.cat([part[0] for part in parts], 1)
-        bias = None
-        if any(part[1] is not None for part in parts):
-            bias = torch.cat(
-                [
-                    matrix.new_zeros(matrix.shape[1]) if b is None else b * s
-                    for matrix, b, s in parts
-                ]
-            )
-        weight, bias = folded(weight, bias, w.ln1_w, w.ln1_b)
-        cut = cfg.n_heads * cfg.d_head
-        self.qkv = Linear(weight, bias, packed)
-        self.q = self.qkv.columns(0, cut)
-        self.kv = self.qkv.columns(cut, weight.shape[1])
-        self.out = Linear(w.W_O.reshape(-1, cfg.d_model), w.b_O, packed)
+    def __init__(self, cfg: TransformerConfig, w: LayerWeights, dtype: torch.dtype) -> None:
+        self._config = cfg
+        weight = torch.cat([_flat(w.W_Q) * cfg.attn_scale, _flat(w.W_K), _flat(w.W_V)], 1)
+        biases = [
+            weight.new_zeros(heads.shape[0], cfg.d_head) if b is None else b
+            for heads, b in ((w.W_Q, w.b_Q), (w.W_K, w.b_K), (w.W_V, w.b_V))
+        ]
+        bias = torch.cat([biases[0].flatten() * cfg.attn_scale, *(b.flatten() for b in biases[1:])])
+        self.qkv = Linear(*folded(weight, bias, w.ln1_w, w.ln1_b), dtype)
+        self._queries = cfg.n_heads * cfg.d_head
+        self.q = self.qkv.part(slice(0, self._queries))
+        self.kv = self.qkv.part(slice(self._queries, None))
+        self.out = Linear(w.W_O.reshape(-1, cfg.d_model), w.b_O, dtype)
         self.mlp_in = self.mlp_gate = self.mlp_out = None
         if w.W_in is not None and w.W_out is not None:
-            self.mlp_in = Linear(*folded(w.W_in, w.b_in, w.ln2_w, w.ln2_b), packed)
-            self.mlp_out = Linear(w.W_out, w.b_out, packed)
+            self.mlp_in = Linear(*folded(w.W_in, w.b_in, w.ln2_w, w.ln2_b), dtype)
+            self.mlp_out = Linear(w.W_out, w.b_out, dtype)
             if w.W_gate is not None:
-                self.mlp_gate = Linear(*folded(w.W_gate, None, w.ln2_w, w.ln2_b), packed)
+                self.mlp_gate = Linear(*folded(w.W_gate, None, w.ln2_w, w.ln2_b), dtype)
+
+    def only(self, heads: Tensor) -> tuple[Linear, Linear, Linear, Linear]:
+        """``qkv``, ``q``, ``kv`` and ``out`` restricted to some heads (no grouped queries)."""
+        within = torch.arange(self._config.d_head, device=heads.device)
+        q = (heads[:, None] * self._config.d_head + within).flatten()
+        k, v = q + self._queries, q + 2 * self._queries
+        return (
+            self.qkv.part(torch.cat([q, k, v])),
+            self.q.part(q),
+            self.qkv.part(torch.cat([k, v])),
+            self.out.part(inputs=q),
+        )
+
+
+class Unembedding:
+    """``W_U`` with the final norm folded in, whole rows and blocks of vocabulary.
+
+    ``rows [d_vocab, d_model]`` holds the columns of W_U; ``blocks`` are views of it.
+    """
+
+    block = 4096  # vocabulary entries per block: their logits stay in the cache
+
+    def __init__(self, transformer: Transformer, dtype: torch.dtype) -> None:
+        t = transformer
+        weight, self.bias = folded(t.W_U, t.b_U, t.lnf_w, t.lnf_b)
+        self.rows = weight.T.contiguous()
+        self.blocks = [
+            Linear(
+                self.rows[start : start + self.block],
+                None if self.bias is None else self.bias[start : start + self.block],
+                dtype,
+                rows=True,
+            )
+            for start in range(0, self.rows.shape[0], self.block)
+        ]
 
 
 class Weights:
-    """All layers, embeddings and the unembedding with the final norm folded in."""
+    """Embeddings, layers and the unembedding.
 
-    def __init__(self, transformer: Transformer, packed: bool) -> None:
-        t = transformer
-        self.layers = [Layer(t.config, w, packed) for w in t.layers]
-        self.embed = t.W_E
-        self.positions = t.W_pos
-        weight, bias = folded(t.W_U, t.b_U, t.lnf_w, t.lnf_b)
-        self.unembed = weight.T.contiguous()  # [d_vocab, d_model]: columns become rows
-        self.unembed_bias = bias
+    Args:
+        transformer: plain weights on their device.
+        body: what the layers' products are computed in.
+        unembed: what the control loss's logits are computed in.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        body: torch.dtype = torch.float32,
+        unembed: torch.dtype = torch.float32,
+    ) -> None:
+        self.layers = [Layer(transformer.config, w, body) for w in transformer.layers]
+        self.embed = transformer.W_E
+        self.positions = transformer.W_pos
+        self.unembed = Unembedding(transformer, unembed)
