@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from circuitbench.errors import CorruptRecord, InvalidSpec
 
@@ -104,6 +105,36 @@ def load(folder: Path, layout: Mapping[str, Any] | None = None) -> Checkpoint:
                 f"the checkpoint in {folder} has {key} {found.layout.get(key)}, "
                 f"but this run needs {wanted}"
             )
+    return found
+
+
+def same_settings(folder: Path, found: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with other hyperparameters than the checkpoint's; names those."""
+    theirs = found.state["settings"]
+    differ = [key for key, value in settings.items() if theirs.get(key) != value]
+    if differ:
+        raise InvalidSpec(
+            f"the checkpoint in {folder} was trained with another {', '.join(differ)}; "
+            "use another folder or its values"
+        )
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back moments saved as ``index.key``; the hyperparameters stay the optimizer's own."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors named ``part.rest`` as one mapping per part."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        found.setdefault(part, {})[rest] = tensor
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import torch
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
@@ -107,6 +108,11 @@ class TokenPolicy(MaskableActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = TokenPools(self.features_dim)
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> MaskableDistribution:
+        logits = self.action_net(latent_pi)
+        self.action_dist.action_dim = logits.shape[1]  # as many actions as there are tokens
+        return self.action_dist.proba_distribution(action_logits=logits)
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)

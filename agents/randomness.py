@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ class LibraryStreams:
 
     def __init__(self, seed: int) -> None:
         self.torch_state = torch.Generator().manual_seed(seed).get_state()
-        self.numpy_state = np.random.MT19937(seed).state
+        self.numpy_state: Any = np.random.MT19937(seed).state
 
     @contextmanager
     def active(self) -> Iterator[None]:

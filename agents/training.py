@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +101,40 @@ class CurvePoint:
     loss: float
     seconds: float
 
+    def line(self, done: float) -> str:
+        """The figures for a progress bar, with the time left if ``done`` is the share done."""
+        mean = "-" if self.episode_return is None else f"{self.episode_return:.2f}"
+        left = self.seconds * (1 / done - 1)
+        return (
+            f"return {mean}, entropy {self.entropy:.2f}, {self.queries} queries, {left:.0f} s left"
+        )
+
+
+@contextmanager
+def event_writer(folder: Path | None) -> Iterator[Callable[[CurvePoint], None]]:
+    """A function that writes curve points as TensorBoard events; does nothing without a folder.
+
+    Raises:
+        InvalidSpec: the ``tensorboard`` package is not installed.
+    """
+    if folder is None:
+        yield lambda point: None
+        return
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InvalidSpec(
+            "TensorBoard events need the tensorboard package: pip install tensorboard"
+        )
+    output = make_output_format("tensorboard", str(folder))
+
+    def write(point: CurvePoint) -> None:
+        figures = {key: value for key, value in asdict(point).items() if value is not None}
+        output.write(figures, dict.fromkeys(figures, ()), point.steps)
+
+    try:
+        yield write
+    finally:
+        output.close()
+
 
 class PolicyTraining:
     """One training run; after it, or between its updates, a policy to act with.
@@ -142,26 +178,20 @@ class PolicyTraining:
         """
         if folder is not None and checkpoint.exists(folder):
             self.load(folder)
-        writer = None
-        if tensorboard is not None:
-            writer = make_output_format("tensorboard", str(tensorboard))
         began = time.perf_counter() - self.seconds
-        while len(self.curve) < self.settings.updates and not self.stopped_early:
-            self._update()
-            self.seconds = time.perf_counter() - began
-            point = self._watch()
-            self.curve.append(point)
-            self.stopped_early = self._plateau()
-            if writer is not None:
-                figures = {k: v for k, v in asdict(point).items() if v is not None}
-                writer.write(figures, dict.fromkeys(figures, ("",)), point.steps)
-            last = len(self.curve) == self.settings.updates or self.stopped_early
-            if folder is not None and (last or len(self.curve) % checkpoint_every == 0):
-                self.save(folder)
-            if progress is not None:
-                progress(*self._report(point))
-        if writer is not None:
-            writer.close()
+        with event_writer(tensorboard) as write:
+            while len(self.curve) < self.settings.updates and not self.stopped_early:
+                self._update()
+                self.seconds = time.perf_counter() - began
+                self.curve.append(self._watch())
+                self.stopped_early = self._plateau()
+                write(self.curve[-1])
+                last = len(self.curve) == self.settings.updates or self.stopped_early
+                if folder is not None and (last or len(self.curve) % checkpoint_every == 0):
+                    self.save(folder)
+                if progress is not None:
+                    done = 1.0 if last else len(self.curve) / self.settings.updates
+                    progress(done, self.curve[-1].line(done))
 
     def probabilities(self, observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
         """The policy ``[n, n_actions]`` for observations ``[n, ...]``; 0 where not legal."""
@@ -214,22 +244,11 @@ class PolicyTraining:
             CorruptRecord: it cannot be read.
         """
         found = checkpoint.load(folder, self.layout)
-        if found.state["settings"] != asdict(self.settings):
-            ours, theirs = asdict(self.settings), found.state["settings"]
-            differ = ", ".join(k for k in ours if ours[k] != theirs.get(k))
-            raise InvalidSpec(f"the checkpoint in {folder} was trained with another {differ}")
-        self.adopt(found.tensors)
-        policy = self.model.policy
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in found.tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                moments.setdefault(int(index), {})[key] = tensor
-        groups = policy.optimizer.state_dict()["param_groups"]
-        policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.streams.restore(
-            {k.removeprefix("streams."): v for k, v in found.tensors.items() if k.startswith("str")}
-        )
+        checkpoint.same_settings(folder, found, asdict(self.settings))
+        parts = checkpoint.parts(found.tensors)
+        self.model.policy.load_state_dict(parts["policy"])
+        checkpoint.restore_optimizer(self.model.policy.optimizer, parts.get("optimizer", {}))
+        self.streams.restore(parts["streams"])
         state = found.state
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         self.stopped_early, self.seconds = state["stopped_early"], state["seconds"]
@@ -242,9 +261,7 @@ class PolicyTraining:
 
     def adopt(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over a checkpoint's policy weights alone (transfer to another environment)."""
-        prefix = "policy."
-        weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        self.model.policy.load_state_dict(weights)
+        self.model.policy.load_state_dict(checkpoint.parts(tensors)["policy"])
 
     def _model(self) -> MaskablePPO:
         s = self.settings
@@ -307,9 +324,7 @@ class PolicyTraining:
         returns = [info["r"] for info in self.model.ep_info_buffer or ()]
         return CurvePoint(
             steps=done,
-            queries=sum(
-                m.queries for m in {id(o.meter): o.meter for o in self.batch.oracles}.values()
-            ),
+            queries=self.batch.queries,
             episode_return=float(np.mean(returns)) if returns else None,
             entropy=-float(figures["train/entropy_loss"]),
             loss=loss,
@@ -326,12 +341,3 @@ class PolicyTraining:
             return False
         smooth = np.convolve(returns, np.ones(patience) / patience, mode="valid")
         return bool(len(smooth) - 1 - smooth.argmax() >= patience)
-
-    def _report(self, point: CurvePoint) -> tuple[float, str]:
-        fraction = 1.0 if self.stopped_early else len(self.curve) / self.settings.updates
-        left = point.seconds * (1 / fraction - 1)
-        mean = "-" if point.episode_return is None else f"{point.episode_return:.2f}"
-        return fraction, (
-            f"return {mean}, entropy {point.entropy:.2f}, "
-            f"{point.queries} queries, {left:.0f} s left"
-        )

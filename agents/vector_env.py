@@ -63,7 +63,7 @@ class EpisodeBatch:
             raise InvalidSpec("an environment needs at least one oracle")
         if n < 1:
             raise InvalidSpec(f"an environment needs at least one episode, not {n}")
-        shapes = {tuple(oracle.shape) for oracle in oracles}
+        shapes = {oracle.shape for oracle in oracles}
         if len(shapes) > 1:
             grids = ", ".join(f"{layers} x {heads}" for layers, heads in sorted(shapes))
             raise InvalidSpec(f"one environment needs one grid of heads; these models have {grids}")
@@ -97,6 +97,11 @@ class EpisodeBatch:
     def action_space(self) -> gymnasium.spaces.Discrete:
         """Of one episode."""
         return gymnasium.spaces.Discrete(self.episodes[0].n_actions)
+
+    @property
+    def queries(self) -> int:
+        """Queries counted by the oracles' meters (which they may share)."""
+        return sum(m.queries for m in {id(o.meter): o.meter for o in self.oracles}.values())
 
     def begin(self, index: Sequence[int], places: Sequence[Place] | None = None) -> None:
         """Start the episodes ``index`` anew, at given places or at freshly drawn ones."""

@@ -1,0 +1,78 @@
+"""Relatives of ``rl-ppo`` that differ in how they learn, act or see; each a few settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from circuitbench.agents.episodes import Observation
+from circuitbench.agents.ppo import PPOHeadDiscovery
+
+
+@dataclass
+class PPOPlanning(PPOHeadDiscovery):
+    """``rl-ppo-plan``: rl-ppo that acts by best-of-K planning (Khadka 2026, arXiv 2605.26343).
+
+    At every step of an episode K heads are drawn from the policy, the oracle is asked about
+    each, and the best is taken. All K queries count, and all K answers are evidence.
+    """
+
+    candidates: int = 5
+    episodes: int = 1
+
+    name: ClassVar[str] = "rl-ppo-plan"
+
+
+@dataclass
+class A2CHeadDiscovery(PPOHeadDiscovery):
+    """``rl-a2c``: advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783).
+
+    One unclipped update on every short rollout, with RMSprop and raw advantages: PPO with one
+    epoch over one batch (Huang et al. 2022, arXiv 2205.09123), so the masked implementation
+    of PPO serves.
+    """
+
+    n_steps: int = 5
+    learning_rate: float = 7e-4
+    gae_lambda: float = 1.0
+    minibatch: int = 10**6
+    epochs: int = 1
+
+    name: ClassVar[str] = "rl-a2c"
+    fixed: ClassVar[dict[str, Any]] = {"optimizer": "rmsprop", "normalize": False}
+
+
+@dataclass
+class ReinforceHeadDiscovery(PPOHeadDiscovery):
+    """``rl-reinforce``: REINFORCE with a learnt baseline (Williams 1992).
+
+    One update on whole episodes, with Monte-Carlo returns minus the value network's
+    prediction; :class:`A2CHeadDiscovery` with the episode as its horizon.
+    """
+
+    learning_rate: float = 1e-3
+    gae_lambda: float = 1.0
+    minibatch: int = 10**6
+    epochs: int = 1
+
+    name: ClassVar[str] = "rl-reinforce"
+
+
+@dataclass
+class TransformerHeadDiscovery(PPOHeadDiscovery):
+    """``rl-transformer``: PPO with an attention policy over head tokens.
+
+    Sees each head as a token (tried, score, depth, task) instead of a place in a vector, so it
+    is equivariant over heads, cannot memorise addresses, and its weights fit models with other
+    grids (Vaswani et al. 2017, arXiv 1706.03762; Lee et al. 2019, arXiv 1810.00825).
+    """
+
+    learning_rate: float = 1e-3
+    minibatch: int = 100
+    width: int = 32
+    layers: int = 2
+    attention_heads: int = 4
+
+    name: ClassVar[str] = "rl-transformer"
+    observation: ClassVar[Observation] = "tokens"
+    fixed: ClassVar[dict[str, Any]] = {"network": "tokens"}

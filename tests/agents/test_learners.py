@@ -1,0 +1,142 @@
+"""Every learning agent: the contract, determinism, resuming, and what is particular to each."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import GAINS
+
+from circuitbench.agents import checkpoint
+from circuitbench.agents.dqn import DQNHeadDiscovery, DQNSettings, Replay, double_q_target
+from circuitbench.agents.policy_gradient import (
+    A2CHeadDiscovery,
+    PPOPlanning,
+    ReinforceHeadDiscovery,
+    TransformerHeadDiscovery,
+)
+from circuitbench.agents.ppo import PPOHeadDiscovery
+from circuitbench.check import check_method
+from circuitbench.errors import InvalidSpec, RunFailed
+
+FEW = {"total_steps": 96, "n_envs": 4, "width": 16, "steps": 4}
+ROLLOUT = {**FEW, "n_steps": 4, "minibatch": 16}
+AGENTS = {
+    "rl-ppo-plan": lambda **k: PPOPlanning(**(ROLLOUT | {"candidates": 2, "epochs": 1} | k)),
+    "rl-a2c": lambda **k: A2CHeadDiscovery(**(FEW | k)),
+    "rl-reinforce": lambda **k: ReinforceHeadDiscovery(**(FEW | {"n_steps": 4} | k)),
+    "rl-transformer": lambda **k: TransformerHeadDiscovery(**(ROLLOUT | {"epochs": 1} | k)),
+    "rl-dqn": lambda **k: DQNHeadDiscovery(**(FEW | {"warm_up": 32, "minibatch": 8} | k)),
+}
+
+
+def fit(method, make_oracle, names=("fixed",), gains=GAINS):
+    oracles = [make_oracle(gains, pool=4, task_name=name) for name in names]
+    method.train(oracles, np.random.default_rng(0))
+    return method
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_they_keep_the_contract_of_methods(name):
+    assert AGENTS[name]().name == name
+    check_method(AGENTS[name])
+
+
+@pytest.mark.parametrize("name", ["rl-a2c", "rl-reinforce", "rl-dqn"])
+def test_they_learn_which_heads_pay(name, make_oracle):
+    gains = np.zeros((3, 3))
+    gains[1] = 2.0
+    method = AGENTS[name](
+        total_steps=1600, steps=3, n_envs=8, learning_rate=5e-3 if name != "rl-dqn" else 2e-3
+    )
+    fit(method, make_oracle, gains=gains)
+    returns = [p.episode_return for p in method.training.curve if p.episode_return is not None]
+    assert np.mean(returns[-3:]) > 4.5  # six is the best, two is chance
+    assert np.mean(returns[-3:]) > returns[0] + 1.0
+
+
+def test_a_token_policy_acts_on_a_model_of_another_grid(make_oracle):
+    method = fit(AGENTS["rl-transformer"](episodes=1), make_oracle)
+    found = method.discover(make_oracle(np.ones((4, 5))), np.random.default_rng(0))
+    assert found.scores.shape == (4, 5)
+    assert (found.scores > 0).sum() == 4
+
+
+def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle):
+    method = fit(AGENTS["rl-a2c"](), make_oracle, ("a", "b"))
+    oracle = make_oracle(task_name="c")
+    assert method.seat(oracle, np.random.default_rng(0)).task_ids == [None]
+    assert method.seat(oracle, np.random.default_rng(0), shown_as="b").task_ids == [1]
+    with pytest.raises(InvalidSpec, match="cannot pretend 'd'; trained on a, b"):
+        method.seat(oracle, np.random.default_rng(0), shown_as="d")
+
+
+def test_dqn_resumes_bit_exactly(make_oracle, tmp_path):
+    def weights(method):
+        return torch.cat([p.detach().ravel() for p in method.training.online.parameters()])
+
+    def die(fraction, text):
+        raise KeyboardInterrupt
+
+    def make():
+        method = AGENTS["rl-dqn"](total_steps=600)
+        method.checkpoints = tmp_path
+        return method
+
+    whole = fit(AGENTS["rl-dqn"](total_steps=600), make_oracle)
+    killed = make()
+    killed.progress = die
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, make_oracle)
+    killed.training.save(tmp_path)
+    resumed = fit(make(), make_oracle)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert [p.loss for p in resumed.training.curve] == [p.loss for p in whole.training.curve]
+    other = make()
+    other.total_steps = 700
+    with pytest.raises(InvalidSpec, match="another total_steps"):
+        fit(other, make_oracle)
+
+
+def test_dqn_divergence_fails(make_oracle, tmp_path):
+    method = AGENTS["rl-dqn"](total_steps=2000)
+    method.checkpoints = tmp_path
+
+    def poison(fraction, text):
+        if not checkpoint.exists(tmp_path):
+            method.training.save(tmp_path)
+        with torch.no_grad():
+            next(iter(method.training.online.parameters())).fill_(float("nan"))
+
+    method.progress = poison
+    with pytest.raises(RunFailed, match="rl-dqn: training failed"):
+        fit(method, make_oracle)
+    tensors = checkpoint.load(tmp_path).tensors
+    assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
+
+
+def test_the_double_q_target_prices_the_online_choice_among_legal_actions():
+    online = torch.tensor([[9.0, 2.0, 3.0], [1.0, 5.0, 0.0]])
+    target = torch.tensor([[7.0, 8.0, 4.0], [1.0, 6.0, 9.0]])
+    legal = torch.tensor([[False, True, True], [True, True, True]])
+    got = double_q_target(
+        online, target, legal, torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 0.5
+    )
+    assert got.tolist() == [1.0 + 0.5 * 4.0, 2.0]
+
+
+def test_replay_forgets_the_oldest():
+    replay = Replay(3, 1, 1)
+    for k in range(5):
+        row = np.full((1, 1), float(k))
+        replay.add(
+            before=row, after=row, legal=row > 0, action=np.array([k]),
+            reward=np.array([0.0]), ended=np.array([0.0]),
+        )  # fmt: skip
+    drawn = replay.sample(100, np.random.default_rng(0))["action"]
+    assert set(drawn.tolist()) == {2, 3, 4}
+
+
+def test_bad_settings_are_refused(make_oracle):
+    with pytest.raises(InvalidSpec, match="temperature"):
+        DQNSettings(temperature=0.0)
+    with pytest.raises(InvalidSpec, match="at least one training oracle"):
+        PPOHeadDiscovery().train([], np.random.default_rng(0))
