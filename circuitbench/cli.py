@@ -62,6 +62,7 @@ def _spec_options(command: Any) -> Any:
         click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
         click.option("--device", help="auto, cpu or cuda (default auto)."),
         click.option("--precision", help="exact, fast or approx (default exact)."),
+        click.option("--functional", help="Truth-free tests: none, quick or full (default quick)."),
         click.option(
             "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
         ),
@@ -204,8 +205,9 @@ def show(record: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("results", type=Path)
 @click.option("--format", "format_", default="markdown", help="markdown, csv, latex, html, json.")
+@click.option("--by", help="The metric that ranks (default: average precision).")
 @click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
-def leaderboard(results: Path, format_: str, out: Path | None) -> None:
+def leaderboard(results: Path, format_: str, by: str | None, out: Path | None) -> None:
     """Make tables, figures and a page from a folder of records.
 
     \b
@@ -213,11 +215,48 @@ def leaderboard(results: Path, format_: str, out: Path | None) -> None:
       circuitbench leaderboard results/ --format markdown
       circuitbench leaderboard results/ --format html --out site/
     """
-    from circuitbench.leaderboard import FORMATS, render
+    from circuitbench.leaderboard import render
 
-    if format_ not in FORMATS:
-        raise UnknownName("format", format_, FORMATS)
-    click.echo(render(results, format_, out, warn=_warn))
+    options = {} if by is None else {"by": by}
+    click.echo(render(results, format_, out, warn=_warn, **options).rstrip("\n"))
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--results", type=Path, default=Path("results"), help="Where the two methods' records are."
+)
+@click.option("--by", help="The metric to compare (default: the leaderboard's).")
+def compare(a: str, b: str, results: Path, by: str | None) -> None:
+    """Say where two methods, or two folders of records, differ; with tests.
+
+    \b
+    Example:
+      circuitbench compare acdc head-ablation --results results/
+      circuitbench compare results-old/ results-new/
+    """
+    from circuitbench.leaderboard import compare as compare_sides
+
+    options = {} if by is None else {"by": by}
+    click.echo(compare_sides(a, b, results, warn=_warn, **options).text(), nl=False)
+
+
+@cli.command()
+@click.argument("results", type=Path)
+def validate(results: Path) -> None:
+    """Check every record of a folder: schema, checksum, duplicates, metrics.
+
+    \b
+    Example:
+      circuitbench validate results/
+    """
+    from circuitbench.leaderboard import validate as validate_folder
+
+    report = validate_folder(results)
+    click.echo(report.text(), nl=False)
+    if not report.ok:
+        _fail(f"{len(report.problems)} problems in {results}", 1)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -312,10 +351,11 @@ def _progress(title: str) -> Iterator[ProgressCallback]:
         def line(stage: str, fraction: float | None) -> None:
             nonlocal last
             # One line per stage and per tenth of it: a log should stay readable.
-            text = stage if fraction is None else f"{stage} {int(fraction * 10) * 10}%"
-            if text != last:
-                err_console.print(f"{title}: {text}", markup=False, soft_wrap=True)
-                last = text
+            tenth = "" if fraction is None else f" {int(fraction * 10) * 10}%"
+            mark = stage.split(" ")[0] + tenth
+            if mark != last:
+                err_console.print(f"{title}: {stage}{tenth}", markup=False, soft_wrap=True)
+                last = mark
 
         yield line
         return

@@ -18,6 +18,7 @@ import yaml
 from circuitbench.errors import CircuitBenchError, InvalidPlugin, InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
 from circuitbench.evaluation.evaluate import checked_scores, checked_selection
+from circuitbench.evaluation.functional import QUICK, FunctionalSettings, functional
 from circuitbench.method import Discovery, Method, TrainableMethod
 from circuitbench.models.base import Model
 from circuitbench.oracle import AblationOracle, Meter
@@ -81,7 +82,7 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
     status ``failed`` and the reason; so does an exhausted budget.
     """
     spec = prepared.spec
-    discovery_meter, training_meter = Meter(), Meter()
+    discovery_meter, training_meter, evaluation_meter = Meter(), Meter(), Meter()
     truth = prepared.task.truth(prepared.model)
     facts: dict[str, Any] = {}
     try:
@@ -105,7 +106,17 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
         seconds = time.perf_counter() - started
         check_discovery(discovery, oracle.shape)
         progress("evaluating", None)
-        metrics = evaluate(discovery, truth, oracle.n_layers, oracle.n_heads)
+        metrics = evaluate(
+            discovery, truth, oracle.n_layers, oracle.n_heads, queries=discovery_meter.queries
+        )
+        if spec.functional != "none":
+            metrics["functional"] = functional(
+                _oracle(prepared, spec.task, prepared.task, "evaluation", evaluation_meter),
+                discovery,
+                generator(spec.seed, spec.task, prepared.model.name, "functional"),
+                QUICK if spec.functional == "quick" else FunctionalSettings(),
+            )
+            del metrics["functional"]["cost"]  # it stands with the other costs
         outcome: dict[str, Any] = {
             "status": "done",
             "metrics": metrics,
@@ -113,6 +124,7 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
             "costs": {
                 "discovery": {**discovery_meter.as_dict(), "method_seconds": seconds},
                 "training": {**training_meter.as_dict(), "method_seconds": training_seconds},
+                "evaluation": evaluation_meter.as_dict(),
             },
         }
     except Exception as error:  # a plug-in may raise anything; a run must still leave a record

@@ -17,6 +17,7 @@ from circuitbench.errors import InvalidSpec, UnknownName
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["exact", "fast", "approx"]
+Functional = Literal["none", "quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class RunSpec:
         batch_size: prompts (and control spans) per batch.
         device: ``auto`` takes CUDA where there is one.
         precision: the engine's arithmetic (see docs/oracle.md).
+        functional: how thoroughly the committed set is tested without any truth, after
+            discovery and on a meter of its own (see :mod:`circuitbench.evaluation.functional`).
         hyperparameters: overrides of the method's fields.
     """
 
@@ -46,6 +49,7 @@ class RunSpec:
     batch_size: int = 32
     device: Device = "auto"
     precision: Precision = "exact"
+    functional: Functional = "quick"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +67,7 @@ class RunSpec:
 
 
 SPEC_KEYS = tuple(f.name for f in dataclasses.fields(RunSpec))
+FILE_KEYS = (*SPEC_KEYS, "out")  # a file may also say where the records go
 
 
 def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
@@ -107,11 +112,11 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InvalidSpec(
-            f"{path} must hold settings as 'key: value' lines; valid keys: {', '.join(SPEC_KEYS)}"
+            f"{path} must hold settings as 'key: value' lines; valid keys: {', '.join(FILE_KEYS)}"
         )
     for key in content:
-        if key not in SPEC_KEYS:
-            raise InvalidSpec(f"{path}: {UnknownName('setting', key, SPEC_KEYS)}")
+        if key not in FILE_KEYS:
+            raise InvalidSpec(f"{path}: {UnknownName('setting', key, FILE_KEYS)}")
     return content
 
 

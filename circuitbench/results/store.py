@@ -144,7 +144,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise CorruptRecord(f"{path}: not a text file") from error
     except json.JSONDecodeError as error:
-        kind = "truncated" if error.pos >= len(error.doc.rstrip()) else "not JSON"
+        text = error.doc.strip()
+        cut = not text or (text.startswith("{") and not text.endswith("}"))
+        kind = "truncated" if cut else "not JSON"
         raise CorruptRecord(f"{path}: {kind} ({error.msg}, line {error.lineno})") from error
     except RecursionError as error:
         raise CorruptRecord(f"{path}: not a record (nested too deeply)") from error
