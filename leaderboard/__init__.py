@@ -1,5 +1,15 @@
 """Tables, figures and a page over many records; comparing and validating result folders."""
 
+from circuitbench.leaderboard.compare import Comparison, compare
 from circuitbench.leaderboard.render import FORMATS, load_board, render
+from circuitbench.leaderboard.validate import Report, validate
 
-__all__ = ["FORMATS", "load_board", "render"]
+__all__ = [
+    "FORMATS",
+    "Comparison",
+    "Report",
+    "compare",
+    "load_board",
+    "render",
+    "validate",
+]

@@ -33,7 +33,7 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
         runs = standing.entry.runs
         curves = [curve(runs[cell][seed], board.by) for cell in grid.cells for seed in grid.seeds]
         if all(curves):
-            lines[standing.entry.label] = _mean_curve(curves)
+            lines[standing.entry.label] = mean_curve(curves)
     if not lines:
         return
     figure, axes = new_axes()
@@ -66,7 +66,7 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
     )
 
 
-def _mean_curve(
+def mean_curve(
     curves: list[list[tuple[int, float]]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps from where every run has a ranking: queries, mean, lower and upper quartile."""

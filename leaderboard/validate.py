@@ -1,0 +1,111 @@
+"""Whether a folder of results can be trusted: files, and what the records claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuitbench.circuit import Circuit, Head, Role
+from circuitbench.errors import CircuitBenchError
+from circuitbench.evaluation import evaluate
+from circuitbench.method import Discovery
+from circuitbench.results import Problem, Record, read_folder
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: the number of good records, and every problem with its file."""
+
+    folder: Path
+    n_records: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem at all."""
+        return not self.problems
+
+    def text(self) -> str:
+        """One line per problem, then a summary."""
+        good = f"{self.n_records} valid record{'' if self.n_records == 1 else 's'}"
+        bad = f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
+        lines = [str(problem) for problem in self.problems]
+        return "\n".join([*lines, f"{self.folder}: {good}, {bad}"]) + "\n"
+
+
+def validate(folder: Path | str) -> Report:
+    """Check every record under ``folder``.
+
+    Files: readable, right schema, right checksum and run id, safe names, no duplicates. Content:
+    a finished run has scores of the model's shape, its committed heads exist, its trace goes by
+    rising queries, it stayed within its budget, and its metrics are those that its own scores
+    give against its own truth. Raises :class:`InvalidSpec` when there is no such folder.
+    """
+    records, problems = read_folder(folder)
+    good = 0
+    for record in records:
+        faults = list(_faults(record))
+        good += not faults
+        problems += [Problem(record.path or Path(), fault) for fault in faults]
+    ordered = sorted(problems, key=lambda problem: (str(problem.path), problem.message))
+    return Report(Path(folder), good, tuple(ordered))
+
+
+def _faults(record: Record) -> Iterator[str]:
+    if record.status != "done":
+        if not record.reason:
+            yield f"status {record.status} without a reason"
+        return
+    try:
+        yield from _content_faults(record)
+    except (CircuitBenchError, KeyError, TypeError, ValueError, AttributeError) as error:
+        yield f"discovery or truth cannot be read ({type(error).__name__}: {error})"
+
+
+def _content_faults(record: Record) -> Iterator[str]:
+    shape = (int(record.model["n_layers"]), int(record.model["n_heads"]))
+    scores = np.asarray(record.discovery["scores"], dtype=float)
+    if scores.shape != shape:
+        yield f"scores have shape {scores.shape}, the model has {shape}"
+        return
+    queries = [int(point["queries"]) for point in record.discovery.get("trace") or ()]
+    if any(after <= before for before, after in pairwise(queries)):
+        yield "the trace does not go by rising queries"
+    spent, budget = record.costs["discovery"]["queries"], record.spec.get("budget")
+    if budget is not None and spent > budget:
+        yield f"{spent} queries were spent of a budget of {budget}"
+    if queries and queries[-1] > spent:
+        yield f"the trace ends after {queries[-1]} queries, but {spent} were spent"
+    selected = frozenset(Head.parse(text) for text in record.discovery["selected"])
+    again = evaluate(Discovery(scores, selected), _truth(record.truth), *shape)
+    for group in ("ranking", "selection"):
+        for place in _unequal(again[group], record.metrics.get(group), f"metrics.{group}"):
+            yield f"{place} is not what the record's scores and truth give"
+
+
+def _truth(stored: Mapping[str, Any]) -> Circuit:
+    roles = {
+        name: Role(tuple(Head.parse(text) for text in role["heads"]), role["needed"], role["sign"])
+        for name, role in stored["roles"].items()
+    }
+    return Circuit(roles, stored["source"], stored["kind"])
+
+
+def _unequal(expected: Any, found: Any, place: str) -> Iterator[str]:
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        # Metrics that a later version adds are not held against an older record.
+        for key in sorted(set(expected) & set(found)):
+            yield from _unequal(expected[key], found[key], f"{place}.{key}")
+    elif isinstance(expected, float) and isinstance(found, int | float):
+        if not math.isclose(expected, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+            yield place
+    elif expected != found:
+        yield place

@@ -1,0 +1,86 @@
+"""Figures: drawn where there is data, labelled, the same every time."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic_records import light, record, sweep
+
+from circuitbench.leaderboard.charts import mean_curve
+from circuitbench.leaderboard.figures import draw, write_figures
+from circuitbench.leaderboard.heads import percentiles
+from circuitbench.leaderboard.table import board
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    return {d.name: d for d in draw(board(sweep(seeds=range(2))))}
+
+
+def test_every_figure_of_a_full_sweep_is_there(drawings):
+    assert set(drawings) == {
+        "quality-by-queries",
+        "quality-by-difficulty",
+        "performance-profiles",
+        "critical-difference",
+        "role-recall",
+        "heads-induction-planted",
+        "heads-ioi-planted",
+        "ablation-effect",
+    }
+    assert all(d.title and d.alt for d in drawings.values())
+    for name in ("quality-by-queries", "quality-by-difficulty", "performance-profiles"):
+        (axes, *_) = drawings[name].figure.axes
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+
+
+def test_methods_are_told_apart_without_colour(drawings):
+    axes = drawings["performance-profiles"].figure.axes[0]
+    looks = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
+    assert len(looks) == len(axes.lines) == 4
+
+
+def test_files_are_written_and_valid(drawings, tmp_path):
+    paths = write_figures([drawings["critical-difference"]], tmp_path / "figures")
+    assert [p.name for p in paths] == ["critical-difference.png", "critical-difference.svg"]
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(paths[1]).getroot().tag.endswith("svg")
+    assert drawings["critical-difference"].svg() == paths[1].read_text()
+
+
+def test_little_data_gives_fewer_figures_and_no_error():
+    assert [d.name for d in draw(board([light("m", "t", 0, 0.5)]))] == []
+    failed = record(status="failed", reason="x", metrics={}, discovery={})
+    assert draw(board([failed])) == []
+    alone = {d.name for d in draw(board([record("acdc", seed=0)]))}
+    assert alone == {"quality-by-queries", "role-recall", "heads-ioi-planted"}
+
+
+def test_markup_in_names_of_roles_stays_text():
+    one = record("acdc", seed=0)
+    name = "</text><script>x</script>$\\frac"
+    roles = {name: one.metrics["roles"]["name_mover"]}
+    truth = {**one.truth, "roles": {name: one.truth["roles"]["name_mover"]}}
+    evil = replace(one, metrics={**one.metrics, "roles": roles}, truth=truth)
+    for drawing in draw(board([evil])):
+        assert "<script>" not in drawing.svg()
+
+
+def test_mean_curve_starts_where_every_run_has_a_ranking():
+    queries, mean, low, high = mean_curve([[(1, 0.0), (10, 1.0)], [(5, 0.5), (20, 0.5)]])
+    assert queries.tolist() == [5, 10, 20]
+    assert mean.tolist() == [0.25, 0.75, 0.75]
+    assert (low <= mean).all()
+    assert (mean <= high).all()
+
+
+def test_percentiles():
+    assert percentiles(np.array([[1.0, 3.0], [2.0, 3.0]])).tolist() == [
+        [0, pytest.approx(250 / 3)],
+        [pytest.approx(100 / 3), pytest.approx(250 / 3)],
+    ]
+    assert percentiles(np.ones((1, 1))).tolist() == [[100]]

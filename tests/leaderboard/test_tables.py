@@ -1,0 +1,325 @@
+"""Tables: right numbers, right ranks, whatever the order of files and whoever is incomplete."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_records import light, record, store, sweep
+
+from circuitbench.errors import InvalidSpec, UnknownName
+from circuitbench.leaderboard import FORMATS, render
+from circuitbench.leaderboard.formats import escape_csv, escape_latex, escape_markdown
+from circuitbench.leaderboard.table import board, tables
+
+TASKS = ("a", "b", "c")
+SEEDS = (0, 1, 2)
+CELLS = [(task, seed) for task in TASKS for seed in SEEDS]
+
+
+def ranks(records) -> dict[str, int | None]:
+    return {s.entry.label: s.rank for s in board(records).overall.standings}
+
+
+def full(method: str, value: float) -> list:
+    return [light(method, task, seed, value) for task, seed in CELLS]
+
+
+def by_key(records) -> dict[str, object]:
+    return {table.key: table for table in tables(board(records))}
+
+
+def column(table, key: str) -> list:
+    i = [c.key for c in table.columns].index(key)
+    return [row.fields[i].raw for row in table.rows]
+
+
+def test_one_row_per_method_and_task_with_the_mean_over_seeds():
+    records = sweep(seeds=range(3))
+    table = by_key(records)["tasks"]
+    assert len(table.rows) == 4 * 2
+    for row, method, task, mean in zip(
+        table.rows,
+        column(table, "method"),
+        column(table, "task"),
+        column(table, "average_precision"),
+        strict=True,
+    ):
+        own = [r for r in records if (r.method, r.task) == (method, task)]
+        values = [r.metrics["ranking"]["average_precision"] for r in own]
+        assert mean == pytest.approx(np.mean(values))
+        assert list(row.records) == own
+    assert set(column(table, "coverage")) == {"3/3"}
+
+
+def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so():
+    overall = by_key(sweep())["overall"]
+    assert column(overall, "method")[0] == "rl-ppo"
+    i = [c.key for c in overall.columns].index("average_precision")
+    assert [row.fields[i].mark for row in overall.rows] == ["best", "", "", ""]
+
+    close = [
+        light(method, task, seed, 0.5 + 0.1 * ((seed + shift) % 2))
+        for method, shift in (("x", 0), ("y", 1))
+        for task in TASKS
+        for seed in range(4)
+    ]
+    worse = [light("z", task, seed, 0.1) for task in TASKS for seed in range(4)]
+    marks = [s.estimates["average_precision"].mark for s in board(close + worse).overall.standings]
+    assert marks == ["best", "best", ""]
+    better = [r for r in close if r.method == "x"] + [
+        light("y", task, seed, 0.55 + 0.01 * (task == "c")) for task in TASKS for seed in range(4)
+    ]
+    standings = board(better + worse).overall.standings
+    marks = [s.estimates["average_precision"].mark for s in standings]
+    assert marks == ["best", "tied", ""]
+
+
+def test_interval_holds_the_mean_and_one_seed_has_none():
+    (first, *_) = board(sweep()).overall.standings
+    estimate = first.estimates["average_precision"]
+    low, high = estimate.interval
+    assert low <= estimate.mean <= high
+    (only, *_) = board(sweep(seeds=[0])).overall.standings
+    assert only.estimates["average_precision"].interval is None
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_records_changes_nothing(rng):
+    records = [*full("a", 0.5), *full("b", 0.4), *full("c", 0.5), *full("d", 0.9)[1:]]
+    records += [record("acdc", seed=0), record("random", seed=0)]
+    expected = tables(board(records))
+    rng.shuffle(records)
+    assert tables(board(records)) == expected
+
+
+def test_the_order_and_names_of_files_change_nothing(tmp_path):
+    records = sweep(("acdc", "random"), seeds=range(2))
+    one, other = store(records, tmp_path / "one"), store(records, tmp_path / "other")
+    for i, path in enumerate(sorted(other.iterdir(), reverse=True)):
+        path.rename(other / f"{i}.json")
+
+    def numbers(folder):
+        content = json.loads(render(folder, "json"))
+        for table in content["tables"].values():
+            for row in table["rows"]:
+                for run in row["records"]:
+                    del run["path"]
+        return content
+
+    assert numbers(one) == numbers(other)
+
+
+UNIT = st.floats(0, 1).map(lambda value: round(value, 3))
+INCOMPLETE = st.tuples(
+    st.sets(st.sampled_from(CELLS), max_size=len(CELLS) - 1), st.floats(0, 1), st.booleans()
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(UNIT, min_size=1, max_size=4), st.lists(INCOMPLETE, max_size=4))
+def test_incomplete_methods_never_change_other_ranks(values, incomplete):
+    complete = [r for i, value in enumerate(values) for r in full(f"m{i}", value)]
+    before = ranks(complete)
+    others = []
+    for i, (cells, value, failed) in enumerate(incomplete):
+        others += [light(f"x{i}", task, seed, value) for task, seed in cells]
+        if failed:
+            task, seed = next(cell for cell in CELLS if cell not in cells)
+            others.append(light(f"x{i}", task, seed, 0, status="failed", metrics={}))
+    after = ranks(complete + others)
+    assert {name: after[name] for name in before} == before
+    assert all(after[name] is None for name in after if name.startswith("x"))
+
+
+def test_an_incomplete_method_is_shown_with_its_coverage_and_no_numbers():
+    records = [*full("whole", 0.5), *full("part", 0.9)[:-1]]
+    overall = by_key(records)["overall"]
+    assert column(overall, "method") == ["whole", "part"]
+    assert column(overall, "rank") == [1, None]
+    assert column(overall, "coverage") == ["9/9", "8/9"]
+    assert column(overall, "average_precision") == [0.5, None]
+
+
+def test_an_undefined_metric_is_a_missing_run():
+    records = full("whole", 0.5) + full("gap", 0.9)
+    records[-1] = replace(records[-1], metrics={"ranking": {"average_precision": None}})
+    assert ranks(records) == {"whole": 1, "gap": None}
+
+
+def test_ties_share_a_rank():
+    assert ranks(full("a", 0.5) + full("b", 0.5) + full("c", 0.1)) == {"a": 1, "b": 1, "c": 3}
+
+
+def test_another_metric_ranks_by_itself(tmp_path):
+    low = record("acdc", skill=3.0)
+    flipped = {**low.metrics, "ranking": {**low.metrics["ranking"], "auroc": 0.01}}
+    folder = store([replace(low, metrics=flipped), record("random")], tmp_path)
+    for by, first in (("average_precision", "acdc"), ("auroc", "random")):
+        rows = json.loads(render(folder, "json", by=by))["tables"]["overall"]["rows"]
+        assert rows[0]["method"] == first
+
+
+def test_settings_and_versions_are_never_averaged():
+    base = light("m", "a", 0, 0.2)
+    budget = replace(base, spec={**base.spec, "budget": 10})
+    newer = replace(base, versions={"torch": "9"})
+    labels = [entry.label for entry in board([base, budget, newer]).entries]
+    assert labels == [
+        "m (budget=10, torch=unset)",
+        "m (budget=unset, torch=9)",
+        "m (budget=unset, torch=unset)",
+    ]
+    commit = replace(base, versions={"commit": "abc"}, spec={**base.spec, "seed": 1})
+    assert [entry.label for entry in board([base, commit]).entries] == ["m"]
+
+
+def test_cost_levels_read_the_trace_and_leave_out_what_is_not_there_yet():
+    table = by_key([record("acdc", seed=0)])["costs"]
+    assert [c.key for c in table.columns] == ["method", "q10", "q30", "q100", "training"]
+    values = [column(table, key)[0] for key in ("q10", "q30", "q100")]
+    assert values[2] == record("acdc", seed=0).metrics["ranking"]["average_precision"]
+    late = record("acdc", seed=0)
+    late = replace(late, discovery={**late.discovery, "trace": []})
+    table = by_key([record("random", seed=0), late])["costs"]
+    row = dict(zip(column(table, "method"), column(table, "q10"), strict=True))
+    assert row["acdc"] is None
+    assert row["random"] is not None
+
+
+def test_role_tables_hold_the_recall_of_each_role():
+    one = record("acdc", "ioi")
+    table = by_key([one])["roles-ioi-planted"]
+    for name, role in one.metrics["roles"].items():
+        assert column(table, name) == [role["top_r"]["recall"]]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_one_method_one_seed_in_every_format(tmp_path, format, no_figures):
+    text = render(store([record("acdc")], tmp_path), format)
+    assert "acdc" in text
+
+
+def test_every_format_parses(tmp_path):
+    folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path / "results")
+    lines = list(csv.DictReader(io.StringIO(render(folder, "csv"))))
+    assert len(lines) == 4
+    assert float(lines[0]["average_precision_low"]) <= float(lines[0]["average_precision"])
+    content = json.loads(render(folder, "json"))
+    assert content["grid"]["seeds"] == [0, 1]
+    block = render(folder, "markdown").split("\n\n")[1].splitlines()
+    assert len({line.count(" | ") for line in block}) == 1
+    for table in render(folder, "latex").split("\\toprule")[1:]:
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert len({row.count(" & ") for row in rows}) == 1
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr("circuitbench.leaderboard.figures.draw", lambda board: [])
+
+
+def test_every_row_links_to_records_that_exist(tmp_path, no_figures):
+    folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path / "my results")
+    out = tmp_path / "deep" / "site"
+    content = json.loads(render(folder, "json", out))
+    rows = [row for table in content["tables"].values() for row in table["rows"]]
+    assert rows
+    assert json.loads((out / "leaderboard.json").read_text()) == content
+    for row in rows:
+        assert row["records"]
+        assert all((out / unquote(run["path"])).resolve().is_file() for run in row["records"])
+    assert rows[0]["version"] == "0.1.0"
+    assert rows[0]["commit"] == "012345678"
+
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "a|b",
+    "=cmd|' /C calc'!A0",
+    "../../x",
+    "{\\evil}",
+    "a\nb",
+    "&",
+    "*_`[",
+]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_escaping(text):
+    shown = escape_markdown(text)
+    assert "<" not in shown
+    assert "|" not in shown.replace("\\|", "")
+    assert "\n" not in shown
+    assert escape_csv(text)[0] not in "=+-@"
+    assert "\n" not in escape_csv(text)
+    latex = escape_latex(text)
+    assert "<" not in latex
+    assert "\\evil" not in latex
+
+
+def test_text_from_records_is_harmless_in_every_output(tmp_path, no_figures):
+    evil = "=x<script>alert(1)</script>|../"
+    good = record("acdc", "ioi")
+    roles = {evil: good.metrics["roles"]["name_mover"]}
+    truth = {**good.truth, "roles": {evil: good.truth["roles"]["name_mover"]}, "source": evil}
+    marked = replace(
+        good, metrics={**good.metrics, "roles": roles}, truth=truth, command=evil,
+        versions={"circuitbench": evil, "commit": evil}, hardware={"cpu": evil},
+    )  # fmt: skip
+    failed = record("random", "ioi", status="failed", reason=evil, metrics={}, discovery={})
+    folder = store([marked, failed], tmp_path / "results")
+    for format in FORMATS:
+        text = render(folder, format, tmp_path / format)
+        if format == "html":
+            text = Path(text).read_text()
+        if format in ("markdown", "html"):
+            assert "<script>alert" not in text
+    for path in (tmp_path / "csv").glob("*.csv"):
+        for line in csv.reader(path.read_text().splitlines()):
+            assert all(field.replace("-", "0", 1)[:1] not in {"=", "+", "@"} for field in line)
+    assert "\\|../" in render(folder, "markdown")
+
+
+def test_bad_files_are_reported_and_left_out(tmp_path):
+    folder = store([record("acdc", seed=0), record("random", seed=0)], tmp_path)
+    first, second = sorted(folder.iterdir())
+    copy = tmp_path / "copy.json"
+    copy.write_text(first.read_text())
+    second.write_text(second.read_text().replace('"auroc": 0', '"auroc": 1', 1))
+    warnings: list[str] = []
+    content = json.loads(render(folder, "json", warn=warnings.append))
+    assert [row["method"] for row in content["tables"]["overall"]["rows"]] == ["acdc"]
+    assert len(warnings) == 2
+    assert all(any(str(p) in w for w in warnings) for p in (second, max(copy, first)))
+    assert {p["path"] for p in content["problems"]} == {str(second), str(max(copy, first))}
+
+
+def test_nothing_to_show_is_said_clearly(tmp_path):
+    with pytest.raises(InvalidSpec, match=r"no records in .*: it is empty; make one with"):
+        render(tmp_path)
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(InvalidSpec, match="all 1 files in it are unusable"):
+        render(tmp_path)
+    with pytest.raises(InvalidSpec, match="no such results folder"):
+        render(tmp_path / "absent")
+    store([record()], tmp_path)
+    with pytest.raises(UnknownName, match="did you mean 'markdown'"):
+        render(tmp_path, "markdwn")
+    with pytest.raises(UnknownName, match="did you mean 'auroc'"):
+        render(tmp_path, by="aurok")
+
+
+def test_only_failed_runs_still_give_a_table(tmp_path, no_figures):
+    folder = store([record(status="failed", reason="boom", metrics={}, discovery={})], tmp_path)
+    for format in FORMATS:
+        assert "boom" in render(folder, format) or format == "csv"
