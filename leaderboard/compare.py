@@ -73,7 +73,7 @@ class Comparison:
         """JSON-able."""
         return asdict(self)
 
-    def markdown(self) -> str:
+    def text(self) -> str:
         """A table of differences and what could not be compared."""
         name_a, name_b = escape_markdown(self.a), escape_markdown(self.b)
         label = metric(self.by).label

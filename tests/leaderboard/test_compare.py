@@ -37,7 +37,7 @@ def test_two_methods_are_compared_on_matched_runs(tmp_path):
     assert ioi.improvement == 1
     assert found.only_b == ("rl-ppo, ioi / planted, seed 3",)
     assert found.only_a == ()
-    text = found.markdown()
+    text = found.text()
     assert "| ioi / planted | 3 |" in text
     assert "Only in B:\n- rl-ppo, ioi / planted, seed 3" in text
     assert json.loads(json.dumps(found.as_dict()))["matched"] == 7
@@ -58,14 +58,14 @@ def test_folders_match_by_spec_across_versions(tmp_path):
     assert (found.matched, found.identical) == (3, 2)
     assert found.versions == {"torch": ("2.13.0", "9")}
     assert found.only_a == ("acdc, ioi / planted, seed 1",)
-    assert "torch: A has 2.13.0, B has 9" in found.markdown()
+    assert "torch: A has 2.13.0, B has 9" in found.text()
 
 
 def test_nothing_in_common_is_said_not_tested(tmp_path):
     a, b = store([record("acdc")], tmp_path / "a"), store([record("random")], tmp_path / "b")
     found = compare(str(a), str(b))
     assert found.differences == ()
-    assert "0 runs matched" in found.markdown()
+    assert "0 runs matched" in found.text()
 
 
 def test_wrong_requests(tmp_path):
