@@ -315,14 +315,15 @@ class _Compiler:
             return _HeadMatrices(real.W_Q, real.W_K, real.b_Q, real.W_V, W_O)
         inner = 4
 
-        def draw(shape: tuple[int, int]) -> np.ndarray:
-            return self.rng.normal(0.0, 1.0, shape)
+        def reads() -> np.ndarray:
+            # Not from the spare directions: noise fed on noise would grow from layer to layer.
+            matrix = self.rng.normal(0.0, 1.0, (d, inner))
+            matrix[self.spare] = 0.0
+            return matrix
 
         W_O = np.zeros((inner, d))
-        W_O[:, self.spare] = 0.3 * draw((inner, spare))
-        return _HeadMatrices(
-            draw((d, inner)), draw((d, inner)), np.zeros(inner), draw((d, inner)), W_O
-        )
+        W_O[:, self.spare] = self.rng.normal(0.0, 0.3, (inner, spare))
+        return _HeadMatrices(reads(), reads(), np.zeros(inner), reads(), W_O)
 
     def _language_head(self) -> _HeadMatrices:
         """Copy the word one place back to where the language's long range is read."""
@@ -412,10 +413,12 @@ class _Compiler:
             W_O.append(value.T @ _wide(head.W_O.T, d_head).T @ turn)
         W_in, b_in, W_out = mlp
         spare = d_mlp - len(b_in)
-        idle = np.zeros((spare, d))
-        idle[:, self.spare] = rng.normal(0, 0.3, (spare, self.spare.stop - self.spare.start))
-        W_in = np.concatenate([W_in, rng.normal(0, 0.3, (d, spare))], 1)
-        b_in, W_out = np.concatenate([b_in, np.zeros(spare)]), np.concatenate([W_out, idle])
+        idle_in, idle_out = rng.normal(0, 0.3, (d, spare)), np.zeros((spare, d))
+        idle_in[self.spare] = 0.0
+        width = self.spare.stop - self.spare.start
+        idle_out[:, self.spare] = rng.normal(0, 0.3, (spare, width)) / max(spare, 1) ** 0.5
+        W_in, W_out = np.concatenate([W_in, idle_in], 1), np.concatenate([W_out, idle_out])
+        b_in = np.concatenate([b_in, np.zeros(spare)])
         order = rng.permutation(d_mlp) if hide else np.arange(d_mlp)
         return LayerWeights(
             W_Q=_tensor(np.stack(W_Q)),

@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitbench.check import check_task
+from circuitbench.circuit import ABLATIONS
+from circuitbench.errors import InvalidSpec
+from circuitbench.models.compiled import EXAMPLES, compiled_model
+from circuitbench.models.compiler import CompilerOptions, compile_program
+from circuitbench.models.rasp import Program, Select
+from circuitbench.models.training.network import forward
+from circuitbench.oracle import AblationOracle
+from circuitbench.registry import load_model, load_task
+
+PADDED = CompilerOptions(n_heads=8)
+MODELS = {name: compiled_model(example, PADDED) for name, example in EXAMPLES.items()}
+
+
+def run(compiled, inputs):
+    """The most likely next token at each position after BOS, as text, and all logits."""
+    number = {token: i for i, token in enumerate(compiled.vocabulary)}
+    tokens = torch.tensor([[0, *(number[x] for x in symbols)] for symbols in inputs])
+    logits, _, _ = forward(compiled.transformer, tokens)
+    n_words = len(compiled.language.near)
+    best = logits[:, 1:, 1:-n_words].argmax(-1) + 1
+    return [[compiled.vocabulary[i] for i in row] for row in best.tolist()], logits[:, 1:]
+
+
+def agrees(compiled, example, n, seed=0):
+    rng = np.random.default_rng(seed)
+    inputs = [example.draw(rng) for _ in range(n)]
+    outputs, logits = run(compiled, inputs)
+    answers = [example.answers(symbols) for symbols in inputs]
+    for symbols, output, right in zip(inputs, outputs, answers, strict=True):
+        wanted = [b if a is None else a for a, b in zip(right, output, strict=True)]
+        assert output == wanted, symbols
+    judged = torch.tensor([[a is not None for a in row] for row in answers])
+    top = logits[judged].topk(2).values
+    assert (top - torch.tensor([10.0, 0.0])).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_model_computes_the_program_at_every_position(name):
+    agrees(MODELS[name].construction.compiled, EXAMPLES[name], n=400)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CompilerOptions(),
+        CompilerOptions(hide=False, n_heads=7),
+        CompilerOptions(n_layers=6, n_heads=9, seed=5),
+        CompilerOptions(d_model=160, n_words=3, seed=2),
+    ],
+)
+@pytest.mark.parametrize("name", ["sort", "dyck"])
+def test_options_change_the_weights_and_not_the_program(name, options):
+    model = compiled_model(EXAMPLES[name], options)
+    agrees(model.construction.compiled, EXAMPLES[name], n=50)
+    if options.n_layers:
+        assert model.n_layers == options.n_layers
+    if options.n_heads:
+        assert model.n_heads == options.n_heads
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_truth_heads_matter_and_others_never_do(name):
+    model, task = MODELS[name], load_task(name)
+    truth = task.truth(model)
+    oracle = AblationOracle(model, task, task_name=name, seed=3, batch_size=64)
+    inside = torch.zeros(oracle.shape, dtype=torch.bool)
+    for layer, head in truth.heads:
+        inside[layer, head] = True
+    subsets = torch.from_numpy(np.random.default_rng(0).random((40, *oracle.shape)) < 0.5)
+    for ablation in truth.ablations:
+        alone = oracle.query(oracle.head_masks(), ablation=ablation, control=False).task
+        alone = alone.view(oracle.shape)
+        assert alone[inside].min() > 1.0, ablation
+        assert alone[~inside].abs().max() < 0.02, ablation
+        # Whatever is ablated in the circuit, what surrounds it changes nothing.
+        with_rest = oracle.query(subsets | ~inside, ablation=ablation, control=False).task
+        without = oracle.query(subsets, ablation=ablation, control=False).task
+        assert (with_rest - without).abs().max() < 0.02, ablation
+    assert truth.ablations == ABLATIONS
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_control_text_is_the_language_and_needs_its_own_head(name):
+    model, task = MODELS[name], load_task(name)
+    compiled = model.construction.compiled
+    oracle = AblationOracle(model, task, task_name=name, seed=1, batch_size=64)
+    assert oracle.clean_control < 0.6 * np.log(len(compiled.vocabulary))
+    damage = oracle.query(oracle.head_masks()).control.view(oracle.shape)
+    (speaker,) = compiled.padding["language"]
+    assert damage[speaker] > 0.1
+    damage[speaker] = 0.0
+    assert damage.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name):
+    model, task = load_model(f"compiled-{name}@4"), load_task(name)
+    check_task(task, model)
+    prompts = task.prompts(model, 64, np.random.default_rng(0))
+    for tokens, sign in ((prompts.tokens, 1), (prompts.counterfactual, -1)):
+        logits, _, _ = forward(model.transformer, tokens)
+        assert prompts.metric(logits).numpy() == pytest.approx(10 * sign, abs=0.02)
+
+
+def test_edges_and_mlps_name_only_what_is_in_the_circuit():
+    for name, model in MODELS.items():
+        truth = load_task(name).truth(model)
+        inside = {str(h) for h in truth.heads} | {f"m{i}" for i in truth.mlps}
+        for sender, receiver in truth.edges:
+            assert sender in inside | {"embed"}
+            assert receiver.removesuffix(".q").removesuffix(".k").removesuffix(".v") in inside | {
+                "logits"
+            }
+        senders = {edge.sender for edge in truth.edges}
+        assert inside <= senders, "every part of the circuit is read by something"
+
+
+def test_a_hidden_basis_shows_no_zeros_and_a_plain_one_does():
+    hidden = compiled_model(EXAMPLES["sort"], CompilerOptions()).transformer
+    plain = compiled_model(EXAMPLES["sort"], CompilerOptions(hide=False)).transformer
+    assert (hidden.W_E == 0).float().mean() < 0.01
+    assert (plain.W_E == 0).float().mean() > 0.9
+
+
+def test_a_seed_builds_the_same_model_twice_and_another_seed_another():
+    one, two, other = (load_model(f"compiled-reverse@{seed}").transformer for seed in (1, 1, 2))
+    assert torch.equal(one.W_E, two.W_E)
+    assert torch.equal(one.layers[1].W_Q, two.layers[1].W_Q)
+    assert not torch.equal(one.W_E, other.W_E)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    symbols=st.lists(st.sampled_from("abc"), min_size=6, max_size=6),
+    wanted=st.sampled_from("abc"),
+    seed=st.integers(0, 5),
+)
+def test_counting_and_copying_compose(symbols, wanted, seed):
+    """How many of a letter so far, and whether it is the letter under which it was counted."""
+    program = Program(("a", "b", "c"), 6)
+    count = program.width("count", Select(None, program.tokens, lambda k: k == wanted), 6)
+    seen = program.aggregate(
+        "seen", Select(None, program.tokens, lambda k: k == wanted), program.tokens, default="a"
+    )
+    output = program.map(lambda c, t: f"{c}{t}", count, seen)
+    compiled = compile_program(program, output, source="test", options=CompilerOptions(seed=seed))
+    (result,), _ = run(compiled, [symbols])
+    for i, said in enumerate(result):
+        so_far = symbols[: i + 1].count(wanted)
+        assert said == f"{so_far}{wanted if so_far else 'a'}"
+
+
+def small():
+    program = Program(("a", "b"), 4)
+    first = program.aggregate(
+        "first", Select(None, program.positions, lambda k: k == 1), program.tokens
+    )
+    count = program.width("count", Select(first, program.tokens, lambda q, k: q == k), 4)
+    return program, count
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (CompilerOptions(n_heads=1), "needs 2 heads in one layer, not 1"),
+        (CompilerOptions(n_layers=1), "needs 2 layers, not 1"),
+        (CompilerOptions(d_model=10), "d_model 10 is too small: the program needs"),
+        (CompilerOptions(n_words=1), "at least 2 words"),
+    ],
+)
+def test_a_grid_that_cannot_hold_the_program_is_refused(options, reason):
+    program, output = small()
+    with pytest.raises(InvalidSpec, match=reason):
+        compile_program(program, output, source="test", options=options)
+
+
+def test_programs_that_make_no_sense_are_refused():
+    program, _ = small()
+    tokens = program.tokens
+    with pytest.raises(InvalidSpec, match="two heads cannot both be called 'first'"):
+        program.aggregate("first", Select(None, tokens, lambda k: k == "a"), tokens)
+    with pytest.raises(InvalidSpec, match="yes-or-no"):
+        program.width("graded", Select(None, tokens, lambda k: 2.5), 3)
+    with pytest.raises(InvalidSpec, match="default 'z' is not a value"):
+        program.aggregate("odd", Select(None, tokens, lambda k: k == "a"), tokens, default="z")
+    with pytest.raises(InvalidSpec, match="undefined for all values"):
+        program.map(lambda t: None, tokens)
+    with pytest.raises(InvalidSpec, match="at most 0"):
+        program.width("none", Select(None, tokens, lambda k: True), 0)
+    with pytest.raises(InvalidSpec, match="distinct"):
+        Program(("a", "a"), 3)
+    with pytest.raises(InvalidSpec, match="at least 1 position"):
+        Program(("a",), 0)
+    clash = Program(("w0", "b"), 3)
+    with pytest.raises(InvalidSpec, match="are taken"):
+        compile_program(
+            clash,
+            clash.aggregate("x", Select(None, clash.positions, lambda k: k == 1), clash.tokens),
+            source="test",
+        )
+
+
+def test_a_wrong_model_or_variant_is_refused():
+    with pytest.raises(InvalidSpec, match="use model compiled-sort"):
+        load_task("sort").prompts(MODELS["reverse"], 2, np.random.default_rng(0))
+    with pytest.raises(InvalidSpec, match="a whole number such as 3"):
+        load_model("compiled-sort@big")
