@@ -117,6 +117,10 @@ class AblationOracle:
         self._pool: Source | None = None
         self.batch = self.draw(0)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> AblationOracle:
+        """Itself: a copy would escape the meter (``gymnasium.make`` copies its arguments)."""
+        return self
+
     @property
     def shape(self) -> tuple[int, int]:
         """``(n_layers, n_heads)``."""
