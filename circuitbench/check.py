@@ -225,10 +225,10 @@ def _global_draws_refused() -> Iterator[None]:
         raise InvalidPlugin("draws must come from the generator handed in, not a global one")
 
 
-def _global_state() -> bytes:
-    name, keys, position, *_ = np.random.get_state(legacy=True)  # noqa: NPY002 - only watched
-    return (
-        keys.tobytes()
-        + bytes(f"{name}{position}", "ascii")
-        + torch.get_rng_state().numpy().tobytes()
-    )
+def _global_state() -> str:
+    numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - watched, not used
+    return f"{numpy_state['pos']} {numpy_state['key'].tobytes()!r} {_torch_state()!r}"
+
+
+def _torch_state() -> bytes:
+    return torch.get_rng_state().numpy().tobytes()

@@ -29,7 +29,7 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
     ranking, selection = record.metrics.get("ranking", {}), record.metrics.get("selection", {})
     chance = ranking.get("chance", {})
     spent, training = record.costs.get("discovery", {}), record.costs.get("training", {})
-    rows = [("status", record.status, "")]
+    rows: list[tuple[str, str, str]] = [("status", record.status, "")]
     if record.status == "done":
         selected = record.discovery["selected"]
         rows += [

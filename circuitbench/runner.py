@@ -26,7 +26,7 @@ from circuitbench.registry import Plugin, list_plugins, load_model, load_task, m
 from circuitbench.results import Record, hardware, run_id, versions
 from circuitbench.results.record import truth_of
 from circuitbench.seeding import derive_seed, generator
-from circuitbench.spec import RunSpec, configure
+from circuitbench.spec import Device, RunSpec, configure
 from circuitbench.tasks.base import Task
 
 # Called with the stage's name and the fraction of it that is done (None: not known).
@@ -166,7 +166,7 @@ def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
         raise RunFailed("trace must go by rising numbers of queries")
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: Device) -> Device:
     """``cpu`` or ``cuda``; asking for CUDA where there is none is an error, never a fallback."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

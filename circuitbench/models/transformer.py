@@ -7,7 +7,7 @@ once; nothing after that needs to know where it came from.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -102,9 +102,11 @@ class Transformer:
     def to(self, device: str | torch.device) -> Transformer:
         """A copy of the weights on ``device``."""
 
-        def moved(value: object) -> object:
-            return value.to(device) if isinstance(value, Tensor) else value
+        def moved(weights: object) -> dict[str, Any]:
+            return {
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in vars(weights).items()
+            }
 
-        layers = tuple(LayerWeights(**{k: moved(v) for k, v in vars(x).items()}) for x in self.layers)  # type: ignore[arg-type]
-        rest = {k: moved(v) for k, v in vars(self).items() if k != "layers"}
-        return Transformer(layers=layers, **rest)  # type: ignore[arg-type]
+        layers = tuple(LayerWeights(**moved(layer)) for layer in self.layers)
+        return Transformer(**{**moved(self), "layers": layers})
