@@ -60,31 +60,29 @@ def play_episode(
     acting: Acting,
     rng: np.random.Generator,
     evidence: Evidence | None = None,
-    budget: int | None = None,
 ) -> list[list[tuple[int, float]]]:
-    """One episode of ``batch``'s first seat; ends early where the budget does.
+    """One episode of ``batch``'s first seat; ends early where the oracle's budget does.
 
     Returns:
         For every step the actions asked about with what they earn, the one taken first.
     """
     check_candidates(acting.candidates, batch.episodes[0].n_actions)
+    oracle, before = batch.oracles[place.oracle], batch.queries
     batch.begin([0], [place])
     episode = batch.episodes[0]
-    left = np.inf if budget is None else budget - (episode.opening() is not None)
     steps: list[list[tuple[int, float]]] = []
-    while not episode.over and left >= 1:
+    while not episode.over and oracle.remaining != 0:
         legal = episode.legal()[None]
         observation = episode.observe(batch.observation)[None]
-        options = acting.propose(policy(observation, legal)[0], rng)[: int(min(left, 10**9))]
+        options = acting.propose(policy(observation, legal)[0], rng)[: oracle.remaining]
         if len(options) == 1:
             asked = [(options[0], batch.advance({0: options[0]})[0].reward)]
         else:
             asked = batch.choose(0, options)
-        left -= len(asked)
         steps.append(asked)
         if evidence is not None:
-            for action, reward in asked:
-                if action < episode.n:
-                    evidence.add(action, reward)
-            evidence.spent(len(asked))
+            evidence.step(asked, episode, batch.queries - before)
+            before = batch.queries
+    if evidence is not None:
+        evidence.ended(episode)
     return steps

@@ -120,7 +120,7 @@ class LearningAgent:
         episodes = 0
         while episodes < self.episodes and (oracle.remaining is None or oracle.remaining > 0):
             place = Place(0, int(rng.integers(2**31)))
-            self.play(batch, place, evidence, rng, oracle.remaining)
+            self.play(batch, place, evidence, rng)
             episodes += 1
         info: dict[str, object] = {
             "episodes": episodes,
@@ -129,7 +129,7 @@ class LearningAgent:
             "learning_curve": [asdict(point) for point in training.curve],
             "stopped_early": training.stopped_early,
         }
-        return evidence.discovery(self.threshold * abs(oracle.clean_metric), info)
+        return evidence.discovery(self.cutoff(oracle), info)
 
     @abstractmethod
     def start(self, batch: EpisodeBatch, seed: int) -> Training:
@@ -147,18 +147,21 @@ class LearningAgent:
         """Where the answers of ``discover`` are gathered."""
         return Evidence(oracle.shape, preference)
 
+    def cutoff(self, oracle: AblationOracle) -> float:
+        """The score above which a head is committed to."""
+        return self.threshold * abs(oracle.clean_metric)
+
     def play(
         self,
         batch: EpisodeBatch,
         place: Place,
         evidence: Evidence | None,
         rng: np.random.Generator,
-        budget: int | None,
     ) -> list[list[tuple[int, float]]]:
         """One episode with the learnt policy (see :func:`play_episode`)."""
         policy = self._trained().probabilities
         acting = Acting(self.greedy, self.candidates)
-        return play_episode(batch, place, policy, acting, rng, evidence, budget)
+        return play_episode(batch, place, policy, acting, rng, evidence)
 
     def seat(
         self, oracle: AblationOracle, rng: np.random.Generator, shown_as: str | None = None

@@ -6,6 +6,7 @@ import torch
 from conftest import GAINS
 
 from circuitbench.agents import checkpoint
+from circuitbench.agents.circuits import KnockoutDiscovery, PruningDiscovery
 from circuitbench.agents.dqn import DQNHeadDiscovery, DQNSettings, Replay, double_q_target
 from circuitbench.agents.policy_gradient import (
     A2CHeadDiscovery,
@@ -15,6 +16,7 @@ from circuitbench.agents.policy_gradient import (
 )
 from circuitbench.agents.ppo import PPOHeadDiscovery
 from circuitbench.check import check_method
+from circuitbench.circuit import Head
 from circuitbench.errors import InvalidSpec, RunFailed
 
 FEW = {"total_steps": 96, "n_envs": 4, "width": 16, "steps": 4}
@@ -24,6 +26,8 @@ AGENTS = {
     "rl-a2c": lambda **k: A2CHeadDiscovery(**(FEW | k)),
     "rl-reinforce": lambda **k: ReinforceHeadDiscovery(**(FEW | {"n_steps": 4} | k)),
     "rl-transformer": lambda **k: TransformerHeadDiscovery(**(ROLLOUT | {"epochs": 1} | k)),
+    "rl-knockout": lambda **k: KnockoutDiscovery(**(ROLLOUT | {"episodes": 4} | k)),
+    "rl-pruning": lambda **k: PruningDiscovery(**(ROLLOUT | {"steps": 0} | k)),
     "rl-dqn": lambda **k: DQNHeadDiscovery(**(FEW | {"warm_up": 32, "minibatch": 8} | k)),
 }
 
@@ -133,6 +137,28 @@ def test_replay_forgets_the_oldest():
         )  # fmt: skip
     drawn = replay.sample(100, np.random.default_rng(0))["action"]
     assert set(drawn.tolist()) == {2, 3, 4}
+
+
+def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle):
+    gains = np.array([[2.0, 1.0, 0.0]])
+    method = fit(AGENTS["rl-knockout"](), make_oracle, gains=gains)
+    found = method.discover(make_oracle(gains), np.random.default_rng(0))
+    assert found.scores[0, :2] == pytest.approx([2.0, 1.0], abs=1e-5)
+    assert found.selected == {Head(0, 0), Head(0, 1)}
+
+
+def test_pruning_learns_to_keep_what_matters(make_oracle):
+    gains = np.zeros((2, 4))
+    gains[0, 1] = gains[1, 2] = 2.0
+    method = AGENTS["rl-pruning"](
+        total_steps=3200, n_envs=8, n_steps=8, learning_rate=5e-3, episodes=3
+    )
+    fit(method, make_oracle, gains=gains)
+    oracle = make_oracle(gains)
+    found = method.discover(oracle, np.random.default_rng(0))
+    assert {Head(0, 1), Head(1, 2)} <= found.selected
+    assert found.scores[gains > 0].min() > found.scores[gains == 0].max()
+    assert found.trace[-1].queries == oracle.meter.queries
 
 
 def test_bad_settings_are_refused(make_oracle):
