@@ -48,3 +48,8 @@ class SkipGrams:
             # The Gumbel-max trick: one vectorised draw from n categorical distributions.
             words[:, t] = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
         return torch.from_numpy(words)
+
+    def text(self, n: int, length: int, first: int, rng: np.random.Generator) -> Tensor:
+        """``n`` spans of ``length`` tokens: BOS (0), then words numbered from ``first``."""
+        words = self.sample(n, length - 1, rng) + first
+        return torch.cat([torch.zeros((n, 1), dtype=torch.long), words], dim=1)

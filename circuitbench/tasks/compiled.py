@@ -71,9 +71,8 @@ class _CompiledTask:
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         """Text in the model's own words, as long as the context, BOS first."""
         built = self._construction(model).compiled
-        words = built.language.sample(n, built.transformer.config.n_ctx - 1, rng)
-        words = words + len(built.vocabulary) - len(built.language.near)
-        return torch.cat([torch.zeros((n, 1), dtype=torch.long), words], dim=1)
+        first = len(built.vocabulary) - len(built.language.near)
+        return built.language.text(n, built.transformer.config.n_ctx, first, rng)
 
     def truth(self, model: Model) -> Circuit:
         """The program's own heads, MLPs and edges."""

@@ -1,0 +1,60 @@
+"""``python -m circuitbench.models.training NAME``: train a model of the zoo and measure it.
+
+Writes ``weights/NAME.safetensors`` and ``weights/NAME.json``; with ``--measure`` the weights stay
+and only the report is made again. One thread, so that the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+import torch
+
+from circuitbench.models.trained import ALGORITHMS, INDUCTION, NAMES, folder, language, load, save
+from circuitbench.models.training import induction, siit
+from circuitbench.models.training.reports import induction_report, siit_report
+
+LAYERS = {"siit-induction": 3, "siit-ioi": 4, "siit-two-hop": 4}
+
+
+@click.command()
+@click.argument("name", type=click.Choice(NAMES))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--steps", type=int, help="Training steps; by default those of the shipped weights.")
+@click.option("--measure", is_flag=True, help="Keep the weights, measure them again.")
+def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
+    """Train NAME and write its weights and report into the package."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    path, text = folder() / f"{name}.json", language(name)
+    if measure:
+        training = json.loads(path.read_text())["training"]
+    else:
+        start = time.process_time()
+        more = {} if steps is None else {"steps": steps}
+        if name == INDUCTION:
+            weights = induction.train(seed, **more)
+        else:
+            shape = siit.config(ALGORITHMS[name], text, LAYERS[name])
+            weights = siit.train(ALGORITHMS[name], text, shape, seed, **more)
+        folder().mkdir(exist_ok=True)
+        save(name, weights, folder())
+        training = {
+            "command": f"python -m circuitbench.models.training {name}",
+            "seed": seed,
+            "steps": steps or "default",
+            "cpu_seconds": round(time.process_time() - start),
+            "torch": torch.__version__,
+        }
+    model = load(name)
+    if name == INDUCTION:
+        report = induction_report(model, text)
+    else:
+        report = siit_report(model, ALGORITHMS[name], text)
+    path.write_text(json.dumps({"training": training, **report}, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+main()

@@ -1,0 +1,162 @@
+"""Tasks of the models trained here.
+
+The metric is the logit of the right answer minus that of the answer the counterfactual prompt has
+at the same position, averaged over the positions read. Control text is drawn from the language
+the model was trained to speak besides its task (:func:`circuitbench.models.trained.language`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitbench.circuit import Circuit
+from circuitbench.errors import InvalidSpec
+from circuitbench.models.algorithms import Algorithm, repeated_symbols
+from circuitbench.models.base import Model
+from circuitbench.models.trained import ALGORITHMS, INDUCTION, TrainedConstruction
+from circuitbench.tasks.base import Prompts
+
+
+def _chosen(apart: Tensor, reads: int, rng: np.random.Generator) -> Tensor:
+    """``reads`` random places of each row ``[batch, place]`` where ``apart``, in order."""
+    order = torch.from_numpy(rng.random(apart.shape)) - apart.double()
+    return order.argsort(dim=1)[:, :reads].sort(dim=1).values
+
+
+def _prompts(
+    tokens: Tensor,
+    counterfactual: Tensor,
+    positions: Tensor,
+    right: Tensor,
+    wrong: Tensor,
+    choices: Tensor,
+) -> Prompts:
+    ids = torch.stack([right, wrong], dim=-1)
+    weights = torch.tensor([1.0, -1.0]).expand(ids.shape).contiguous()
+    return Prompts(tokens, counterfactual, positions, ids, weights, choices)
+
+
+def _construction(model: Model, name: str) -> TrainedConstruction:
+    built = model.construction
+    wanted = ALGORITHMS.get(name)
+    if not isinstance(built, TrainedConstruction) or built.algorithm != wanted:
+        raise InvalidSpec(f"task {name} runs on the model {name}, not on {model.name}")
+    return built
+
+
+@dataclass(frozen=True)
+class TrainedInduction:
+    """Say what came next the last time: ``BOS x y a b c d e f g a b c`` is followed by ``d``.
+
+    A stretch of 7 to 11 different symbols is said again; six positions of the repetition may be
+    read, and three are. The counterfactual repeats the stretch in another order.
+    """
+
+    default_model: ClassVar[str] = INDUCTION
+    reads: ClassVar[int] = 3
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """Fresh stretches and fillers for every prompt."""
+        _construction(model, INDUCTION)
+        length, symbols = 24, 31
+        tokens, filler, period = repeated_symbols(n, length, symbols, rng, shortest=7)
+        # The same symbols in another order: shuffle the first saying and repeat that.
+        place = np.arange(length - 1)
+        start, width = filler.numpy()[:, None], period.numpy()[:, None]
+        keys = rng.random((n, length - 1))
+        keys = np.where((place >= start) & (place < start + width), 1 + keys, 3.0)
+        keys = np.where(place < start, place / length, keys)
+        shuffled = np.argsort(keys, axis=1, kind="stable")
+        source = np.where(place < start, place, start + (place - start) % width)
+        body = np.take_along_axis(
+            tokens.numpy()[:, 1:], np.take_along_axis(shuffled, source, axis=1), axis=1
+        )
+        counterfactual = torch.cat([tokens[:, :1], torch.from_numpy(body)], dim=1)
+        late = torch.arange(length - 7, length - 1)
+        right, wrong = tokens[:, late + 1], counterfactual[:, late + 1]
+        read = _chosen(right != wrong, self.reads, rng)
+        return _prompts(
+            tokens,
+            counterfactual,
+            late[read],
+            right.gather(1, read),
+            wrong.gather(1, read),
+            torch.arange(1, symbols + 1),
+        )
+
+    def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
+        """Text in the same symbols, ``[n, 24]``."""
+        return _construction(model, INDUCTION).language.text(n, 24, 1, rng)
+
+    def truth(self, model: Model) -> Circuit:
+        """What exhaustive search over all subsets of heads found."""
+        return _construction(model, INDUCTION).truth()
+
+
+@dataclass(frozen=True)
+class _AlgorithmTask:
+    """Runs on the model trained to follow one algorithm; donors are the counterfactuals."""
+
+    name: ClassVar[str]
+    default_model: ClassVar[str]
+    reads: ClassVar[int] = 1
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """Prompts on which prompt and donor have different answers at ``reads`` positions."""
+        algorithm = self._algorithm(model)
+        answer, none = list(algorithm.nodes)[-1], algorithm.n_symbols + 1
+        parts: list[tuple[Tensor, ...]] = []
+        while sum(len(part[0]) for part in parts) < n:
+            pairs = algorithm.draw(2 * n, rng)
+            right, wrong = (
+                algorithm.values(x)[answer].gather(1, pairs.positions)
+                for x in (pairs.tokens, pairs.donors)
+            )
+            apart = (right != wrong) & (right != none) & (wrong != none)
+            read = _chosen(apart, self.reads, rng)
+            kept = apart.sum(1) >= self.reads
+            both = (pairs.positions, right, wrong)
+            part = (pairs.tokens, pairs.donors, *(x.gather(1, read) for x in both))
+            parts.append(tuple(x[kept] for x in part))
+        tokens, donors, positions, right, wrong = (
+            torch.cat(column)[:n] for column in zip(*parts, strict=True)
+        )
+        choices = torch.arange(1, none + 1)
+        return _prompts(tokens, donors, positions, right, wrong, choices)
+
+    def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
+        """Text in the model's own words, ``[n, n_ctx]``."""
+        algorithm, built = self._algorithm(model), _construction(model, self.name)
+        length = model.transformer.config.n_ctx if model.transformer else 16
+        return built.language.text(n, length, algorithm.n_symbols + 2, rng)
+
+    def truth(self, model: Model) -> Circuit:
+        """The heads the algorithm's nodes were trained into."""
+        return _construction(model, self.name).truth()
+
+    def _algorithm(self, model: Model) -> Algorithm:
+        _construction(model, self.name)
+        return ALGORITHMS[self.name]
+
+
+class SiitInduction(_AlgorithmTask):
+    """Say what came after the last time this symbol was seen."""
+
+    name, default_model, reads = "siit-induction", "siit-induction", 3
+
+
+class SiitIOI(_AlgorithmTask):
+    """Say the name that was mentioned once."""
+
+    name, default_model = "siit-ioi", "siit-ioi"
+
+
+class SiitTwoHop(_AlgorithmTask):
+    """Say the value of the query's value."""
+
+    name, default_model = "siit-two-hop", "siit-two-hop"
