@@ -5,16 +5,140 @@ transformer_lens takes seconds to import, so nothing here imports it before it i
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuitbench.errors import InvalidSpec
-from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
+from circuitbench.errors import InvalidSpec, ModelUnavailable, nearest
+from circuitbench.models.base import Model
+from circuitbench.models.transformer import (
+    LayerWeights,
+    Normalization,
+    Transformer,
+    TransformerConfig,
+)
 
-_NORMS = {"none": None, "layer": "LN", "rms": "RMS"}
+_NORMS: dict[Normalization, str | None] = {"none": None, "layer": "LN", "rms": "RMS"}
+_NORM_NAMES: dict[str, Normalization] = {
+    "none": "none",
+    "ln": "layer",
+    "lnpre": "layer",
+    "rms": "rms",
+    "rmspre": "rms",
+}
+
+
+PROCESSINGS = ("folded", "raw")
+FOLDER_VARIABLE = "CIRCUITBENCH_WEIGHTS"
+
+
+def gpt2(variant: str = "") -> Model:
+    """GPT-2 small (Radford et al. 2019), 12 x 12 heads, from weights that are already here.
+
+    ``gpt2@folded`` (the default) is what transformer_lens's own models are: norms folded in,
+    centred, value biases moved into ``b_O``. ``gpt2@raw`` are the published weights. Zero
+    ablation differs between the two, so the choice is part of the model's name.
+    """
+    return load_pretrained("gpt2", variant)
+
+
+def load_pretrained(name: str, variant: str = "") -> Model:
+    """A Hugging Face causal language model through transformer_lens.
+
+    Weights are never downloaded: they come from ``$CIRCUITBENCH_WEIGHTS/<name>`` (a folder in
+    Hugging Face's layout) or from the Hugging Face cache.
+
+    Args:
+        name: of the model, e.g. ``gpt2``.
+        variant: ``folded`` (also ``""``) or ``raw``.
+
+    Raises:
+        ModelUnavailable: if the weights are not on this machine or cannot be read.
+        InvalidSpec: for an unknown variant.
+    """
+    processing = variant or "folded"
+    if processing not in PROCESSINGS:
+        raise InvalidSpec(f"no {name}@{variant}; {nearest(variant, PROCESSINGS)}")
+    folder = find_weights(name)
+    bridge = _boot(folder, name, processing)
+    transformer = from_transformer_lens(bridge)
+    return Model(
+        name=f"{name}@{processing}",
+        n_layers=bridge.cfg.n_layers,
+        n_heads=bridge.cfg.n_heads,
+        transformer=transformer,
+        hooked=bridge if transformer is None else None,
+        construction=_tokenizer(folder, bridge.cfg.d_vocab),
+        provenance={
+            "kind": "pretrained",
+            "name": name,
+            "processing": processing,
+            "revision": folder.name if folder.parent.name == "snapshots" else None,
+            "weights_sha256": _digest(bridge),
+            "transformer_lens": version("transformer_lens"),
+            "transformers": version("transformers"),
+        },
+    )
+
+
+def find_weights(name: str) -> Path:
+    """The folder that holds a model's weights; raises :class:`ModelUnavailable`."""
+    root = os.environ.get(FOLDER_VARIABLE)
+    if root:
+        folder = Path(root) / name
+        if (folder / "config.json").is_file():
+            return folder
+        raise ModelUnavailable(f"no {name} in {FOLDER_VARIABLE}: {folder} has no config.json")
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository in (name, f"openai-community/{name}"):
+        config = try_to_load_from_cache(repository, "config.json")
+        if isinstance(config, str):
+            return Path(config).parent
+    raise ModelUnavailable(
+        f"the weights of {name} are not on this machine; download them with "
+        f"'hf download {name}', or set {FOLDER_VARIABLE} to a folder that has them in {name}/"
+    )
+
+
+def _boot(folder: Path, name: str, processing: str) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ModelUnavailable(f"{folder} has a config.json but no weights of {name}")
+    try:
+        bridge = TransformerBridge.boot_transformers(str(folder), device="cpu")
+        if processing == "folded":
+            bridge.enable_compatibility_mode()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelUnavailable(f"{name} in {folder} cannot be loaded: {reason}") from error
+    return bridge.eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path, d_vocab: int) -> Any:
+    """The model's tokenizer, or None where the folder has none that fits."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return None  # transformers would make one that maps everything to 0
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    return tokenizer if len(tokenizer) == d_vocab else None
+
+
+def _digest(bridge: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(bridge.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def to_transformer_lens(transformer: Transformer) -> Any:
@@ -115,3 +239,157 @@ def _put_layer(block: Any, cfg: TransformerConfig, w: LayerWeights) -> None:
     else:
         _put(mlp.fc_in, w.W_in.T, w.b_in)
         _put(mlp.fc_out, w.W_out.T, w.b_out)
+
+
+def from_transformer_lens(bridge: Any) -> Transformer | None:
+    """Plain weights of a transformer_lens model, or None if its architecture is not one we know.
+
+    Knows decoder-only pre-norm models with learned or rotary positions. That the weights
+    compute the same is checked on random tokens, intact and with a head ablated, before they
+    are trusted; weights as they stand are read, so processing (folding) must be done before.
+    """
+    try:
+        transformer = _read(bridge)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, InvalidSpec):
+        return None  # some part is missing or has another shape: not an architecture we know
+    return transformer if transformer is not None and _computes_alike(bridge, transformer) else None
+
+
+def _read(bridge: Any) -> Transformer | None:
+    cfg, weights = bridge.cfg, bridge.state_dict()
+    positions = (cfg.positional_embedding_type or "standard").lower()
+    norm = _NORM_NAMES.get((cfg.normalization_type or "none").lower())
+    known_mlp = cfg.attn_only or cfg.act_fn in ("relu", "gelu", "gelu_new", "silu")
+    if norm is None or positions not in ("standard", "rotary") or not known_mlp:
+        return None
+    config = TransformerConfig(
+        n_layers=cfg.n_layers,
+        n_heads=cfg.n_heads,
+        d_model=cfg.d_model,
+        d_head=cfg.d_head,
+        d_vocab=cfg.d_vocab,
+        n_ctx=cfg.n_ctx,
+        attn_scale=1 / (cfg.attn_scale if cfg.attn_scale > 0 else math.sqrt(cfg.d_head)),
+        d_mlp=0 if cfg.attn_only else cfg.d_mlp,
+        n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
+        activation=cfg.act_fn if not cfg.attn_only else "gelu_new",
+        gated_mlp=bool(cfg.gated_mlp) and not cfg.attn_only,
+        normalization=norm,
+        norm_eps=cfg.eps,
+        positions="rotary" if positions == "rotary" else "learned",
+        rotary_dim=(cfg.rotary_dim or cfg.d_head) if positions == "rotary" else 0,
+        rotary_base=float(cfg.rotary_base),
+    )
+
+    def get(name: str) -> Tensor | None:
+        found = weights.get(name)
+        return None if found is None else found.detach().float().clone()
+
+    pairs = None
+    if positions == "rotary" and cfg.architecture != "TransformerLensNative":
+        pairs = _adjacent_pairs(config)
+    return Transformer(
+        config,
+        W_E=_present(bridge.W_E),
+        W_U=_present(bridge.W_U),
+        layers=tuple(_read_layer(bridge, get, config, x, pairs) for x in range(cfg.n_layers)),
+        W_pos=_present(bridge.W_pos) if positions == "standard" else None,
+        b_U=get("unembed.bias"),
+        lnf_w=get("ln_final.weight"),
+        lnf_b=get("ln_final.bias"),
+    )
+
+
+def _present(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().clone()
+
+
+def _adjacent_pairs(config: TransformerConfig) -> Tensor:
+    """Order that turns Hugging Face's half-and-half rotary layout into adjacent pairs."""
+    half = config.rotary_dim // 2
+    turned = torch.stack([torch.arange(half), torch.arange(half) + half], 1).flatten()
+    return torch.cat([turned, torch.arange(config.rotary_dim, config.d_head)])
+
+
+def _read_layer(
+    bridge: Any,
+    get: Callable[[str], Tensor | None],
+    config: TransformerConfig,
+    layer: int,
+    pairs: Tensor | None,
+) -> LayerWeights:
+    block, name = bridge.blocks[layer], f"blocks.{layer}"
+
+    def heads(letter: str, n: int, turned: bool = False) -> tuple[Tensor, Tensor | None]:
+        weight = _present(getattr(block.attn, f"W_{letter}")).view(n, config.d_model, config.d_head)
+        bias = get(f"{name}.attn.{letter.lower()}.bias")
+        bias = None if bias is None else bias.view(n, config.d_head)
+        if turned and pairs is not None:
+            weight, bias = weight[..., pairs], None if bias is None else bias[..., pairs]
+        return weight, bias
+
+    (W_Q, b_Q), (W_K, b_K) = heads("Q", config.n_heads, True), heads("K", config.n_kv_heads, True)
+    W_V, b_V = heads("V", config.n_kv_heads)
+    W_O = _present(block.attn.W_O).view(config.n_heads, config.d_head, config.d_model)
+    mlp: dict[str, Tensor | None] = {}
+    if config.d_mlp:
+        mlp = {
+            "W_in": _present(block.mlp.W_in).view(config.d_model, config.d_mlp),
+            "b_in": get(f"{name}.mlp.in.bias"),
+            "W_out": _present(block.mlp.W_out).view(config.d_mlp, config.d_model),
+            "b_out": get(f"{name}.mlp.out.bias"),
+            "ln2_w": get(f"{name}.ln2.weight"),
+            "ln2_b": get(f"{name}.ln2.bias"),
+        }
+        if config.gated_mlp:
+            mlp["W_gate"] = _present(block.mlp.W_gate).view(config.d_model, config.d_mlp)
+    return LayerWeights(
+        W_Q,
+        W_K,
+        W_V,
+        W_O,
+        b_Q,
+        b_K,
+        b_V,
+        get(f"{name}.attn.o.bias"),
+        ln1_w=get(f"{name}.ln1.weight"),
+        ln1_b=get(f"{name}.ln1.bias"),
+        **mlp,
+    )
+
+
+@torch.no_grad()
+def _computes_alike(bridge: Any, transformer: Transformer, tolerance: float = 1e-3) -> bool:
+    """Equal log-probabilities on random tokens, intact and with one head per layer ablated."""
+    from circuitbench.oracle.forward import Forward
+
+    cfg = transformer.config
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randint(cfg.d_vocab, (2, min(cfg.n_ctx, 12)), generator=rng)
+    off = torch.randint(cfg.n_heads, (cfg.n_layers,), generator=rng).tolist()
+    forward = Forward(transformer)
+
+    def zero(head: int) -> Callable[..., Tensor]:
+        def hook(z: Tensor, hook: object) -> Tensor:
+            out = z.clone()
+            out.view(*z.shape[:2], cfg.n_heads, -1)[:, :, head] = 0
+            return out
+
+        return hook
+
+    device = bridge.W_E.device
+    for ablated in (False, True):
+        hooks = [(f"blocks.{x}.attn.hook_z", zero(h)) for x, h in enumerate(off) if ablated]
+        theirs = bridge.run_with_hooks(tokens.to(device), fwd_hooks=hooks).float().cpu()
+        x = forward.embed(tokens)
+        for layer, head in enumerate(off):
+            z = forward.heads(layer, x).clone()
+            if ablated:
+                z[:, :, head] = 0
+            x = forward.add_mlp(layer, forward.add_attention(layer, x, z))
+        unembed = forward.weights.unembed
+        ours = torch.nn.functional.linear(forward.final(x), unembed.rows, unembed.bias)
+        difference = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max()
+        if not difference <= tolerance:
+            return False
+    return True

@@ -17,9 +17,11 @@ from circuitbench.models.transformer import Transformer
 from circuitbench.oracle import readout
 from circuitbench.oracle.batch import Source
 from circuitbench.oracle.forward import Forward, at_positions
+from circuitbench.oracle.memory import Memory
 from circuitbench.oracle.states import Run, Runner, Stream, Swap
 
 Half = Literal["task", "control"]
+FAST_TOLERANCE = 1e-3  # nats/token of a span's control loss
 
 
 class Ask(NamedTuple):
@@ -76,21 +78,33 @@ class FastEngine:
     Args:
         transformer: the model's weights.
         device: where to compute.
-        cache_bytes: memory for states kept between questions.
-        chunk_tokens: positions run at once.
+        cache_bytes: memory for states kept between questions; by default what the machine has.
+        chunk_tokens: positions run at once; likewise.
+        body, unembed: what layers and control logits are computed in. A rough unembedding
+            checks itself on the first control text it sees (``error``, nats/token) and is
+            replaced by the exact one where it is off by more than :data:`FAST_TOLERANCE`.
     """
 
     def __init__(
         self,
         transformer: Transformer,
         device: str | torch.device = "cpu",
-        cache_bytes: int = 1 << 30,
-        chunk_tokens: int = 4096,
+        cache_bytes: int | None = None,
+        chunk_tokens: int | None = None,
+        body: torch.dtype = torch.float32,
+        unembed: torch.dtype = torch.float32,
     ) -> None:
         self.transformer = transformer
         self.device = torch.device(device)
-        self.forward = Forward(transformer.to(self.device))
-        self.runner = Runner(self.forward, cache_bytes, chunk_tokens)
+        self.forward = Forward(transformer.to(self.device), body, unembed)
+        self.error: float | None = None
+        self._unembed_is_rough = unembed != torch.float32 and body == torch.float32
+        memory = Memory(transformer.config, self.device)
+        self.runner = Runner(
+            self.forward,
+            memory.cache_bytes if cache_bytes is None else cache_bytes,
+            memory.chunk_tokens if chunk_tokens is None else chunk_tokens,
+        )
         self._prepared: WeakKeyDictionary[Source, _Prepared] = WeakKeyDictionary()
 
     @property
@@ -112,20 +126,21 @@ class FastEngine:
         values = np.empty((len(asks), n_rows), np.float32)
         divergence = np.empty((len(asks), n_rows), np.float32) if kl else None
         for members in groups.values():
-            keeps = np.stack([_kept(asks[i]) for i in members])
-            for chunk, x in self.runner.finals([runs[i] for i in members], keeps):
+
+            def read(chunk: list[int], x: Tensor, members: list[int] = members) -> None:
                 index = [members[c] for c in chunk]
-                normed = self.forward.final(x)
+                some = [asks[i] for i in index]
+                normed = self.forward.final(x).unflatten(0, (len(index), -1))
                 if half == "control":
-                    tokens = torch.cat([runs[i].tokens for i in index])
-                    out = readout.control_loss(self.forward.weights.unembed, normed, tokens)
-                    self.forward.flops += tokens.numel() * self._unembed_flops
+                    out = self._control_loss([runs[i] for i in index], normed)
                 else:
-                    normed = normed.unflatten(0, (len(index), -1))
-                    out = self._metric([asks[i] for i in index], normed)
-                    if divergence is not None:
-                        divergence[index] = self._kl([asks[i] for i in index], normed)
-                values[index] = out.view(len(index), -1).cpu().numpy()
+                    out = self._metric(some, normed)
+                if divergence is not None:
+                    divergence[index] = self._kl(some, normed)
+                values[index] = out.cpu().numpy()
+
+            keeps = np.stack([_kept(asks[i]) for i in members])
+            self.runner.finals([runs[i] for i in members], keeps, read)
         return values, divergence
 
     @torch.no_grad()
@@ -234,8 +249,24 @@ class FastEngine:
         f = self.forward
         intact = np.ones((1, f.config.n_layers, f.config.n_heads), bool)
         run = self._run("task", Ask(source, rows, intact[0]))
-        ((_, x),) = self.runner.finals([run], intact)
-        return f.final(x)
+        found: list[Tensor] = []
+        self.runner.finals([run], intact, lambda _, x: found.append(f.final(x)))
+        return found[-1]
+
+    def _control_loss(self, runs: list[Run], normed: Tensor) -> Tensor:
+        """``[n, rows, pos, d_model]`` to ``[n, rows]``."""
+        unembed = self.forward.weights.unembed
+        tokens = torch.cat([run.tokens for run in runs])
+        out = readout.control_loss(unembed, normed.flatten(0, 1), tokens)
+        self.forward.flops += tokens.numel() * self._unembed_flops
+        if self._unembed_is_rough and self.error is None:
+            exact = readout.control_loss(unembed.exact(), normed.flatten(0, 1), tokens)
+            self.error = float((out - exact).abs().max())
+            if self.error > FAST_TOLERANCE:
+                self.forward.weights.unembed = unembed.exact()
+                self._unembed_is_rough = False
+                out = exact
+        return out.view(len(runs), -1)
 
     def _metric(self, asks: list[Ask], normed: Tensor) -> Tensor:
         """``[n, rows, k, d_model]`` to ``[n, rows]``."""

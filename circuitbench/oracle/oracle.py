@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from circuitbench.errors import BudgetExceeded, InvalidSpec, nearest
 from circuitbench.models.base import Model
 from circuitbench.oracle.answer import Request, answer, fill, parts_of, unknown, values
 from circuitbench.oracle.batch import Batch, Part, Source
-from circuitbench.oracle.engine import Engine, FastEngine
+from circuitbench.oracle.engine import Engine
+from circuitbench.oracle.engines import engine_for
 from circuitbench.oracle.meter import Meter
 from circuitbench.seeding import derive_seed, generator
 from circuitbench.tasks.base import Task
@@ -415,20 +415,6 @@ def query_together(
         oracle.meter.seconds += (time.perf_counter() - start) / len(requests)
         oracle.meter.flops += (first.engine.flops - flops) / len(requests)
     return damages
-
-
-_engines: WeakValueDictionary[tuple[int, str, str], FastEngine] = WeakValueDictionary()
-
-
-def engine_for(model: Model, device: str, precision: str) -> Engine:
-    """The engine that all oracles of one model, device and precision share."""
-    if model.transformer is None:
-        raise InvalidSpec(f"model {model.name!r} has no plain weights")
-    key = id(model.transformer), device, precision
-    engine = _engines.get(key)
-    if engine is None:
-        engine = _engines[key] = FastEngine(model.transformer, device)
-    return engine
 
 
 def _known_ablation(ablation: Ablation) -> Ablation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.oracle.forward import Forward, at_positions
+from circuitbench.oracle.memory import halving
 
 _serial = itertools.count()
 _PRUNE_BELOW = 0.8  # share of heads needed under which only those are computed
@@ -135,26 +136,46 @@ class Runner:
         self.cache = StateCache(cache_bytes)
         self.chunk_tokens = chunk_tokens
 
-    def finals(self, runs: Sequence[Run], keeps: np.ndarray) -> Iterator[tuple[list[int], Tensor]]:
-        """Final residual streams, a chunk at a time.
+    def finals(
+        self,
+        runs: Sequence[Run],
+        keeps: np.ndarray,
+        read: Callable[[list[int], Tensor], None],
+    ) -> None:
+        """Run all masks, a chunk at a time; chunks shrink when memory does not suffice.
 
         Args:
             runs: one per mask; all of the same number of rows, positions and reads.
             keeps: ``[n_masks, n_layers, n_heads]`` bool.
-
-        Yields:
-            indices of masks, and ``[len(indices) * rows, pos or k, d_model]`` before the final
-            norm.
+            read: takes the indices of some masks and their final residual streams
+                ``[len(indices) * rows, pos or k, d_model]``, before the final norm. It may be
+                called again for the same masks if it runs out of memory itself.
         """
-        rows, pos = runs[0].tokens.shape
-        at_once = max(1, self.chunk_tokens // (rows * pos))
+        size = runs[0].n_rows * runs[0].stream.tokens.shape[1]
         first = np.where(keeps.all(-1), keeps.shape[1], np.arange(keeps.shape[1])).min(-1)
         # Masks that branch off late share the longest prefixes: keep neighbours together.
         order = sorted(range(len(runs)), key=lambda i: (first[i], keeps[i].tobytes()))
         remember = self._remember(runs, keeps)
-        for start in range(0, len(order), at_once):
+
+        def run(at_once: int) -> int:
             index = order[start : start + at_once]
-            yield index, self._chunk([runs[i] for i in index], keeps[index], remember)
+            chunk = _Chunk(
+                self.forward, self.cache, [runs[i] for i in index], keeps[index], remember
+            )
+            read(index, chunk.run())
+            return len(index)
+
+        start, at_once = 0, max(1, self.chunk_tokens // size)
+        while start < len(order):
+            done, enough = halving(run, min(at_once, len(order) - start), self._recover)
+            if enough < min(at_once, len(order) - start):
+                at_once, self.chunk_tokens = enough, enough * size
+            start += done
+
+    def _recover(self) -> None:
+        self.cache.clear()
+        if self.forward.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _remember(self, runs: Sequence[Run], keeps: np.ndarray) -> bool:
         """Whether this question's own states fit the cache without washing out the rest."""
@@ -162,13 +183,6 @@ class Runner:
         per_position = cfg.d_model + cfg.n_heads * cfg.d_head
         size = 4 * runs[0].tokens.numel() * per_position * cfg.n_layers
         return size * len(runs) <= self.cache.limit // 2
-
-    def _chunk(self, runs: list[Run], keeps: np.ndarray, remember: bool) -> Tensor:
-        chunk = _Chunk(self.forward, self.cache, runs, keeps, remember)
-        for layer in range(min(chunk.begins), keeps.shape[1]):
-            x, z, only = chunk.enter(layer)
-            chunk.branch(layer, x, z, only)
-        return chunk.finals()
 
 
 class _Chunk:
@@ -206,13 +220,15 @@ class _Chunk:
                 return layer
         return 0
 
-    def finals(self) -> Tensor:
+    def run(self) -> Tensor:
         """The states after the last layer, one block per mask."""
-        if self.x is None:
-            raise RuntimeError("a chunk was read before it was run")
+        for layer in range(min(self.begins), self.last + 1):
+            x, z, only = self._enter(layer)
+            self.x = self._branch(layer, x, z, only)
+        assert self.x is not None  # the loop runs at least once: begins are at most the last layer
         return _take(self.x, [self.blocks[keys[-1]] for keys in self.keys], self.rows)
 
-    def enter(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _enter(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """All distinct states before ``layer``, their head outputs, and which heads those are."""
         plain = [] if self.x is None else [self.x]
         known: dict[Hashable, tuple[int, Tensor, Tensor]] = {}
@@ -240,8 +256,8 @@ class _Chunk:
             return *parts[0], only
         return torch.cat([x for x, _ in parts]), torch.cat([z for _, z in parts]), only
 
-    def branch(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None) -> None:
-        """Go through ``layer``: afterwards ``x`` holds all distinct states after it."""
+    def _branch(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None) -> Tensor:
+        """All distinct states after ``layer``."""
         parents: list[int] = []
         children: dict[Hashable, int] = {}
         owner: list[int] = []
@@ -259,8 +275,8 @@ class _Chunk:
         if not self.keeps[owner, layer].all():
             z = self._ablated(layer, z, keep, owner)
         x = self.forward.add_attention(layer, x, z, only)
-        self.x = self.forward.add_mlp(layer, x)
         self.blocks, self.owner = children, owner
+        return self.forward.add_mlp(layer, x)
 
     def _add(self, key: Hashable, i: int) -> None:
         self.blocks[key] = len(self.owner)

@@ -77,7 +77,17 @@ class Unembedding:
         t = transformer
         weight, self.bias = folded(t.W_U, t.b_U, t.lnf_w, t.lnf_b)
         self.rows = weight.T.contiguous()
-        self.blocks = [
+        self.blocks = self._in_blocks(dtype)
+
+    def exact(self) -> Unembedding:
+        """The same in float32."""
+        exact = Unembedding.__new__(Unembedding)
+        exact.rows, exact.bias = self.rows, self.bias
+        exact.blocks = exact._in_blocks(torch.float32)
+        return exact
+
+    def _in_blocks(self, dtype: torch.dtype) -> list[Linear]:
+        return [
             Linear(
                 self.rows[start : start + self.block],
                 None if self.bias is None else self.bias[start : start + self.block],

@@ -1,0 +1,61 @@
+"""How much is run at once and how much is kept, from what the device has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from circuitbench.models.transformer import TransformerConfig
+
+_CPU_WORK = 24 << 20  # bytes of the widest tensor: above, glibc maps and unmaps it every time
+_CPU_CACHE = 1 << 30
+_GPU_CACHE_SHARE = 0.3  # of free memory
+_GPU_WORK_SHARE = 0.2
+_WIDEST_AT_ONCE = 4  # tensors of the widest kind that live together
+
+T = TypeVar("T")
+
+
+class Memory:
+    """Limits for one model on one device.
+
+    Args:
+        config: the model's shapes.
+        device: where it runs; a GPU's limits follow its free memory.
+    """
+
+    def __init__(self, config: TransformerConfig, device: torch.device) -> None:
+        widest = max(config.d_mlp, (config.n_heads + 2 * config.n_kv_heads) * config.d_head)
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            self.cache_bytes = int(_GPU_CACHE_SHARE * free)
+            work = int(_GPU_WORK_SHARE * free) // _WIDEST_AT_ONCE
+        else:
+            self.cache_bytes, work = _CPU_CACHE, _CPU_WORK
+        self.chunk_tokens = max(1, work // (4 * widest))
+
+
+def halving(run: Callable[[int], T], size: int, recover: Callable[[], None]) -> tuple[T, int]:
+    """``run(size)``, with half the size again and again while memory does not suffice.
+
+    Args:
+        run: may raise :class:`torch.OutOfMemoryError`; must be safe to repeat.
+        size: to begin with.
+        recover: called after a failure, to give memory back.
+
+    Returns:
+        The result and the size that sufficed.
+
+    Raises:
+        torch.OutOfMemoryError: if even size 1 does not fit.
+    """
+    while True:
+        try:
+            return run(size), size
+        except torch.OutOfMemoryError:
+            if size <= 1:
+                raise
+        recover()  # outside the handler: the traceback would keep tensors alive
+        size = max(1, size // 2)
