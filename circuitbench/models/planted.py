@@ -123,12 +123,17 @@ REDUNDANT = PlantedConfig(
 
 HARD = replace(
     REDUNDANT,
-    roles={role: copies for role, copies in REDUNDANT.roles.items() if role != "skip_bigram"},
+    roles={
+        role: Copies(min(n, 2), mode) if mode == "or" else Copies(n)
+        for role, (n, mode) in REDUNDANT.roles.items()
+        if role != "skip_bigram"
+    },
     shared_language=True,
     lookalikes=40,
-    noise=0.3,
+    noise=0.2,
     output_noise=0.1,
-    superposition=1.15,
+    superposition=1.04,
+    out_scale=0.2,
 )
 
 LARGE = replace(

@@ -139,8 +139,7 @@ def _hide(
     """Turn maps on features into weights in random bases, and fill the rest with noise."""
     d_head = max(head_maps.width for head_maps in maps.values()) if maps else 8
     d_model = round(space.size / config.superposition)
-    # features -> residual stream; orthogonal, or (superposition) as near as fewer dimensions allow
-    basis = random_rotation(space.size, rng)[:, :d_model] * math.sqrt(space.size / d_model)
+    basis = _basis(space, d_model, rng)
     noise = config.noise / math.sqrt(max(len(heads["noise"]), 1))
     outputs = np.ones(space.size)
     for block in ("out_name", "out_num", "out_word"):
@@ -178,6 +177,23 @@ def _hide(
         W_U=_tensor(basis.T @ space.unembed),
         layers=tuple(layers),
     )
+
+
+def _basis(space: FeatureSpace, d_model: int, rng: np.random.Generator) -> np.ndarray:
+    """Features -> residual stream ``[size, d_model]``.
+
+    A random rotation where every feature has a dimension. In superposition the wide blocks
+    share what is left after flags and signals, as a tight frame: single features decide which
+    heads are awake, and one that is not exact puts whole roles to sleep.
+    """
+    narrow = np.zeros(space.size, dtype=bool)
+    for block in space.blocks.values():
+        narrow[block] = block.stop - block.start == 1
+    wide, left = int((~narrow).sum()), d_model - int(narrow.sum())
+    basis = np.zeros((space.size, d_model))
+    basis[~narrow, :left] = random_rotation(wide, rng)[:, :left] * math.sqrt(wide / left)
+    basis[narrow, left:] = np.eye(int(narrow.sum()))
+    return basis @ random_rotation(d_model, rng)
 
 
 def _stack(maps: HeadMaps, d_head: int) -> tuple[np.ndarray, ...]:

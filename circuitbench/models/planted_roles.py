@@ -266,13 +266,13 @@ def _negative_name_mover(w: Wiring, copy: int) -> HeadMaps:
 def _backup_name_mover(w: Wiring, copy: int) -> HeadMaps:
     """A name mover that sleeps while every mover reports to be awake."""
     read, movers = w.space.read, w.copies("name_mover").n
-    beta = 2.0 * w.sharpness * movers
-    asleep_from = 1.0 - 0.5 / movers
-    awake = beta * read("end") - (0.5 * beta / asleep_from) * read("movers_awake")
+    beta = w.sharpness
+    # the sink is half a match above names while all movers are awake, half below if one is not
+    rest = w.sink(0.5 * beta, end=(1.0 - movers) * beta, movers_awake=movers * beta)
     qk = (
-        (awake, read("name")),
+        (beta * read("end"), read("name")),
         (-w.inhibition * beta * read("inhibited"), read("tok_name")),
-        w.sink(0.5 * beta),
+        rest,
     )
     strength = w.share("backup_name_mover") * w.repair * w.gain / movers
     return HeadMaps(qk, ((read("tok_name"), w.logits("name", strength)),))

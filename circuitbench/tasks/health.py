@@ -1,0 +1,449 @@
+"""The health gate: is this task on this model a fair question with a true answer?
+
+Every check gives a number and the limit it is held against. Effects are in units of the *gap*:
+the metric of the intact model minus that of the model with every head ablated.
+
+A truth is tested both ways. A head it names must matter in *some* context: alone, with the rest
+of its role gone, or with another role (or part of one) gone. A head it does not name must matter
+in *none*: alone, and inside random subsets of other ablated heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitbench.circuit import Ablation, Circuit, Head
+from circuitbench.errors import InvalidSpec, UnknownName
+from circuitbench.models.base import Model
+from circuitbench.oracle import AblationOracle
+from circuitbench.seeding import generator
+from circuitbench.tasks.base import Prompts, Task
+
+Context = frozenset[Head]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a healthy task keeps to. A model states its own in ``provenance["health"]``.
+
+    Args:
+        accuracy: least share of prompts answered correctly.
+        counterfactual: greatest counterfactual metric, relative to the clean one.
+        control: greatest control loss, relative to a uniform guess.
+        nothing: greatest share of the metric left with every head ablated.
+        sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
+        matters: least effect of a truth head in its best context.
+        tolerance: greatest effect of any other head, in any context.
+        together: greatest effect of a random half of the other heads.
+        stability: greatest change of a truth head's effect from one prompt seed to the next.
+    """
+
+    accuracy: float = 0.99
+    counterfactual: float = 0.5
+    control: float = 0.6
+    nothing: float = 0.1
+    sufficiency: float = 0.1
+    matters: float = 0.05
+    tolerance: float = 0.02
+    together: float = 0.05
+    stability: float = 0.2
+
+    @classmethod
+    def of(cls, model: Model) -> Limits:
+        """The default limits, with those the model states itself.
+
+        Raises :class:`UnknownName` for a limit that does not exist.
+        """
+        own: Mapping[str, float] = model.provenance.get("health", {})
+        known = [limit.name for limit in fields(cls)]
+        for name in own:
+            if name not in known:
+                raise UnknownName("health limit", name, known)
+        return cls(**own)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure against its limit; ``relation`` is ``>=``, ``<=`` or ``==``."""
+
+    name: str
+    value: float
+    relation: str
+    limit: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit is kept; a value that is not a number never passes."""
+        if not math.isfinite(self.value):
+            return False
+        if self.relation == ">=":
+            return self.value >= self.limit
+        if self.relation == "<=":
+            return self.value <= self.limit
+        return self.value == self.limit
+
+
+@dataclass(frozen=True)
+class RoleReport:
+    """A role and what its heads do: ``alone`` and ``in_context`` hold one effect per head."""
+
+    name: str
+    heads: tuple[str, ...]
+    needed: int
+    sign: int
+    shows: str
+    alone: tuple[float, ...]
+    in_context: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything the gate found; :meth:`as_dict` is JSON-able.
+
+    ``effects [n_layers][n_heads]`` are single-head effects in units of the gap, None where a head
+    was not tried alone; ``truth`` is the same grid of 0 and 1.
+    """
+
+    task: str
+    model: str
+    ablation: str
+    prompts: int
+    seed: int
+    checks: tuple[Check, ...]
+    roles: tuple[RoleReport, ...]
+    effects: tuple[tuple[float | None, ...], ...]
+    truth: tuple[tuple[int, ...], ...]
+    source: str
+    kind: str
+    valid_under: tuple[str, ...]
+    blind_spots: tuple[str, ...]
+    dials: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card as plain JSON values."""
+        checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
+        return asdict(self) | {"passed": self.passed, "checks": checks}
+
+
+def validate_task(
+    task_name: str,
+    model: Model,
+    task: Task,
+    *,
+    ablation: Ablation | None = None,
+    limits: Limits | None = None,
+    prompts: int = 32,
+    subsets: int = 24,
+    others: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Card:
+    """Put a task on a model through the gate.
+
+    Args:
+        task_name: as in the registry; seeds the draws.
+        model, task: what is tested.
+        ablation: one of those the truth claims to be valid under; by default the first.
+        limits: by default those of the model, see :meth:`Limits.of`.
+        prompts: prompts and control spans per batch.
+        subsets: random subsets in which heads outside the truth are tried.
+        others: how many heads outside the truth are tried alone (a random choice); all by
+            default.
+        seed: of all draws.
+        device: where to compute.
+
+    Raises:
+        InvalidSpec: for an ablation the truth does not claim, or a task the model can't do.
+    """
+    limits = Limits.of(model) if limits is None else limits
+    truth = task.truth(model)
+    ablation = truth.ablations[0] if ablation is None else ablation
+    if ablation not in truth.ablations:
+        raise InvalidSpec(
+            f"the truth of {task_name} on {model.name} is not claimed under {ablation} ablation; "
+            f"valid: {', '.join(truth.ablations)}"
+        )
+    drawn = task.prompts(model, prompts, generator(seed, task_name, "health"))
+    bench = _Bench(
+        AblationOracle(
+            model,
+            task,
+            task_name=task_name,
+            seed=seed,
+            ablation=ablation,
+            batch_size=prompts,
+            device=device,
+        ),
+        truth,
+    )
+    tried = sorted(truth.heads) + bench.choose(others, generator(seed, task_name, "others"))
+    singles = bench.effects([frozenset({head}) for head in tried])
+    effects = dict(zip(tried, singles, strict=True))
+    in_context = _truth_in_context(bench)
+    checks = (
+        *_behaviour(bench, drawn, limits),
+        *_shape(model, drawn),
+        *_faithfulness(bench, limits),
+        *_truth_matters(bench, in_context, limits),
+        *_others_do_not(bench, effects, limits, subsets, generator(seed, task_name, "subsets")),
+        _stability(bench, effects, limits),
+    )
+    roles = tuple(
+        RoleReport(
+            name,
+            tuple(str(head) for head in role.heads),
+            role.needed,
+            role.sign,
+            role.shows,
+            tuple(effects[head] for head in role.heads),
+            tuple(in_context[head] for head in role.heads),
+        )
+        for name, role in truth.roles.items()
+    )
+    return Card(
+        task=task_name,
+        model=model.name,
+        ablation=ablation,
+        prompts=prompts,
+        seed=seed,
+        checks=checks,
+        roles=roles,
+        effects=_grid(model, effects),
+        truth=_grid(model, {head: int(head in truth.heads) for head in bench.all_heads}),
+        source=truth.source,
+        kind=truth.kind,
+        valid_under=truth.ablations,
+        blind_spots=truth.blind_spots,
+        dials=getattr(model.construction, "dials", {}),
+        provenance=dict(model.provenance),
+    )
+
+
+class _Bench:
+    """An oracle and a truth, asked about sets of ablated heads."""
+
+    def __init__(self, oracle: AblationOracle, truth: Circuit) -> None:
+        self.oracle, self.truth = oracle, truth
+        layers, heads = oracle.shape
+        self.all_heads = [Head(layer, head) for layer in range(layers) for head in range(heads)]
+        self.others = [head for head in self.all_heads if head not in truth.heads]
+        self.everything: Context = frozenset(self.all_heads)
+        self.clean = oracle.clean_metric
+        self.gap = float(self._damage([self.everything])[0])
+
+    def choose(self, n: int | None, rng: np.random.Generator) -> list[Head]:
+        """``n`` heads outside the truth, or all of them."""
+        if n is None or n >= len(self.others):
+            return self.others
+        return [self.others[i] for i in sorted(rng.choice(len(self.others), n, replace=False))]
+
+    def _damage(self, ablated: Iterable[Context]) -> Tensor:
+        sets = list(ablated)
+        masks = torch.ones(len(sets), *self.oracle.shape, dtype=torch.bool)
+        for i, context in enumerate(sets):
+            for layer, head in context:
+                masks[i, layer, head] = False
+        return self.oracle.query(masks, control=False).task
+
+    def effects(self, ablated: Iterable[Context]) -> list[float]:
+        """Metric lost by ablating each set, in units of the gap (0 where there is no gap)."""
+        damage = self._damage(ablated)
+        return [float(x) / self.gap if self.gap else 0.0 for x in damage]
+
+    def marginals(self, pairs: list[tuple[Head, Context]]) -> list[float]:
+        """Metric lost by ablating each head too, given that its context is ablated already."""
+        contexts = list(dict.fromkeys(context for _, context in pairs))
+        before = dict(zip(contexts, self.effects(contexts), strict=True))
+        after = self.effects(context | {head} for head, context in pairs)
+        return [b - before[context] for b, (_, context) in zip(after, pairs, strict=True)]
+
+
+def _truth_in_context(bench: _Bench) -> dict[Head, float]:
+    """The largest effect (by size) of every truth head over the contexts it may matter in."""
+    roles = bench.truth.roles
+    pairs = []
+    for name, role in roles.items():
+        for head in role.heads:
+            rest = frozenset(role.heads) - {head}
+            contexts = {frozenset[Head](), rest}
+            for other_name, other in roles.items():
+                if other_name != name:
+                    group = frozenset(other.heads) - {head}
+                    contexts |= {group, group | rest, frozenset(other.heads[:1]) - {head}}
+            pairs += [(head, context) for context in sorted(contexts, key=sorted)]
+    best: dict[Head, float] = {}
+    for (head, _), effect in zip(pairs, bench.marginals(pairs), strict=True):
+        if abs(effect) > abs(best.get(head, 0.0)) or head not in best:
+            best[head] = effect
+    return best
+
+
+def _behaviour(bench: _Bench, drawn: Prompts, limits: Limits) -> list[Check]:
+    """The model does the task, the counterfactual undoes it, and the language is one."""
+    batch, construction = bench.oracle.batch, bench.oracle.model.construction
+    language = getattr(construction, "language", None)
+    vocabulary = int(max(drawn.tokens.max(), drawn.token_ids.max())) + 1
+    transformer = bench.oracle.model.transformer
+    if transformer is not None:
+        vocabulary = transformer.config.d_vocab
+    uniform = getattr(language, "uniform_loss", math.log(vocabulary))
+    flipped = torch.zeros(1, *bench.oracle.shape, dtype=torch.bool)
+    restored_none = bench.oracle.query(flipped, direction="denoising").task
+    counterfactual = bench.clean - float(restored_none[0])
+    return [
+        Check("accuracy", batch.accuracy, ">=", limits.accuracy, "top choice is right"),
+        Check(
+            "counterfactual metric / clean metric",
+            counterfactual / bench.clean if bench.clean else math.nan,
+            "<=",
+            limits.counterfactual,
+            f"clean {bench.clean:.2f}, counterfactual {counterfactual:.2f}",
+        ),
+        Check(
+            "control loss / uniform",
+            batch.control_loss / uniform,
+            "<=",
+            limits.control,
+            f"{batch.control_loss:.2f} of {uniform:.2f} nats/token",
+        ),
+    ]
+
+
+def _shape(model: Model, drawn: Prompts) -> list[Check]:
+    """Single-token answers inside the vocabulary that are not wrong answers at the same time."""
+    answers = drawn.token_ids.masked_fill(drawn.weights <= 0, -1)
+    wrong = drawn.token_ids.masked_fill(drawn.weights >= 0, -2)
+    both = int((answers[..., :, None] == wrong[..., None, :]).sum())
+    size = model.transformer.config.d_vocab if model.transformer is not None else None
+    highest = int(torch.stack([drawn.tokens.max(), drawn.token_ids.max()]).max())
+    outside = 0 if size is None else max(0, highest + 1 - size)
+    return [
+        Check("prompt lengths", 1, "==", 1, f"all of {drawn.tokens.shape[1]} tokens"),
+        Check("answers that are wrong answers too", both, "==", 0),
+        Check("token ids outside the vocabulary", outside, "==", 0),
+    ]
+
+
+def _faithfulness(bench: _Bench, limits: Limits) -> list[Check]:
+    """All heads keep the metric, none lose it, the truth alone keeps it."""
+    none_off, others_off = bench.effects([frozenset(), frozenset(bench.others)])
+    left = (bench.clean - bench.gap) / bench.clean if bench.clean else math.nan
+    return [
+        Check("faithfulness of all heads - 1", abs(none_off), "<=", 1e-4),
+        Check("metric left with no head", abs(left), "<=", limits.nothing),
+        Check(
+            "faithfulness of the truth alone - 1",
+            abs(others_off),
+            "<=",
+            limits.sufficiency,
+            f"{1 - others_off:.3f}",
+        ),
+    ]
+
+
+def _truth_matters(bench: _Bench, in_context: dict[Head, float], limits: Limits) -> list[Check]:
+    """Every truth head matters somewhere, and in the direction its role says."""
+    weakest = min(in_context, key=lambda head: abs(in_context[head]))
+    against = [
+        head
+        for role in bench.truth.roles.values()
+        for head in role.heads
+        if role.sign * in_context[head] < 0
+    ]
+    return [
+        Check(
+            "weakest truth head in its best context",
+            abs(in_context[weakest]),
+            ">=",
+            limits.matters,
+            f"head {weakest}",
+        ),
+        Check(
+            "truth heads against their sign", len(against), "==", 0, ", ".join(map(str, against))
+        ),
+    ]
+
+
+def _others_do_not(
+    bench: _Bench,
+    effects: dict[Head, float],
+    limits: Limits,
+    subsets: int,
+    rng: np.random.Generator,
+) -> list[Check]:
+    """Heads outside the truth matter neither alone nor among random other ablated heads."""
+    if not bench.others or not subsets:
+        return []
+    tried = [head for head in bench.others if head in effects]
+    strongest = max(tried, key=lambda head: abs(effects[head]))
+    truth = sorted(bench.truth.heads)
+    halves, pairs = [], []
+    for i in range(subsets):
+        half = frozenset(h for h, off in zip(bench.others, _coins(bench.others, 0.5, rng)) if off)
+        broken = frozenset(h for h, off in zip(truth, _coins(truth, 0.15, rng)) if off)
+        halves.append(half)
+        head = bench.others[int(rng.integers(len(bench.others)))]
+        # every other subset also damages the circuit, so that dormant heads would show
+        context = half | broken if i % 2 else half
+        pairs.append((head, context - {head}))
+    shared = bench.effects(halves)
+    marginal = [abs(x) for x in bench.marginals(pairs)]
+    return [
+        Check(
+            "strongest other head, alone",
+            abs(effects[strongest]),
+            "<=",
+            limits.tolerance,
+            f"head {strongest}; {len(tried)} of {len(bench.others)} tried",
+        ),
+        Check(
+            "strongest other head, in random subsets",
+            max(marginal),
+            "<=",
+            limits.tolerance,
+            f"{subsets} subsets",
+        ),
+        Check(
+            "random half of the other heads, together",
+            max(abs(x) for x in shared),
+            "<=",
+            limits.together,
+            f"{subsets} subsets",
+        ),
+    ]
+
+
+def _coins(items: list[Head], p: float, rng: np.random.Generator) -> np.ndarray:
+    return rng.random(len(items)) < p
+
+
+def _stability(bench: _Bench, effects: dict[Head, float], limits: Limits) -> Check:
+    """Truth heads have the same single effects on other prompts."""
+    truth = sorted(bench.truth.heads)
+    first = bench.oracle.batch
+    bench.oracle.resample(1)
+    again = bench.effects([frozenset({head}) for head in truth])
+    bench.oracle.batch = first
+    worst = max(abs(a - effects[head]) for a, head in zip(again, truth, strict=True))
+    return Check("effect change on other prompts", worst, "<=", limits.stability)
+
+
+def _grid(model: Model, values: Mapping[Head, Any]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(
+        tuple(values.get(Head(layer, head)) for head in range(model.n_heads))
+        for layer in range(model.n_layers)
+    )
