@@ -117,7 +117,7 @@ def _boot(folder: Path, name: str, processing: str) -> Any:
         bridge = TransformerBridge.boot_transformers(str(folder), device="cpu")
         if processing == "folded":
             bridge.enable_compatibility_mode()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # loaders raise whatever their file formats' libraries raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelUnavailable(f"{name} in {folder} cannot be loaded: {reason}") from error
     return bridge.eval().requires_grad_(False)
@@ -125,11 +125,14 @@ def _boot(folder: Path, name: str, processing: str) -> Any:
 
 def _tokenizer(folder: Path, d_vocab: int) -> Any:
     """The model's tokenizer, or None where the folder has none that fits."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GPT2TokenizerFast
 
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        tokenizer = GPT2TokenizerFast.from_pretrained(str(folder))
+    else:
         return None  # transformers would make one that maps everything to 0
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
     return tokenizer if len(tokenizer) == d_vocab else None
 
 

@@ -1,0 +1,183 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from circuitbench.errors import InvalidSpec, ModelUnavailable
+from circuitbench.models import pretrained
+from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with a tiny GPT-2 of random weights in Hugging Face's layout."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    root = tmp_path_factory.mktemp("weights")
+    config = GPT2Config(
+        n_layer=2,
+        n_head=3,
+        n_embd=12,
+        n_positions=16,
+        vocab_size=20,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPT2LMHeadModel(config)
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.3)
+    model.save_pretrained(root / "gpt2")
+    return root
+
+
+@pytest.fixture
+def found(weights, monkeypatch):
+    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(weights))
+
+
+def logits(transformer: Transformer, tokens: torch.Tensor, off: tuple[int, int] | None = None):
+    """Written out plainly, as an independent reference."""
+    t, cfg = transformer, transformer.config
+    x = t.W_E[tokens] + t.W_pos[: tokens.shape[1]]
+
+    def norm(x, w, b):
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, cfg.norm_eps)
+
+    for layer, w in enumerate(t.layers):
+        n = norm(x, w.ln1_w, w.ln1_b)
+        q, k, v = (
+            torch.einsum("bpd,hdk->bhpk", n, W) + b[:, None]
+            for W, b in ((w.W_Q, w.b_Q), (w.W_K, w.b_K), (w.W_V, w.b_V))
+        )
+        scores = q @ k.transpose(-1, -2) * cfg.attn_scale
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        z = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+        if off is not None and off[0] == layer:
+            z[:, off[1]] = 0
+        x = x + torch.einsum("bhpk,hkd->bpd", z, w.W_O) + w.b_O
+        hidden = norm(x, w.ln2_w, w.ln2_b) @ w.W_in + w.b_in
+        x = x + torch.nn.functional.gelu(hidden, approximate="tanh") @ w.W_out + w.b_out
+    return norm(x, t.lnf_w, t.lnf_b) @ t.W_U + (0 if t.b_U is None else t.b_U)
+
+
+def test_raw_weights_compute_what_hugging_face_computes(weights, found):
+    from transformers import GPT2LMHeadModel
+
+    model = pretrained.gpt2("raw")
+    assert (model.name, model.n_layers, model.n_heads) == ("gpt2@raw", 2, 3)
+    tokens = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        theirs = GPT2LMHeadModel.from_pretrained(weights / "gpt2")(tokens).logits
+    torch.testing.assert_close(logits(model.transformer, tokens), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_folding_keeps_the_predictions_but_changes_zero_ablation(found):
+    raw, folded = pretrained.gpt2("raw"), pretrained.gpt2()
+    assert (raw.provenance["processing"], folded.provenance["processing"]) == ("raw", "folded")
+    assert raw.provenance["weights_sha256"] != folded.provenance["weights_sha256"]
+    tokens = torch.arange(20).view(2, 10)
+
+    def log_p(model, off=None):
+        return logits(model.transformer, tokens, off).log_softmax(-1)
+
+    torch.testing.assert_close(log_p(raw), log_p(folded), atol=1e-4, rtol=1e-4)
+    assert (log_p(raw, (0, 1)) - log_p(folded, (0, 1))).abs().max() > 1e-2
+
+
+def test_weights_survive_the_way_to_transformer_lens_and_back():
+    config = TransformerConfig(2, 2, 6, 3, 11, 8, 0.7, 10, normalization="layer")
+    rng = torch.Generator().manual_seed(1)
+
+    def draw(*size):
+        return torch.randn(size, generator=rng)
+
+    def layer():
+        return LayerWeights(
+            *(draw(2, 6, 3) for _ in range(3)),
+            draw(2, 3, 6),
+            *(draw(2, 3) for _ in range(3)),
+            draw(6),
+            draw(6, 10),
+            draw(10),
+            None,
+            draw(10, 6),
+            *(draw(6) for _ in range(5)),
+        )
+
+    there = Transformer(
+        config, draw(11, 6), draw(6, 11), (layer(), layer()), draw(8, 6), draw(11), draw(6), draw(6)
+    )
+    back = pretrained.from_transformer_lens(pretrained.to_transformer_lens(there))
+    tokens = torch.arange(8)[None]
+    torch.testing.assert_close(logits(back, tokens), logits(there, tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "pythia"])
+def test_other_families_are_read_or_honestly_refused(family, tmp_path):
+    """Rotary layouts and parallel blocks differ: what is read must compute alike."""
+    import tokenizers
+    import transformers
+
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    shape = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4)
+    shape |= dict(vocab_size=20, max_position_embeddings=16)
+    if family == "llama":
+        config = transformers.LlamaConfig(**shape, num_key_value_heads=2)
+        model = transformers.LlamaForCausalLM(config)
+    else:
+        config = transformers.GPTNeoXConfig(**shape)
+        model = transformers.GPTNeoXForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    read = pretrained.from_transformer_lens(pretrained._boot(tmp_path, family, "raw"))
+    assert (read is None) == (family == "pythia")
+
+
+def test_missing_weights_say_where_to_put_them(monkeypatch, tmp_path):
+    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(ModelUnavailable, match="no gpt2 in CIRCUITBENCH_WEIGHTS"):
+        pretrained.gpt2()
+    monkeypatch.delenv(pretrained.FOLDER_VARIABLE)
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(ModelUnavailable, match="hf download gpt2"):
+        pretrained.gpt2()
+
+
+@pytest.mark.parametrize("broken", ["no weights", "truncated weights"])
+def test_broken_weights_are_one_clear_line(weights, monkeypatch, tmp_path, broken):
+    (tmp_path / "gpt2").mkdir()
+    source = weights / "gpt2"
+    (tmp_path / "gpt2/config.json").write_bytes((source / "config.json").read_bytes())
+    if broken == "truncated weights":
+        content = (source / "model.safetensors").read_bytes()
+        (tmp_path / "gpt2/model.safetensors").write_bytes(content[: len(content) // 2])
+    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(ModelUnavailable) as caught:
+        pretrained.gpt2()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_unknown_processing_is_refused(found):
+    with pytest.raises(InvalidSpec, match="did you mean 'folded'"):
+        pretrained.gpt2("fold")
+
+
+def test_no_tokenizer_is_better_than_a_wrong_one(found):
+    assert pretrained.gpt2().construction is None
+
+
+def test_a_real_tokenizer_is_found(tmp_path):
+    folders = [os.environ.get("CIRCUITBENCH_DATA"), Path(__file__).parents[3] / "shared/data"]
+    folder = next((Path(f) for f in folders if f and (Path(f) / "gpt2-tokenizer").is_dir()), None)
+    if folder is None:
+        pytest.skip("no gpt2-tokenizer in $CIRCUITBENCH_DATA or ../shared/data")
+    tokenizer = pretrained._tokenizer(folder / "gpt2-tokenizer", 50257)
+    assert tokenizer("Hello world")["input_ids"] == [15496, 995]
+    assert pretrained._tokenizer(folder / "gpt2-tokenizer", 20) is None
+    assert np.all([len(tokenizer(w)["input_ids"]) == 1 for w in (" Mary", " John")])
