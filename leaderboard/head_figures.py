@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from circuitbench.circuit import Head
 from circuitbench.leaderboard.drawing import COLOURS, MARKERS, Drawing, ranked
 from circuitbench.leaderboard.entries import Cell
-from circuitbench.leaderboard.heads import mean_scores, percentiles, truth_grid, truth_heads
+from circuitbench.leaderboard.heads import mean_scores, ranks, truth_grid, truth_heads
 from circuitbench.leaderboard.table import Board
 
 PANELS_PER_LINE = 4
@@ -29,13 +30,11 @@ def truth_against_scores(board: Board) -> Iterator[Drawing]:
         if not records or not records[0].truth:
             continue
         truth, roles = truth_grid(records[0]), truth_heads(records[0])
-        panels = {
-            s.entry.label: percentiles(mean_scores(s.entry.runs[cell].values())) for s in standings
-        }
+        panels = {s.entry.label: ranks(mean_scores(s.entry.runs[cell].values())) for s in standings}
         yield Drawing(
             f"heads-{cell.task}-{cell.model}".replace(":", "-"),
-            f"Truth and scores, {cell}: percentile of each head's mean score over seeds, dark = "
-            "ranked high (the lower half is left white); true heads outlined",
+            f"Truth and scores, {cell}: rank of each head by its mean score over seeds (dark = "
+            "ranked high); true heads outlined",
             f"Heat maps on the {truth.shape[0]} by {truth.shape[1]} grid of heads for the truth "
             f"and {len(panels)} methods.",
             _panels(truth, roles, panels),
@@ -57,7 +56,7 @@ def _panels(
     _role_panel(axes.flat[0], roles, truth)
     image = None
     for axis, (label, grid) in zip(axes.flat[1:], panels.items(), strict=False):
-        image = axis.imshow(grid, cmap="Blues", vmin=50, vmax=100)
+        image = axis.imshow(grid, cmap="Blues_r", norm=LogNorm(1, max(2, truth.size)))
         axis.set_title(label, fontsize=9)
         _outline(axis, truth, COLOURS[3])
     for axis in axes.flat[:n]:
@@ -67,9 +66,9 @@ def _panels(
     for axis in axes[-1]:
         axis.set_xlabel("head")
     if image is not None:
-        figure.colorbar(
-            image, ax=list(axes.flat), label="percentile of score (%)", shrink=0.8, extend="min"
-        )
+        bar = figure.colorbar(image, ax=list(axes.flat), label="rank (1 = highest)", shrink=0.8)
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:g}"))
+        bar.ax.invert_yaxis()
     handles, names = axes.flat[0].get_legend_handles_labels()
     figure.legend(
         handles, names, loc="outside upper left", ncols=min(len(names), 4), fontsize=8,

@@ -28,12 +28,9 @@ def mean_scores(records: Iterable[Record]) -> np.ndarray:
     return np.mean([record.discovery["scores"] for record in records], axis=0)
 
 
-def percentiles(scores: np.ndarray) -> np.ndarray:
-    """Percentile of each score among all, same shape, 0 to 100, ties shared.
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """Rank of each score among all, same shape, 1 = highest, ties share their mean rank.
 
     Methods score in different units; the order is what they have in common.
     """
-    if scores.size < 2:
-        return np.full(scores.shape, 100.0)
-    ranks = rankdata(scores, method="average").reshape(scores.shape)
-    return (ranks - 1) / (scores.size - 1) * 100
+    return np.asarray(rankdata(-scores, method="average")).reshape(scores.shape)

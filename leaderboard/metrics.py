@@ -85,6 +85,13 @@ METRICS: tuple[Metric, ...] = (
         "Share of roles of which enough heads are among the R best ranked.",
     ),
     Metric(
+        "area",
+        "metrics.efficiency.area.average_precision",
+        "AP area",
+        "Area under average precision against log queries: good early is better than good late.",
+        minor=True,
+    ),
+    Metric(
         "queries",
         "costs.discovery.queries",
         "Queries",
@@ -124,6 +131,36 @@ METRICS: tuple[Metric, ...] = (
 )
 QUALITY: tuple[Metric, ...] = tuple(m for m in METRICS if not m.cost)
 DEFAULT = METRICS[0]
+
+
+def function_metrics(ablation: str) -> tuple[Metric, Metric, Metric]:
+    """Faithfulness, CPR and CMD under an ablation, which need no truth.
+
+    Always together: CPR alone is unbounded and rewards overshooting.
+    """
+    at = "metrics.functional"
+    return (
+        Metric(
+            f"faithfulness_{ablation}",
+            f"{at}.faithfulness.{ablation}.value",
+            f"Faith. {ablation}",
+            f"Share of the metric that the committed heads keep under {ablation} ablation.",
+        ),
+        Metric(
+            f"cpr_{ablation}",
+            f"{at}.mib.{ablation}.cpr",
+            f"CPR {ablation}",
+            f"Area under faithfulness over circuit sizes, {ablation} ablation (MIB).",
+        ),
+        Metric(
+            f"cmd_{ablation}",
+            f"{at}.mib.{ablation}.cmd",
+            f"CMD {ablation}",
+            f"Area between faithfulness and 1 over circuit sizes, {ablation} ablation; lower is "
+            "better (MIB).",
+        ),
+    )
+
 
 _OF_RANKING = {"average_precision": average_precision, "auroc": auroc, "r_precision": r_precision}
 

@@ -13,12 +13,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from circuitbench.circuit import ABLATIONS
 from circuitbench.leaderboard.drawing import INK, Drawing
 from circuitbench.leaderboard.entries import Entry
 from circuitbench.leaderboard.formats import left_out, link
-from circuitbench.leaderboard.metrics import METRICS, QUALITY, curve
+from circuitbench.leaderboard.metrics import METRICS, QUALITY, curve, function_metrics
 from circuitbench.leaderboard.standing import Estimate, Standing
-from circuitbench.leaderboard.table import Board, Table, short_commit
+from circuitbench.leaderboard.table import Board, Table, count, short_commit
 from circuitbench.results import Record
 
 
@@ -51,6 +52,7 @@ def page(board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], bas
         figures=[(d, Markup(inline_svg(d))) for d in drawings],
         left_out=left_out(board),
         data=_data(board, base),
+        count=count,
     )
 
 
@@ -156,6 +158,9 @@ def _run(entry: Entry, record: Record, board: Board, base: Path) -> dict[str, An
         "curve": [[queries, round(value, 4)] for queries, value in curve(record, board.by)],
         "chance": ((record.metrics.get("ranking") or {}).get("chance") or {}).get(board.by.key),
         "values": {m.key: m.of(record) for m in METRICS if not m.cost},
+        "function": {
+            ablation: [m.of(record) for m in function_metrics(ablation)] for ablation in ABLATIONS
+        },
         "costs": record.costs,
         "spec": record.spec,
         "versions": record.versions,

@@ -92,7 +92,7 @@ def ranking(
     ranks = _ranks(main)
     others = {
         m.key: estimates(
-            entries, m.of, grid, m.key, marked=not m.cost, interval=intervals and not m.cost
+            entries, m.of, grid, m.key, sign=not m.cost, interval=intervals and not m.cost
         )
         for m in METRICS
         if m != by
@@ -129,13 +129,13 @@ def estimates(
     grid: Grid,
     key: str,
     *,
-    marked: bool = True,
+    sign: int = 1,
     interval: bool = False,
 ) -> list[Estimate | None]:
     """The mean of a number over the grid's runs, per entry; None unless all runs have it.
 
-    ``marked`` entries get their mark (higher is better); ``key`` names the random stream of
-    tests and intervals.
+    ``sign`` is 1 where higher is better, -1 where lower is, 0 where neither is and nothing gets
+    a mark; ``key`` names the random stream of tests and intervals.
     """
     values = [e.values(of) for e in entries]
     complete = [i for i, v in enumerate(values) if grid.size and grid.covered(v) == grid.size]
@@ -144,7 +144,7 @@ def estimates(
         return result
     runs = {i: strata(values[i], grid) for i in complete}
     table = np.array([np.concatenate(runs[i]) for i in complete])
-    marks: list[Mark] = _marks(table, key) if marked else [""] * len(complete)
+    marks: list[Mark] = _marks(sign * table, key) if sign else [""] * len(complete)
     for i, row, mark in zip(complete, table, marks, strict=True):
         span = None
         if interval and len(grid.seeds) > 1:

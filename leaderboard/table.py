@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from circuitbench.circuit import ABLATIONS
 from circuitbench.leaderboard.entries import Cell, Entry, all_cells, gather
-from circuitbench.leaderboard.metrics import DEFAULT, METRICS, Metric, curve
+from circuitbench.leaderboard.metrics import DEFAULT, METRICS, Metric, curve, function_metrics
 from circuitbench.leaderboard.standing import Estimate, Mark, Ranking, Standing, estimates, ranking
 from circuitbench.results import Problem, Record
 
@@ -111,7 +112,8 @@ def board(
 def tables(shown: Board) -> list[Table]:
     """All tables of the board: overall, per task, per cost level, per role of each cell."""
     roles = [_roles(cell, within) for cell, within in shown.cells.items()]
-    return [_overall(shown), _tasks(shown), _levels(shown), *(t for t in roles if t.columns)]
+    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), *roles]
+    return [table for table in made if len(table.columns) > 1]
 
 
 _RANK = Column("rank", "#", "Place by the mean; incomplete methods have none.", numeric=True)
@@ -141,9 +143,10 @@ def _overall(shown: Board) -> Table:
 
     grid = shown.overall.grid
     note = (
-        f"Means over {len(grid.cells)} task and model pairs x {len(grid.seeds)} seeds, ranked by "
-        f"{by.label}, with 95 % stratified bootstrap interval; {_legend(shown.overall)}. A method "
-        "that lacks a run of the grid is shown with its coverage and not ranked."
+        f"Means over {count(len(grid.cells), 'problem')} (task and model) x "
+        f"{count(len(grid.seeds), 'seed')}, ranked by {by.label}{_spans(shown.overall)}; "
+        f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
+        "coverage and not ranked."
     )
     rows = tuple(map(row, shown.overall.standings))
     return Table("overall", "Overall", note, columns, rows)
@@ -167,11 +170,8 @@ def _tasks(shown: Board) -> Table:
         for cell, within in shown.cells.items()
         for standing in within.standings
     ]
-    legends = sorted({_legend(within) for within in shown.cells.values()})
-    note = (
-        f"Means over seeds within each task and model, ranked by {by.label}, with 95 % bootstrap "
-        f"interval; {'; or '.join(legends)}."
-    )
+    legends = sorted({_spans(within) + "; " + _legend(within) for within in shown.cells.values()})
+    note = f"Means over seeds within each problem, ranked by {by.label}{' or '.join(legends)}."
     return Table("tasks", "Per task", note, columns, tuple(rows))
 
 
@@ -214,7 +214,30 @@ def _levels(shown: Board) -> Table:
         "queries, mean over the same runs as the overall table; none where it had no ranking yet. "
         f"Training is not among the queries; {_legend(shown.overall)}."
     )
-    return Table("costs", "Per cost level", note, columns, rows)
+    return Table("costs", "Per cost level (discovery queries)", note, columns, rows)
+
+
+def _function(shown: Board) -> Table:
+    entries = [s.entry for s in shown.overall.standings]
+    found: dict[Metric, list[Estimate | None]] = {}
+    for ablation in ABLATIONS:
+        for measure, sign in zip(function_metrics(ablation), (0, 0, -1), strict=True):
+            column = estimates(entries, measure.of, shown.overall.grid, measure.key, sign=sign)
+            if any(column):
+                found[measure] = column
+    rows = tuple(
+        Row(
+            (_text(standing.entry.label), *(_number(found[m][i], m) for m in found)),
+            standing.records,
+        )
+        for i, standing in enumerate(shown.overall.standings)
+    )
+    note = (
+        "What needs no truth, mean over the same runs as the overall table: faithfulness of the "
+        "committed heads (1 = the whole metric kept), and the areas of MIB (Mueller et al. 2025) "
+        "over circuit sizes, CPR never without CMD. For CMD lower is better; it alone is marked."
+    )
+    return Table("function", "Function", note, (_METHOD, *map(_column, found)), rows)
 
 
 def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:
@@ -252,7 +275,7 @@ def _roles(cell: Cell, within: Ranking) -> Table:
         f"seeds; {_legend(within)}."
     )
     key = f"roles-{cell.task}-{cell.model}"
-    return Table(key, f"Per role: {cell}", note, columns if names else (), rows)
+    return Table(key, f"Per role: {cell}", note, columns, rows)
 
 
 _RECALL = Metric("recall", "", "Recall", "")
@@ -269,6 +292,15 @@ def _column(metric: Metric) -> Column:
 
 def _legend(ranked: Ranking) -> str:
     return LEGEND if ranked.tested else TOO_FEW
+
+
+def _spans(ranked: Ranking) -> str:
+    return ", with 95 % stratified bootstrap interval" if len(ranked.grid.seeds) > 1 else ""
+
+
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _who(standing: Standing) -> tuple[Field, ...]:

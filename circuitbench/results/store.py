@@ -55,8 +55,10 @@ def write_record(record: Record, folder: Path | str) -> Path:
     and whatever stood there before is untouched.
     """
     path = record_path(record, folder)
-    text = json.dumps({**record.content(), "checksum": record.checksum()}, indent=1)
-    write_atomically(path, text + "\n")
+    content = {**record.content(), "checksum": record.checksum()}
+    # One line per entry: a grid of scores would take one per number, and thousands in all.
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return path
 
 

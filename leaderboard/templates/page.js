@@ -165,12 +165,12 @@
     run.scores.forEach((layer, l) => layer.forEach((score, h) => {
       const name = `${l}.${h}`;
       const [x, y] = [left + h * size, top + l * size];
-      const percentile = 1 - (ranks[l][h] - 1) / Math.max(1, layers * heads - 1);
+      const height = 1 - Math.log(ranks[l][h]) / Math.log(Math.max(2, layers * heads));
       const role = roleOf.get(name);
       const about = `head ${name}: score ${score}, rank ${ranks[l][h]}` + (role ? `, ${role.name}` : "") + (selected.has(name) ? ", committed" : "");
       const cell = svg("g", {}, svg("title", {}, about), svg("rect", {
         class: "cell", x, y, width: size, height: size,
-        "fill-opacity": Math.max(0.02, 2 * percentile - 1) ** 1.5,
+        "fill-opacity": Math.max(0.02, height),
       }));
       if (selected.has(name)) cell.append(svg("circle", { class: "dot", cx: x + size / 2, cy: y + size / 2, r: 3.4 }));
       picture.append(cell);
@@ -248,10 +248,24 @@
   };
 
   function costs(run) {
-    const { discovery = {}, training = {} } = run.costs;
-    const names = [...new Set([...Object.keys(discovery), ...Object.keys(training)])];
-    const rows = names.map((name) => [name.replaceAll("_", " "), shown(discovery[name]), shown(training[name])]);
-    return html("div", {}, html("h3", {}, "Cost"), listTable(["", "Discovery", "Training"], rows));
+    const parts = ["discovery", "training", "evaluation"].filter((part) => run.costs[part]);
+    const names = [...new Set(parts.flatMap((part) => Object.keys(run.costs[part])))];
+    const amount = (name, value) => {
+      if (typeof value !== "number") return shown(value);
+      if (name.endsWith("_bytes")) return `${format(value / 2 ** 20, 0)} MiB`;
+      return value >= 1e9 ? value.toExponential(2) : shown(value);
+    };
+    const rows = names.map((name) => [name.replace("_bytes", "").replaceAll("_", " "),
+      ...parts.map((part) => amount(name, run.costs[part][name]))]);
+    return html("div", {}, html("h3", {}, "Cost"), listTable(["", ...parts], rows));
+  }
+
+  function functional(run) {
+    const rows = Object.entries(run.function).filter(([, values]) => values.some((v) => v !== null))
+      .map(([ablation, values]) => [ablation, ...values.map((v) => v === null ? "–" : format(v, 3))]);
+    if (!rows.length) return "";
+    return html("div", {}, html("h3", {}, "Function (needs no truth)"),
+      listTable(["Ablation", "Faithfulness", "CPR", "CMD"], rows));
   }
 
   function facts(run) {
@@ -286,7 +300,7 @@
     const left = html("div", {}), right = html("div", {});
     if (run.scores) left.append(headGrid(run));
     if (run.curve.length) right.append(curveChart(run));
-    right.append(costs(run));
+    right.append(functional(run), costs(run));
     left.append(facts(run));
     const body = [html("ul", { class: "chips" }, ...numbers)];
     if (run.status !== "done") body.push(html("p", { class: "reason" }, `${run.status}: ${run.reason}`));

@@ -11,7 +11,7 @@ from synthetic_records import light, record, sweep
 
 from circuitbench.leaderboard.charts import mean_curve
 from circuitbench.leaderboard.figures import draw, write_figures
-from circuitbench.leaderboard.heads import percentiles
+from circuitbench.leaderboard.heads import ranks
 from circuitbench.leaderboard.table import board
 
 
@@ -78,9 +78,5 @@ def test_mean_curve_starts_where_every_run_has_a_ranking():
     assert (mean <= high).all()
 
 
-def test_percentiles():
-    assert percentiles(np.array([[1.0, 3.0], [2.0, 3.0]])).tolist() == [
-        [0, pytest.approx(250 / 3)],
-        [pytest.approx(100 / 3), pytest.approx(250 / 3)],
-    ]
-    assert percentiles(np.ones((1, 1))).tolist() == [[100]]
+def test_ranks():
+    assert ranks(np.array([[1.0, 3.0], [2.0, 3.0]])).tolist() == [[4, 1.5], [3, 1.5]]

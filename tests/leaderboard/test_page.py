@@ -28,13 +28,14 @@ def site(tmp_path_factory):
         record("head-ablation", "ioi", 0),
         record("head-ablation", "ioi", 1, status="failed", reason=EVIL, metrics={}, discovery={}),
     ]
-    return render(store(records, folder / "results"), "html", folder / "site"), records
+    path = folder / "index.html"
+    path.write_text(render(store(records, folder / "results"), "html"), encoding="utf-8")
+    return path, records
 
 
 @pytest.fixture(scope="module")
 def text(site):
-    with open(site[0], encoding="utf-8") as file:
-        return file.read()
+    return site[0].read_text(encoding="utf-8")
 
 
 def test_the_page_is_self_contained(text):
@@ -192,7 +193,9 @@ def test_another_metric_ranks_anew(page, site):
 def test_a_run_shows_its_heads_curve_cost_and_command(page, site):
     wanted = next(r for r in site[1] if (r.method, r.task, r.seed) == ("rl-ppo", "ioi", 1))
     button = find(page, f'tr[data-run="{wanted.run_id}"] button')
-    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button
+    )
     button.click()
     assert find(page, "#run-title").text == "rl-ppo on ioi / planted, seed 1"
     assert len(page.find_elements("css selector", "#run .cell")) == 6 * 8
