@@ -9,9 +9,9 @@ slots ``_`` after it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -297,10 +297,16 @@ EXAMPLES: dict[str, Example] = {
 
 @dataclass(frozen=True)
 class CompiledConstruction:
-    """What the tasks need to know of a compiled model."""
+    """What the tasks need to know of a compiled model, and its dials."""
 
     example: Example
     compiled: Compiled
+    options: CompilerOptions
+
+    @property
+    def dials(self) -> dict[str, Any]:
+        """How the program was laid into the grid."""
+        return asdict(self.options)
 
 
 def compiled_model(
@@ -321,7 +327,7 @@ def compiled_model(
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         transformer=compiled.transformer,
-        construction=CompiledConstruction(example, compiled),
+        construction=CompiledConstruction(example, compiled, options),
         provenance={
             "kind": "compiled",
             "program": example.name,
