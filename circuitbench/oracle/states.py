@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -84,32 +85,57 @@ class Run:
         return reads if reads is None or self.rows is None else reads[self.rows]
 
 
+class State(NamedTuple):
+    """What is known before a layer.
+
+    Args:
+        x: residual stream ``[rows, pos, d_model]``.
+        z: the layer's head outputs, of the heads ``only`` (ascending indices; None: all).
+    """
+
+    x: Tensor
+    z: Tensor
+    only: np.ndarray | None
+
+    def serves(self, keep: np.ndarray) -> bool:
+        """Whether all heads that ``keep [n_heads]`` leaves on are here."""
+        return self.only is None or bool(np.isin(np.flatnonzero(keep), self.only).all())
+
+    def aligned(self, only: Tensor | None, n_heads: int) -> Tensor:
+        """``z`` of the heads ``only``; zero where it is not known (and not needed)."""
+        z = self.z
+        if self.only is not None:
+            z = z.new_zeros(*z.shape[:2], n_heads, z.shape[3])
+            z[:, :, torch.from_numpy(self.only)] = self.z
+        return z if only is None else z[:, :, only]
+
+
 class StateCache:
-    """Least recently used states ``(x, z or None)``, never more than ``limit`` bytes."""
+    """Least recently used states, never more than ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
-        self._states: OrderedDict[Hashable, tuple[Tensor, Tensor | None]] = OrderedDict()
+        self._states: OrderedDict[Hashable, State] = OrderedDict()
 
-    def get(self, key: Hashable) -> tuple[Tensor, Tensor | None] | None:
+    def get(self, key: Hashable) -> State | None:
         """The state, or None; counts as a use."""
         state = self._states.get(key)
         if state is not None:
             self._states.move_to_end(key)
         return state
 
-    def put(self, key: Hashable, x: Tensor, z: Tensor | None) -> None:
+    def put(self, key: Hashable, state: State) -> None:
         """Keep a state, dropping the least recently used ones to make room."""
         old = self._states.pop(key, None)
-        self.bytes -= 0 if old is None else _bytes(*old)
-        size = _bytes(x, z)
+        self.bytes -= 0 if old is None else _bytes(old)
+        size = _bytes(state)
         if size > self.limit:
             return
         while self.bytes + size > self.limit:
             _, dropped = self._states.popitem(last=False)
-            self.bytes -= _bytes(*dropped)
-        self._states[key] = (x, z)
+            self.bytes -= _bytes(dropped)
+        self._states[key] = state
         self.bytes += size
 
     def clear(self) -> None:
@@ -118,8 +144,8 @@ class StateCache:
         self.bytes = 0
 
 
-def _bytes(*tensors: Tensor | None) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+def _bytes(state: State) -> int:
+    return sum(t.numel() * t.element_size() for t in (state.x, state.z))
 
 
 class Runner:
@@ -231,26 +257,35 @@ class _Chunk:
     def _enter(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """All distinct states before ``layer``, their head outputs, and which heads those are."""
         plain = [] if self.x is None else [self.x]
-        known: dict[Hashable, tuple[int, Tensor, Tensor]] = {}
+        known: dict[Hashable, tuple[int, State]] = {}
         for i, begin in enumerate(self.begins):
             key = self.keys[i][layer]
             if begin != layer or key in self.blocks or key in known:
                 continue
-            x, z = self.cache.get(key) or (self.forward.embed(self.runs[i].tokens), None)
-            if z is not None:
-                known[key] = i, x, z
+            state = self.cache.get(key)
+            if state is None:
+                self._add(key, i)
+                plain.append(self.forward.embed(self.runs[i].tokens))
+            elif all(
+                state.serves(self.keeps[j, layer])
+                for j, keys in enumerate(self.keys)
+                if keys[layer] == key
+            ):
+                known[key] = i, state
             else:
                 self._add(key, i)
-                plain.append(x)
-        only = self._needed(layer) if plain else None
-        parts = [(x, z if only is None else z[:, :, only]) for _, x, z in known.values()]
+                plain.append(state.x)
+        pruned = bool(plain) or any(state.only is not None for _, state in known.values())
+        only = self._needed(layer) if pruned else None
+        n_heads = self.keeps.shape[2]
+        parts = [(state.x, state.aligned(only, n_heads)) for _, state in known.values()]
         if plain:
             x = plain[0] if len(plain) == 1 else torch.cat(plain)
             reads = self._reads(self.owner) if layer == self.last else None
             z = self.forward.heads(layer, x, reads, only)
-            self._store(layer, x, z)
+            self._store(layer, x, z, only)
             parts.insert(0, (x, z))
-        for key, (i, _, _) in known.items():
+        for key, (i, _) in known.items():
             self._add(key, i)
         if len(parts) == 1:
             return *parts[0], only
@@ -285,12 +320,13 @@ class _Chunk:
     def _stored(self, layer: int, i: int) -> bool:
         return self.remember or bool(self.keeps[i, :layer].all())
 
-    def _store(self, layer: int, x: Tensor, z: Tensor) -> None:
+    def _store(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None) -> None:
+        which = None if only is None else only.cpu().numpy()
         for block, i in enumerate(self.owner):
             if self._stored(layer, i):
                 part = slice(block * self.rows, (block + 1) * self.rows)
                 own = (x, z) if len(x) == self.rows else (x[part].clone(), z[part].clone())
-                self.cache.put(self.keys[i][layer], *own)
+                self.cache.put(self.keys[i][layer], State(*own, which))
 
     def _needed(self, layer: int) -> Tensor | None:
         """The heads that any state going through ``layer`` keeps; None for (nearly) all."""
@@ -299,7 +335,7 @@ class _Chunk:
         if (
             cfg.n_kv_heads != cfg.n_heads
             or any(self.runs[i].swap is not None for i in here)
-            or any(self._stored(layer, i) for i in self.owner)
+            or any(self.keeps[i, :layer].all() for i in self.owner)
         ):
             return None
         kept = np.flatnonzero(self.keeps[here, layer].any(0))

@@ -72,15 +72,12 @@ class RandomTask:
 
     default_model = "random"
 
-    def __init__(self, pos: int = 9, control_pos: int = 7, k: int = 1) -> None:
-        self.pos, self.control_pos, self.k = pos, control_pos, k
+    def __init__(self, pos: int = 9, control_pos: int = 7, k: int = 1, vocab: int = 23) -> None:
+        self.pos, self.control_pos, self.k, self.vocab = pos, control_pos, k, vocab
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
-        assert model.transformer is not None
-        vocab = model.transformer.config.d_vocab
-
         def ids(*size: int) -> Tensor:
-            return torch.from_numpy(rng.integers(vocab, size=size))
+            return torch.from_numpy(rng.integers(self.vocab, size=size))
 
         positions = ids(n, self.k) % self.pos
         positions[:, -1] = self.pos - 1
@@ -90,13 +87,11 @@ class RandomTask:
             positions=positions,
             token_ids=ids(n, self.k, 2),
             weights=torch.tensor([1.0, -1.0]).expand(n, self.k, 2),
-            choices=torch.arange(vocab),
+            choices=torch.arange(self.vocab),
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
-        assert model.transformer is not None
-        vocab = model.transformer.config.d_vocab
-        return torch.from_numpy(rng.integers(vocab, size=(n, self.control_pos)))
+        return torch.from_numpy(rng.integers(self.vocab, size=(n, self.control_pos)))
 
     def truth(self, model: Model) -> Circuit:
         return Circuit({}, "none", "constructed")
