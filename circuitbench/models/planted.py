@@ -8,6 +8,7 @@ seed that nobody could have tuned on because it is drawn when the model is built
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 
 from circuitbench.errors import InvalidSpec
@@ -22,10 +23,16 @@ HELD_OUT = "held-out"
 SEED_BITS = 48
 
 
-def planted_model(name: str, config: PlantedConfig, variant: str = "") -> Model:
+def planted_model(
+    name: str,
+    config: PlantedConfig,
+    variant: str = "",
+    health: Mapping[str, float] | None = None,
+) -> Model:
     """A :class:`Model` planted from ``config`` with the seed that ``variant`` names.
 
-    The seed is recorded in the provenance, also where it was drawn for ``held-out``.
+    The seed is recorded in the provenance, also where it was drawn for ``held-out``. ``health``
+    are limits of the health gate that differ from its defaults.
     """
     seed = seed_of(name, variant)
     construction = plant(config, seed)
@@ -40,6 +47,8 @@ def planted_model(name: str, config: PlantedConfig, variant: str = "") -> Model:
             "preset": name,
             "seed": seed,
             "held_out": variant == HELD_OUT,
+            "dials": construction.dials,
+            **({"health": dict(health)} if health else {}),
         },
     )
 
@@ -130,11 +139,13 @@ HARD = replace(
     },
     shared_language=True,
     lookalikes=40,
-    noise=0.2,
     output_noise=0.1,
-    superposition=1.04,
+    superposition=1.03,
     out_scale=0.2,
 )
+
+HARD_HEALTH = {"accuracy": 0.95, "tolerance": 0.06, "together": 0.1, "control": 0.62}
+"""What superposition costs: single heads outside the truth leak into every task a little."""
 
 LARGE = replace(
     REDUNDANT,
@@ -176,7 +187,7 @@ def planted_redundant(variant: str = "") -> Model:
 
 def planted_hard(variant: str = "") -> Model:
     """As redundant, with superposition, noisy outputs, and heads shared with the language."""
-    return planted_model("planted-hard", HARD, variant)
+    return planted_model("planted-hard", HARD, variant, HARD_HEALTH)
 
 
 def planted_large(variant: str = "") -> Model:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,27 @@ class PlantedModel:
     space: FeatureSpace
     heads: Mapping[str, tuple[Head, ...]]
     transformer: Transformer
+
+    @property
+    def dials(self) -> dict[str, Any]:
+        """How hard this model is made, by the names of the dials."""
+        config = self.config
+        modes = {"or": 0, "and": 0}
+        for n, mode in config.roles.values():
+            modes[mode] += n if n > 1 else 0
+        return {
+            "or_copies": modes["or"],
+            "and_copies": modes["and"],
+            "backup_heads": len(self.heads.get("backup_name_mover", ())),
+            "negative_heads": len(self.heads.get("negative_name_mover", ())),
+            "shared_tasks": config.shared_tasks,
+            "shared_language": config.shared_language,
+            "lookalikes": config.lookalikes,
+            "noise_heads": len(self.heads["noise"]),
+            "noise": config.noise,
+            "output_noise": config.output_noise,
+            "superposition": config.superposition,
+        }
 
 
 def plant(config: PlantedConfig, seed: int = 0) -> PlantedModel:
@@ -183,16 +205,16 @@ def _basis(space: FeatureSpace, d_model: int, rng: np.random.Generator) -> np.nd
     """Features -> residual stream ``[size, d_model]``.
 
     A random rotation where every feature has a dimension. In superposition the wide blocks
-    share what is left after flags and signals, as a tight frame: single features decide which
-    heads are awake, and one that is not exact puts whole roles to sleep.
+    share what single features leave over, as a tight frame: single features decide which heads
+    are awake, and one that is not exact puts whole roles to sleep.
     """
-    narrow = np.zeros(space.size, dtype=bool)
+    exact = np.zeros(space.size, dtype=bool)
     for block in space.blocks.values():
-        narrow[block] = block.stop - block.start == 1
-    wide, left = int((~narrow).sum()), d_model - int(narrow.sum())
+        exact[block] = block.stop - block.start == 1
+    shared, left = int((~exact).sum()), d_model - int(exact.sum())
     basis = np.zeros((space.size, d_model))
-    basis[~narrow, :left] = random_rotation(wide, rng)[:, :left] * math.sqrt(wide / left)
-    basis[narrow, left:] = np.eye(int(narrow.sum()))
+    basis[~exact, :left] = random_rotation(shared, rng)[:, :left] * math.sqrt(shared / left)
+    basis[exact, left:] = np.eye(int(exact.sum()))
     return basis @ random_rotation(d_model, rng)
 
 

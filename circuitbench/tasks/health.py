@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -20,123 +19,16 @@ import torch
 from torch import Tensor
 
 from circuitbench.circuit import Ablation, Circuit, Head
-from circuitbench.errors import InvalidSpec, UnknownName
+from circuitbench.errors import InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.oracle import AblationOracle
 from circuitbench.seeding import generator
 from circuitbench.tasks.base import Prompts, Task
+from circuitbench.tasks.health_card import Card, Check, Limits, RoleReport, figure, render
+
+__all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validate_task"]
 
 Context = frozenset[Head]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a healthy task keeps to. A model states its own in ``provenance["health"]``.
-
-    Args:
-        accuracy: least share of prompts answered correctly.
-        counterfactual: greatest counterfactual metric, relative to the clean one.
-        control: greatest control loss, relative to a uniform guess.
-        nothing: greatest share of the metric left with every head ablated.
-        sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
-        matters: least effect of a truth head in its best context.
-        tolerance: greatest effect of any other head, in any context.
-        together: greatest effect of a random half of the other heads.
-        stability: greatest change of a truth head's effect from one prompt seed to the next.
-    """
-
-    accuracy: float = 0.99
-    counterfactual: float = 0.5
-    control: float = 0.6
-    nothing: float = 0.1
-    sufficiency: float = 0.1
-    matters: float = 0.05
-    tolerance: float = 0.02
-    together: float = 0.05
-    stability: float = 0.2
-
-    @classmethod
-    def of(cls, model: Model) -> Limits:
-        """The default limits, with those the model states itself.
-
-        Raises :class:`UnknownName` for a limit that does not exist.
-        """
-        own: Mapping[str, float] = model.provenance.get("health", {})
-        known = [limit.name for limit in fields(cls)]
-        for name in own:
-            if name not in known:
-                raise UnknownName("health limit", name, known)
-        return cls(**own)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure against its limit; ``relation`` is ``>=``, ``<=`` or ``==``."""
-
-    name: str
-    value: float
-    relation: str
-    limit: float
-    detail: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the limit is kept; a value that is not a number never passes."""
-        if not math.isfinite(self.value):
-            return False
-        if self.relation == ">=":
-            return self.value >= self.limit
-        if self.relation == "<=":
-            return self.value <= self.limit
-        return self.value == self.limit
-
-
-@dataclass(frozen=True)
-class RoleReport:
-    """A role and what its heads do: ``alone`` and ``in_context`` hold one effect per head."""
-
-    name: str
-    heads: tuple[str, ...]
-    needed: int
-    sign: int
-    shows: str
-    alone: tuple[float, ...]
-    in_context: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    """Everything the gate found; :meth:`as_dict` is JSON-able.
-
-    ``effects [n_layers][n_heads]`` are single-head effects in units of the gap, None where a head
-    was not tried alone; ``truth`` is the same grid of 0 and 1.
-    """
-
-    task: str
-    model: str
-    ablation: str
-    prompts: int
-    seed: int
-    checks: tuple[Check, ...]
-    roles: tuple[RoleReport, ...]
-    effects: tuple[tuple[float | None, ...], ...]
-    truth: tuple[tuple[int, ...], ...]
-    source: str
-    kind: str
-    valid_under: tuple[str, ...]
-    blind_spots: tuple[str, ...]
-    dials: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The card as plain JSON values."""
-        checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
-        return asdict(self) | {"passed": self.passed, "checks": checks}
 
 
 def validate_task(
@@ -279,7 +171,7 @@ def _truth_in_context(bench: _Bench) -> dict[Head, float]:
     for name, role in roles.items():
         for head in role.heads:
             rest = frozenset(role.heads) - {head}
-            contexts = {frozenset[Head](), rest}
+            contexts = {frozenset(sorted(rest)[:n]) for n in range(len(rest) + 1)}
             for other_name, other in roles.items():
                 if other_name != name:
                     group = frozenset(other.heads) - {head}
@@ -342,9 +234,13 @@ def _faithfulness(bench: _Bench, limits: Limits) -> list[Check]:
     """All heads keep the metric, none lose it, the truth alone keeps it."""
     none_off, others_off = bench.effects([frozenset(), frozenset(bench.others)])
     left = (bench.clean - bench.gap) / bench.clean if bench.clean else math.nan
+    if bench.oracle.ablation == "zero":
+        nothing = Check("metric left with no head", abs(left), "<=", limits.nothing)
+    else:  # what is left is the counterfactual's metric, which may be as far below zero
+        nothing = Check("metric left with no head", left, "<=", limits.counterfactual)
     return [
         Check("faithfulness of all heads - 1", abs(none_off), "<=", 1e-4),
-        Check("metric left with no head", abs(left), "<=", limits.nothing),
+        nothing,
         Check(
             "faithfulness of the truth alone - 1",
             abs(others_off),
@@ -393,8 +289,8 @@ def _others_do_not(
     truth = sorted(bench.truth.heads)
     halves, pairs = [], []
     for i in range(subsets):
-        half = frozenset(h for h, off in zip(bench.others, _coins(bench.others, 0.5, rng)) if off)
-        broken = frozenset(h for h, off in zip(truth, _coins(truth, 0.15, rng)) if off)
+        half = _some(bench.others, 0.5, rng)
+        broken = _some(truth, 0.15, rng)
         halves.append(half)
         head = bench.others[int(rng.integers(len(bench.others)))]
         # every other subset also damages the circuit, so that dormant heads would show
@@ -427,8 +323,9 @@ def _others_do_not(
     ]
 
 
-def _coins(items: list[Head], p: float, rng: np.random.Generator) -> np.ndarray:
-    return rng.random(len(items)) < p
+def _some(heads: list[Head], p: float, rng: np.random.Generator) -> Context:
+    """Each head with probability ``p``."""
+    return frozenset(head for head, x in zip(heads, rng.random(len(heads)), strict=True) if x < p)
 
 
 def _stability(bench: _Bench, effects: dict[Head, float], limits: Limits) -> Check:
