@@ -47,9 +47,7 @@ def save(folder: Path, checkpoint: Checkpoint, label: str) -> None:
     name = f"{label}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            key: value.detach().contiguous().cpu() for key, value in checkpoint.tensors.items()
-        }
+        tensors = {key: value.detach().cpu().clone() for key, value in checkpoint.tensors.items()}
         save_file(tensors, folder / f"{name}.part")
         os.replace(folder / f"{name}.part", folder / name)
         index = {

@@ -118,7 +118,7 @@ class DQNTraining:
         self.curve: list[CurvePoint] = []
         self.stopped_early = False
         self.steps = self.gradient_steps = 0
-        self.seconds = 0.0
+        self.seconds, self.queries = 0.0, 0
         self.begun = False
 
     def learn(
@@ -143,9 +143,11 @@ class DQNTraining:
             while self.steps < self.settings.total_steps:
                 returns: list[float] = []
                 losses: list[float] = []
+                before = self.batch.queries
                 for _ in range(self.report_every):
                     if self.steps < self.settings.total_steps:
                         self._step(returns, losses)
+                self.queries += self.batch.queries - before
                 self.seconds = time.perf_counter() - began
                 self.curve.append(self._watch(returns, losses))
                 write(self.curve[-1])
@@ -208,6 +210,7 @@ class DQNTraining:
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         self.steps, self.gradient_steps, self.replay.added = state["counts"]
         self.seconds = state["seconds"]
+        self.queries = self.curve[-1].queries if self.curve else 0
         self.rng.bit_generator.state = state["rng"]
         self.batch.restore(state["batch"])
         self.env.returns[:] = state["returns"]
@@ -281,7 +284,7 @@ class DQNTraining:
         logs = np.log(policy, where=policy > 0, out=np.zeros_like(policy))
         return CurvePoint(
             steps=self.steps,
-            queries=self.batch.queries,
+            queries=self.queries,
             episode_return=float(np.mean(returns)) if returns else None,
             entropy=float(-(policy * logs).sum(1).mean()),
             loss=loss,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from circuitbench.agents.acting import Acting, check_candidates, play_episode
+from circuitbench.agents.acting import Acting, Policy, check_candidates, play_episode
 from circuitbench.agents.episodes import Observation, Rules, SearchRules
 from circuitbench.agents.evidence import Evidence
 from circuitbench.agents.training import CurvePoint, Progress
@@ -116,7 +116,7 @@ class LearningAgent:
         """
         training = self._trained()
         batch = self.seat(oracle, rng)
-        evidence = self.evidence(oracle, self._preference(training, batch))
+        evidence = self.evidence(oracle, self.preference(batch))
         episodes = 0
         while episodes < self.episodes and (oracle.remaining is None or oracle.remaining > 0):
             place = Place(0, int(rng.integers(2**31)))
@@ -159,7 +159,7 @@ class LearningAgent:
         rng: np.random.Generator,
     ) -> list[list[tuple[int, float]]]:
         """One episode with the learnt policy (see :func:`play_episode`)."""
-        policy = self._trained().probabilities
+        policy = self.policy()
         acting = Acting(self.greedy, self.candidates)
         return play_episode(batch, place, policy, acting, rng, evidence)
 
@@ -204,9 +204,13 @@ class LearningAgent:
             )
         return self.training
 
-    def _preference(self, training: Training, batch: EpisodeBatch) -> np.ndarray:
+    def policy(self) -> Policy:
+        """The learnt policy."""
+        return self._trained().probabilities
+
+    def preference(self, batch: EpisodeBatch) -> np.ndarray:
         """The policy at the start of an episode, ``[n_layers * n_heads]``."""
         episode = batch.episodes[0]
         episode.begin(batch.task_ids[0], 1.0)
         observation, legal = episode.observe(batch.observation), episode.legal()
-        return training.probabilities(observation[None], legal[None])[0, : episode.n]
+        return self.policy()(observation[None], legal[None])[0, : episode.n]

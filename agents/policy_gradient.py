@@ -69,8 +69,9 @@ class TransformerHeadDiscovery(PPOHeadDiscovery):
 
     learning_rate: float = 1e-3
     minibatch: int = 100
+    epochs: int = 3
     width: int = 32
-    layers: int = 2
+    layers: int = 1
     attention_heads: int = 4
 
     name: ClassVar[str] = "rl-transformer"

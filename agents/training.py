@@ -150,7 +150,7 @@ class PolicyTraining:
         self.batch, self.settings, self.name = batch, settings, name
         self.curve: list[CurvePoint] = []
         self.stopped_early = False
-        self.seconds = 0.0
+        self.seconds, self.queries = 0.0, 0
         self.streams = LibraryStreams(seed)
         self.env = OracleVecEnv(batch)
         with self.streams.active():
@@ -252,6 +252,7 @@ class PolicyTraining:
         state = found.state
         self.curve = [CurvePoint(**point) for point in state["curve"]]
         self.stopped_early, self.seconds = state["stopped_early"], state["seconds"]
+        self.queries = self.curve[-1].queries if self.curve else 0
         self.batch.restore(state["batch"])
         self.env.returns[:] = state["returns"]
         self.model._n_updates = state["updates"]
@@ -301,6 +302,7 @@ class PolicyTraining:
 
     def _update(self) -> None:
         # One rollout per call: between calls everything is at rest and can be saved.
+        before = self.batch.queries
         with self.streams.active():
             try:
                 self.model.learn(
@@ -314,6 +316,7 @@ class PolicyTraining:
                 raise RunFailed(
                     f"{self.name}: the policy's weights are no longer numbers"
                 ) from error
+        self.queries += self.batch.queries - before
 
     def _watch(self) -> CurvePoint:
         figures = self.model.logger.name_to_value
@@ -324,7 +327,7 @@ class PolicyTraining:
         returns = [info["r"] for info in self.model.ep_info_buffer or ()]
         return CurvePoint(
             steps=done,
-            queries=self.batch.queries,
+            queries=self.queries,
             episode_return=float(np.mean(returns)) if returns else None,
             entropy=-float(figures["train/entropy_loss"]),
             loss=loss,

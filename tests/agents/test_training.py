@@ -88,11 +88,12 @@ def test_streams_can_be_saved():
     assert np.array_equal(expected[1], again[1])
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "rmsprop"}])
+@pytest.mark.parametrize("changes", [{"optimizer": "rmsprop"}, {"network": "tokens"}])
 def test_a_killed_training_resumes_bit_exactly(make_oracle, tmp_path, changes):
-    whole = start(make_oracle, **changes)
+    observation = "tokens" if "network" in changes else "flat"
+    whole = start(make_oracle, observation=observation, **changes)
     whole.learn()
-    killed = start(make_oracle, **changes)
+    killed = start(make_oracle, observation=observation, **changes)
 
     def die(fraction, text):
         if fraction >= 0.5:
@@ -100,7 +101,7 @@ def test_a_killed_training_resumes_bit_exactly(make_oracle, tmp_path, changes):
 
     with pytest.raises(KeyboardInterrupt):
         killed.learn(die, tmp_path, checkpoint_every=1)
-    resumed = start(make_oracle, **changes)
+    resumed = start(make_oracle, observation=observation, **changes)
     resumed.learn(folder=tmp_path)
     assert torch.equal(weights(resumed), weights(whole))
     assert [p.loss for p in resumed.curve] == [p.loss for p in whole.curve]
