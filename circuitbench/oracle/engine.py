@@ -17,7 +17,7 @@ from circuitbench.models.transformer import Transformer
 from circuitbench.oracle import readout
 from circuitbench.oracle.batch import Source
 from circuitbench.oracle.forward import Forward, at_positions
-from circuitbench.oracle.memory import Memory
+from circuitbench.oracle.memory import Memory, halving
 from circuitbench.oracle.states import Run, Runner, Stream, Swap
 
 Half = Literal["task", "control"]
@@ -156,10 +156,30 @@ class FastEngine:
 
     def gradient(self, half: Half, ask: Ask) -> np.ndarray:
         """See :meth:`Engine.gradient`."""
+        n = len(ask.source.prompts)
+        rows = np.arange(n) if ask.rows is None else ask.rows
+        pos = self._run(half, ask).stream.tokens.shape[1]
+        out = np.zeros(ask.mask.shape, np.float32)
+        start, at_once = 0, max(1, self.runner.chunk_tokens // pos)
+        while start < len(rows):
+
+            def run(size: int, start: int = start) -> np.ndarray:
+                part = rows[start : start + size]
+                whole = len(part) == n and ask.rows is None
+                return self._gradient(half, ask._replace(rows=None if whole else part))
+
+            grad, at_once = halving(run, min(at_once, len(rows) - start), self.runner.recover)
+            out += grad * (at_once / len(rows))
+            start += at_once
+        return out
+
+    def _gradient(self, half: Half, ask: Ask) -> np.ndarray:
+        """All rows of an ask at once."""
         f = self.forward
         run = self._run(half, ask)
         mask = torch.tensor(ask.mask, dtype=torch.float32, device=self.device, requires_grad=True)
         gates = 1 - mask if ask.direction == "denoising" else mask
+        before = f.flops
         with torch.enable_grad():
             x, reads = f.embed(run.tokens), run.reads
             last = len(f.weights.layers) - 1
@@ -174,9 +194,11 @@ class FastEngine:
             normed = f.final(x)
             if half == "control":
                 value = readout.control_loss(f.weights.unembed, normed, run.tokens).mean()
+                f.flops += run.tokens.numel() * self._unembed_flops
             else:
                 value = self._metric([ask], normed[None]).mean()
             (grad,) = torch.autograd.grad(value, mask)
+        f.flops += f.flops - before  # every product has one of the same size on the way back
         return grad.cpu().numpy()
 
     @property

@@ -193,12 +193,13 @@ class Runner:
 
         start, at_once = 0, max(1, self.chunk_tokens // size)
         while start < len(order):
-            done, enough = halving(run, min(at_once, len(order) - start), self._recover)
+            done, enough = halving(run, min(at_once, len(order) - start), self.recover)
             if enough < min(at_once, len(order) - start):
                 at_once, self.chunk_tokens = enough, enough * size
             start += done
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
+        """Give memory back after running out of it."""
         self.cache.clear()
         if self.forward.device.type == "cuda":
             torch.cuda.empty_cache()

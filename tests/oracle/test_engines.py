@@ -165,6 +165,9 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(model, monkeyp
     assert failures > 0
     oracle.query(random_masks(16, seed=1))
     assert tight.failures == failures  # the size that sufficed is remembered
+    soft = random_masks(1).float()
+    whole = oracle_on(model, FastEngine(model.transformer)).gradient(soft, of="reward")
+    torch.testing.assert_close(oracle.gradient(soft, of="reward"), whole, atol=1e-5, rtol=1e-4)
     tight.positions = 1
     with pytest.raises(torch.OutOfMemoryError):
         oracle.query(random_masks(2, seed=2))
