@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # heavy rooms load only in the verb that needs them
     from circuitbench.results import Record
     from circuitbench.runner import Progress as ProgressCallback
 
-out_console = Console(highlight=False)
+# A pipe has no width of its own; rows should not fold for it.
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err_console = Console(stderr=True, highlight=False)
 
 
