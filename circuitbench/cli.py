@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -258,6 +259,107 @@ def validate(results: Path) -> None:
     click.echo(report.text(), nl=False)
     if not report.ok:
         _fail(f"{len(report.problems)} problems in {results}", 1)
+
+
+@cli.command(name="validate-task")
+@click.argument("task")
+@click.option("--model", help="Model, or model@variant; default: the task's own.")
+@click.option("--ablation", help="One the truth is claimed under; default: its first.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Root of the draws.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+@click.option("--figure", type=Path, help="Also draw effects beside the truth into this PNG.")
+def validate_task(
+    task: str, model: str | None, ablation: Any, seed: int, device: Any, as_json: bool, figure: Path
+) -> None:
+    """Put a task and its truth through the health gate and print its card.
+
+    \b
+    Example:
+      circuitbench validate-task ioi
+      circuitbench validate-task ioi --model planted-redundant@3 --figure ioi.png
+    """
+    from circuitbench.registry import load_model, load_task
+    from circuitbench.results.store import write_atomically
+    from circuitbench.runner import resolve_device
+    from circuitbench.spec import RunSpec, build_spec
+    from circuitbench.tasks import health, health_card
+
+    build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
+    loaded = load_task(task)
+    with _progress(f"validate {task}") as progress:
+        progress("asking", None)
+        card = health.validate_task(
+            task,
+            load_model(model or loaded.default_model),
+            loaded,
+            ablation=ablation,
+            seed=seed,
+            device=resolve_device(device),
+        )
+    if figure is not None:
+        drawn = io.BytesIO()
+        health_card.figure(card).savefig(drawn, format="png", dpi=150)
+        write_atomically(figure, drawn.getvalue())
+    click.echo(json.dumps(card.as_dict(), indent=1) if as_json else health_card.render(card))
+    if not card.passed:
+        _fail(f"{task} on {card.model} does not pass the gate", 1)
+
+
+@cli.command()
+@click.argument("experiment", metavar="mechrl")
+@click.option("--quick", is_flag=True, help="Fewer seeds, steps and prompts.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
+@click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
+def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: Path) -> None:
+    """Repeat the seed paper's experiment, its evaluation repaired; resumable.
+
+    \b
+    Example:
+      circuitbench reproduce mechrl --quick --out mechrl/
+      circuitbench reproduce mechrl --set seeds=5 --set held_out_task=docstring
+    """
+    if experiment != "mechrl":
+        raise UnknownName("experiment", experiment, ["mechrl"])
+    from dataclasses import asdict
+
+    from circuitbench.agents import reproduce as mechrl
+    from circuitbench.agents.reproduce_report import markdown, write_report
+    from circuitbench.results import check_folder
+    from circuitbench.spec import configure, parse_assignment
+
+    base = asdict(mechrl.QUICK) if quick else {}
+    overrides = dict(parse_assignment(text) for text in assignments)
+    settings = configure(mechrl.MechRL, {**base, **overrides}, "mechrl")
+    check_folder(out)
+    with _progress("mechrl") as progress:
+        results = mechrl.reproduce(settings, out, lambda done, text: progress(text, done))
+    paths = write_report(results, out)
+    click.echo(markdown(results))
+    out_console.print("written: " + ", ".join(map(str, paths)), soft_wrap=True)
+
+
+@cli.command()
+@click.option("--model", default="planted", show_default=True, help="Model to measure on.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="exact", show_default=True, help="exact, fast or approx.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Prompts per batch.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(model: str, device: Any, precision: str, batch_size: int, as_json: bool) -> None:
+    """Show device, precision, threads, measured speed, and what runs will cost here.
+
+    \b
+    Example:
+      circuitbench doctor
+      circuitbench doctor --model gpt2 --precision fast
+    """
+    from circuitbench import doctor as examination
+    from circuitbench.runner import resolve_device
+    from circuitbench.spec import build_spec
+
+    build_spec({"device": device, "precision": precision, "batch_size": batch_size})
+    found = examination.report(resolve_device(device), model, precision, batch_size)
+    click.echo(json.dumps(found, indent=1) if as_json else examination.render(found))
 
 
 def main(argv: list[str] | None = None) -> int:
