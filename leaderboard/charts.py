@@ -24,6 +24,8 @@ from circuitbench.leaderboard.metrics import curve
 from circuitbench.leaderboard.standing import Ranking, strata
 from circuitbench.leaderboard.table import Board, role_recalls
 
+MOST_BANDS = 5  # more would cover each other
+
 
 def quality_by_queries(board: Board) -> Iterator[Drawing]:
     """Quality of the best ranking so far against discovery queries; needs traces."""
@@ -43,7 +45,8 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
     for label, (queries, mean, low, high) in lines.items():
         look = looks[label]
         axes.step(queries, mean, where="post", color=look.colour, linestyle=look.line)
-        axes.fill_between(queries, low, high, step="post", color=look.colour, alpha=0.12, lw=0)
+        if len(lines) <= MOST_BANDS:
+            axes.fill_between(queries, low, high, step="post", color=look.colour, alpha=0.12, lw=0)
         axes.plot(
             *(queries[-1:], mean[-1:]), look.marker, color=look.colour, linestyle=look.line,
             label=label,
@@ -59,8 +62,9 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
     ends = ", ".join(f"{label} {mean[-1]:.2f}" for label, (_, mean, _, _) in lines.items())
     yield Drawing(
         "quality-by-queries",
-        "Quality against queries: mean over all tasks and seeds, band: middle half of the runs; "
-        "training is not included",
+        "Quality against queries: mean over all tasks and seeds"
+        + (", band: middle half of the runs" if len(lines) <= MOST_BANDS else "")
+        + "; training is not included",
         f"Line chart of {board.by.label} against discovery queries; final values: {ends}.",
         figure,
     )

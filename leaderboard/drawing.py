@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib
@@ -22,7 +23,8 @@ INK = "#24292e"
 MUTED = "#8b949e"
 MARKERS = "osD^vPX*<>hp"
 LINES: tuple[str, ...] = ("-", "--", "-.", ":")
-COLOURS = sns.color_palette("colorblind")
+# Without the palette's yellow, which paper swallows.
+COLOURS = [colour for i, colour in enumerate(sns.color_palette("colorblind")) if i != 8]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Drawing:
 
     def __post_init__(self) -> None:
         # Lay out once: it takes longer than drawing, and each file format would do it again.
-        self.figure.draw_without_rendering()
-        self.figure.set_layout_engine("none")
+        if self.figure.get_layout_engine() is not None:
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
 
     @property
     def wide(self) -> bool:
@@ -50,17 +53,19 @@ class Drawing:
         self.figure.savefig(out, format="png", dpi=200, facecolor="white")
         return out.getvalue()
 
-    def svg(self, transparent: bool = False) -> str:
+    @cached_property
+    def transparent_svg(self) -> str:
         """Vector graphics with real text; the same board gives the same bytes."""
         out = io.StringIO()
         with house_style(self.name):
-            self.figure.savefig(
-                out,
-                format="svg",
-                metadata={"Date": None},
-                facecolor="none" if transparent else "white",
-            )
+            self.figure.savefig(out, format="svg", metadata={"Date": None}, facecolor="none")
         return out.getvalue()
+
+    def svg(self) -> str:
+        """The same on white."""
+        text = self.transparent_svg
+        start = text.index(">", text.index("<svg")) + 1
+        return f'{text[:start]}<rect width="100%" height="100%" fill="white"/>{text[start:]}'
 
 
 @dataclass(frozen=True)

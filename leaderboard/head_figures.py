@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,7 +20,7 @@ from circuitbench.leaderboard.entries import Cell
 from circuitbench.leaderboard.heads import mean_scores, ranks, truth_grid, truth_heads
 from circuitbench.leaderboard.table import Board
 
-PANELS_PER_LINE = 4
+PANELS_PER_LINE = 6
 
 
 def truth_against_scores(board: Board) -> Iterator[Drawing]:
@@ -48,31 +49,41 @@ def _panels(
     columns = min(n, PANELS_PER_LINE)
     lines = -(-n // columns)
     n_layers, n_heads = truth.shape
-    size = (columns * 1.9 + 1.6, lines * (1.9 * n_layers / n_heads + 0.4) + 0.3)
-    figure = Figure(figsize=size, layout="compressed")
+    legend_lines = -(-len(roles) // columns)
+    # Placed by hand, in inches: a layout engine takes seconds over this many panels.
+    panel = (1.7, 1.7 * n_layers / n_heads)
+    left, bottom, right, top, gap = 0.55, 0.5, 1.0, 0.4 + 0.2 * legend_lines, (0.15, 0.35)
+    width = left + columns * panel[0] + (columns - 1) * gap[0] + right
+    height = bottom + lines * panel[1] + (lines - 1) * gap[1] + top
+    figure = Figure(figsize=(width, height))
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height,
+        gap[0] / panel[0], gap[1] / panel[1],
+    )  # fmt: skip
     for axis in axes.flat[n:]:
         axis.axis("off")
     _role_panel(axes.flat[0], roles, truth)
-    image = None
+    colours = ScalarMappable(LogNorm(1, max(2, truth.size)), "Blues_r")
     for axis, (label, grid) in zip(axes.flat[1:], panels.items(), strict=False):
-        image = axis.imshow(grid, cmap="Blues_r", norm=LogNorm(1, max(2, truth.size)))
-        axis.set_title(label, fontsize=9)
+        axis.imshow(grid, cmap=colours.cmap, norm=colours.norm)
+        axis.set_title(label, fontsize=8)
         _outline(axis, truth, COLOURS[3])
     for axis in axes.flat[:n]:
         _head_ticks(axis)
     for axis in axes[:, 0]:
         axis.set_ylabel("layer")
-    for axis in axes[-1]:
+    for axis in axes.flat[max(0, n - columns) : n]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
         axis.set_xlabel("head")
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(axes.flat), label="rank (1 = highest)", shrink=0.8)
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:g}"))
-        bar.ax.invert_yaxis()
+    place = (1 - (right - 0.2) / width, bottom / height, 0.12 / width, panel[1] / height)
+    bar = figure.colorbar(colours, cax=figure.add_axes(place), label="rank (1 = highest)")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda rank, _: f"{rank:g}"))
+    bar.ax.invert_yaxis()
     handles, names = axes.flat[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside upper left", ncols=min(len(names), 4), fontsize=8,
-        handletextpad=0.2, columnspacing=1.2,
+        handles, names, loc="upper left", ncols=columns, fontsize=8, handletextpad=0.2,
+        columnspacing=1.2,
     )  # fmt: skip
     return figure
 
@@ -96,7 +107,7 @@ def _outline(axes: Axes, truth: np.ndarray, colour: Any) -> None:
 
 def _head_ticks(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.set_major_locator(MaxNLocator(4, integer=True))
     axes.tick_params(length=2, labelsize=7)
     axes.grid(False)
 

@@ -58,7 +58,7 @@ def page(board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], bas
 
 def inline_svg(drawing: Drawing) -> str:
     """A figure as an element of the page: it follows the page's colours, width and ids."""
-    svg = drawing.svg(transparent=True)
+    svg = drawing.transparent_svg
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(

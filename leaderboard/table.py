@@ -176,8 +176,10 @@ def _tasks(shown: Board) -> Table:
 
 
 def _levels(shown: Board) -> Table:
+    curves = {r.run_id: curve(r, shown.by) for r in shown.records}
+
     def at(record: Record, level: int) -> float | None:
-        reached = [value for queries, value in curve(record, shown.by) if queries <= level]
+        reached = [value for queries, value in curves[record.run_id] if queries <= level]
         return reached[-1] if reached else None
 
     entries = [s.entry for s in shown.overall.standings]

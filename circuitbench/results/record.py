@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,19 +54,22 @@ def plain(value: Any, where: str = "value") -> Any:
     """
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return plain(value.tolist(), where)
+    if isinstance(value, Head | Edge | Path):
+        return str(value)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
             raise RunFailed(f"{where} is {value}; a record holds finite numbers only")
         return value
-    if isinstance(value, Head | Edge | Path):
-        return str(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, set | frozenset):
         return [plain(item, where) for item in sorted(value)]
     if isinstance(value, list | tuple):
+        # Grids of scores are most of a record; one pass over a row of them is enough.
+        if all(type(item) is float for item in value) and all(map(math.isfinite, value)):
+            return list(value)
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     raise InvalidSpec(f"{where} is a {type(value).__name__}, which a record cannot hold")
 
@@ -157,7 +161,7 @@ class Record:
         if type(self.spec.get("seed")) is not int:
             raise InvalidSpec(f"spec.seed must be a whole number, not {self.spec.get('seed')!r}")
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """See :func:`run_id`."""
         return run_id(self.spec, self.versions)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,7 +94,7 @@ def read_record(path: Path | str) -> Record:
     if unknown or missing:
         raise CorruptRecord(f"{path}: wrong entries: {', '.join(sorted(unknown | missing))}")
     try:
-        record = replace(_build(path, content), path=path)
+        record = _build(path, content)
     except CircuitBenchError as error:
         raise CorruptRecord(f"{path}: {error}") from error
     if record.run_id != content["run_id"]:
@@ -120,14 +120,15 @@ def read_folder(folder: Path | str) -> tuple[list[Record], list[Problem]]:
             records.append(read_record(path))
         except CorruptRecord as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
-    kept: dict[str, Record] = {}
-    for record in sorted(records, key=_precedence):
-        first = kept.setdefault(record.run_id, record)
-        if first is not record and record.path is not None:
-            problems.append(Problem(record.path, f"duplicate of {first.path}"))
-    ordered = sorted(
-        kept.values(), key=lambda r: (r.task, r.model_name, r.method, r.seed, r.run_id)
-    )
+    runs: dict[str, list[Record]] = {}
+    for record in records:
+        runs.setdefault(record.run_id, []).append(record)
+    kept = []
+    for copies in runs.values():
+        first, *others = sorted(copies, key=_precedence) if len(copies) > 1 else copies
+        kept.append(first)
+        problems += [Problem(r.path, f"duplicate of {first.path}") for r in others if r.path]
+    ordered = sorted(kept, key=lambda r: (r.task, r.model_name, r.method, r.seed, r.run_id))
     return ordered, sorted(problems, key=lambda p: str(p.path))
 
 
@@ -177,7 +178,7 @@ def _build(path: Path, content: dict[str, Any]) -> Record:
         if not isinstance(content[name], kind):
             expected = "text" if kind is str else "an object"
             raise CorruptRecord(f"{path}: {name} must be {expected}")
-    return Record(**{name: content[name] for name in CONTENT})
+    return Record(**{name: content[name] for name in CONTENT}, path=path)
 
 
 def _unwritable(folder: Path, error: OSError) -> InvalidSpec:
