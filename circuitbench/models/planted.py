@@ -141,7 +141,6 @@ HARD = replace(
     lookalikes=40,
     output_noise=0.1,
     superposition=1.03,
-    out_scale=0.2,
 )
 
 HARD_HEALTH = {"accuracy": 0.95, "tolerance": 0.06, "together": 0.1, "control": 0.62}

@@ -177,7 +177,7 @@ def _hide(
             else:
                 q, k, v, o = _stack(planted, d_head)
                 spread = rng.standard_normal(o.shape) / math.sqrt(space.size) * outputs
-                o = o + config.output_noise * spread
+                o = o + config.output_noise * np.linalg.norm(o, axis=1, keepdims=True) * spread
             attention, value = random_rotation(d_head, rng), random_rotation(d_head, rng)
             weights["Q"].append(_tensor(basis.T @ q @ attention * math.sqrt(d_head)))
             weights["K"].append(_tensor(basis.T @ k @ attention))

@@ -42,7 +42,7 @@ class PlantedConfig:
         shared_language: previous-token heads also carry the language's skip-bigrams.
         lookalikes: heads with the attention pattern of a real role and an output nobody reads.
         noise: norm of what all noise heads (every head left over) write together.
-        output_noise: norm of a random map added to what every planted head writes.
+        output_noise: norm of a random map added to what every planted head writes, relative to it.
         superposition: features per residual dimension; above 1 they overlap.
     """
 

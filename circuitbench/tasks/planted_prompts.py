@@ -89,19 +89,23 @@ def _blind(role: Role) -> bool:
 
 
 def shows(role: str, planted: PlantedModel) -> str:
-    """What ablating one head of a role does to its task's metric."""
-    count, mode = planted.config.roles[role]
-    backups = "backup_name_mover" in planted.config.roles
+    """What zero-ablating one head of a role does to its task's metric."""
+    n, mode = planted.config.roles[role]
+    backups = "backup_name_mover" in planted.config.roles and planted.config.repair > 0
     if role == "backup_name_mover":
         return "nothing alone: it sleeps while every name mover is awake"
     if role == "negative_name_mover":
         return "the metric rises: it writes against the answer"
-    if role == "name_mover" and backups and planted.config.repair > 0:
-        if planted.config.repair >= 1:
-            return "nothing alone: the backups wake and give back what it wrote"
-        return "part of its share: the backups wake and give back the rest"
-    if mode == "or" and count > 1:
-        return f"nothing alone: any of the {count} copies suffices"
-    if count > 1 and CATALOGUE[role].writes_logits:
-        return f"1/{count} of the gap: the copies add up"
+    if role == "name_mover" and backups:
+        if planted.config.repair < 1:
+            return "part of its share: the backups wake and give back the rest"
+        return "nothing alone: the backups wake and give back what it wrote"
+    if mode == "or" and n > 1:
+        return f"nothing alone: any of the {n} copies suffices"
+    if n > 1 and CATALOGUE[role].writes_logits:
+        return f"1/{n} of the gap: the copies add up"
+    if backups and role == "s_inhibition" and n > 1:
+        return "part of the gap: the movers fall asleep, and the backups stand in"
+    if backups and role in ("duplicate_token", "s_inhibition"):
+        return "more than the gap: no name is inhibited, and the backups copy both"
     return "the whole gap: nothing replaces it"

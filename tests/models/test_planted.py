@@ -1,0 +1,275 @@
+"""Planted models do their tasks, by the heads that were planted for them and by no others."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitbench.circuit import Head
+from circuitbench.errors import InvalidSpec, UnknownName
+from circuitbench.models import planted as presets
+from circuitbench.models.language import SPECIALS
+from circuitbench.models.planted import Copies, PlantedConfig, plant, planted, planted_model
+from circuitbench.oracle import AblationOracle
+from circuitbench.tasks.docstring import Docstring
+from circuitbench.tasks.greater_than import GreaterThan
+from circuitbench.tasks.induction import Induction
+from circuitbench.tasks.ioi import IOI
+from circuitbench.tasks.two_hop import TwoHop
+
+TASKS = {
+    "induction": Induction(),
+    "ioi": IOI(),
+    "docstring": Docstring(),
+    "greater-than": GreaterThan(),
+    "two-hop": TwoHop(),
+}
+INDUCTION = {"previous_token": Copies(1), "induction": Copies(1)}
+
+
+class Ablated:
+    """A model's tasks with heads ablated, in units of each task's gap."""
+
+    def __init__(self, model, prompts=8):
+        self.heads = model.construction.heads
+        self.oracles = {
+            name: AblationOracle(model, task, task_name=name, seed=0, batch_size=prompts)
+            for name, task in TASKS.items()
+        }
+
+    def masks(self, sets):
+        oracle = self.oracles["ioi"]
+        masks = torch.ones(len(sets), *oracle.shape, dtype=torch.bool)
+        for mask, heads in zip(masks, sets, strict=True):
+            for head in heads:
+                mask[head] = False
+        return masks
+
+    def effects(self, task, sets):
+        oracle = self.oracles[task]
+        damage = oracle.query(self.masks(sets), control=False).task
+        return (damage / oracle.clean_metric).tolist()
+
+    def control(self, sets):
+        return self.oracles["ioi"].query(self.masks(sets)).control.tolist()
+
+
+@pytest.fixture(scope="module")
+def default():
+    return Ablated(planted())
+
+
+@pytest.fixture(scope="module")
+def redundant():
+    return Ablated(presets.planted_redundant())
+
+
+def test_planting_is_a_pure_function_of_config_and_seed():
+    one, two, other = (
+        plant(presets.PLANTED, 5),
+        plant(presets.PLANTED, 5),
+        plant(presets.PLANTED, 6),
+    )
+    assert one.heads == two.heads
+    for mine, same in zip(one.transformer.layers, two.transformer.layers, strict=True):
+        assert torch.equal(mine.W_Q, same.W_Q)
+        assert torch.equal(mine.W_O, same.W_O)
+    assert torch.equal(one.transformer.W_E, two.transformer.W_E)
+    assert one.heads != other.heads
+    assert not torch.equal(one.transformer.W_E, other.transformer.W_E)
+
+
+def test_default_is_12_by_12_with_dozens_of_distractors(default):
+    model = planted()
+    assert (model.n_layers, model.n_heads) == (12, 12)
+    assert len(default.heads["lookalike"]) >= 24
+    assert len(default.heads["noise"]) >= 48
+    assert sorted(head for heads in default.heads.values() for head in heads) == [
+        Head(layer, head) for layer in range(12) for head in range(12)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "role", "low", "high"),
+    [
+        ("induction", "previous_token", 0.95, 1.05),
+        ("induction", "induction", 0.28, 0.38),
+        ("ioi", "duplicate_token", 1.0, 2.0),
+        ("ioi", "s_inhibition", 0.1, 0.5),
+        ("ioi", "name_mover", -0.05, 0.05),
+        ("ioi", "backup_name_mover", -0.05, 0.05),
+        ("ioi", "negative_name_mover", -0.6, -0.4),
+        ("docstring", "previous_token", 0.95, 1.05),
+        ("docstring", "argument_reader", 0.95, 1.05),
+        ("docstring", "chain_mover", 0.45, 0.55),
+        ("greater-than", "year_reader", 0.95, 1.05),
+        ("greater-than", "greater_than", 0.45, 0.55),
+        ("two-hop", "previous_token", 0.95, 1.05),
+        ("two-hop", "first_hop", 0.95, 1.05),
+        ("two-hop", "chain_mover", 0.45, 0.55),
+    ],
+)
+def test_every_role_alone(default, task, role, low, high):
+    for effect in default.effects(task, [[head] for head in default.heads[role]]):
+        assert low <= effect <= high
+
+
+def test_backups_act_only_while_a_mover_is_off(default):
+    movers, backups = default.heads["name_mover"], default.heads["backup_name_mover"]
+    one_mover, movers_off, both_off, all_off = default.effects(
+        "ioi", [movers[:1], movers, [movers[0], *backups], [*movers, *backups]]
+    )
+    assert abs(one_mover) < 0.05
+    assert both_off > one_mover + 0.5
+    assert all_off > movers_off + 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "role"),
+    [
+        ("induction", "previous_token"),
+        ("ioi", "duplicate_token"),
+        ("ioi", "s_inhibition"),
+        ("docstring", "argument_reader"),
+        ("two-hop", "first_hop"),
+        ("greater-than", "year_reader"),
+    ],
+)
+def test_any_copy_of_an_or_suffices(redundant, task, role):
+    copies = list(redundant.heads[role])
+    but_one = [[head for head in copies if head != kept] for kept in copies]
+    *kept_one, none = redundant.effects(task, [*but_one, copies])
+    assert max(map(abs, kept_one)) < 0.05
+    assert none > 0.95
+
+
+@pytest.mark.parametrize("task", ["induction", "ioi", "greater-than"])
+def test_no_distractor_moves_a_task(default, task):
+    distractors = [*default.heads["lookalike"], *default.heads["noise"]]
+    effects = default.effects(task, [[head] for head in distractors])
+    assert max(map(abs, effects)) < 0.02
+    half = np.random.default_rng(0).permutation(len(distractors))[: len(distractors) // 2]
+    (together,) = default.effects(task, [[distractors[i] for i in half]])
+    assert abs(together) < 0.05
+
+
+def test_distractors_do_not_move_the_language_and_its_heads_do(default):
+    distractors = [*default.heads["lookalike"], *default.heads["noise"]]
+    some = [[head] for head in distractors[::4]]
+    assert max(map(abs, default.control(some))) < 0.02
+    general = [default.heads[role] for role in ("bigram", "skip_bigram", "unigram")]
+    assert min(default.control(general)) > 0.05
+
+
+def test_lookalikes_have_the_pattern_of_a_real_role():
+    model = plant(presets.PLANTED, 0)
+
+    def pattern(head):
+        layer = model.transformer.layers[head.layer]
+        return layer.W_Q[head.head] @ layer.W_K[head.head].T
+
+    real = [
+        pattern(heads[0])
+        for role, heads in model.heads.items()
+        if role not in ("lookalike", "noise")
+    ]
+    for head in model.heads["lookalike"]:
+        assert min(float((pattern(head) - other).abs().max()) for other in real) < 1e-2
+
+
+@settings(max_examples=8, deadline=None)
+@given(layers=st.integers(2, 9), heads=st.integers(2, 6), seed=st.integers(0, 2**32))
+def test_induction_works_on_any_grid(layers, heads, seed):
+    config = PlantedConfig(layers, heads, roles=INDUCTION, lookalikes=1)
+    model = planted_model("x", config, str(seed))
+    oracle = AblationOracle(model, TASKS["induction"], task_name="i", seed=0, batch_size=8)
+    assert oracle.batch.accuracy == 1.0
+    assert oracle.clean_metric == pytest.approx(10.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"n_layers": 1}, "at least 2 x 2"),
+        ({"roles": {"previous_token": Copies(0)}}, "copies >= 1"),
+        ({"roles": {"induction": Copies(1)}}, "reads what previous_token writes"),
+        ({"roles": {**INDUCTION, "induction": Copies(2, "or")}}, "writes logits"),
+        ({"roles": {**INDUCTION, "unigram": Copies(99)}, "n_layers": 4}, "do not fit"),
+        ({"roles": {"previous_token": Copies(13)}, "n_layers": 4}, "more roles than heads"),
+        (
+            {"roles": {**presets.PLANTED.roles}, "n_layers": 2, "n_heads": 40},
+            "has no layer in a model of 2 layers",
+        ),
+        ({"superposition": 3.0}, "too small to keep them apart"),
+        ({"d_pos": 2}, "too small to tell 24 positions apart"),
+        ({"n_names": 3}, "n_names must be at least"),
+        ({"roles": {"argument_mover": Copies(1)}}, "only with shared_tasks=False"),
+        ({"shared_language": True}, "needs role previous_token"),
+    ],
+)
+def test_what_cannot_be_planted_is_refused_with_the_reason(options, reason):
+    with pytest.raises(InvalidSpec, match=reason):
+        plant(PlantedConfig(**({"lookalikes": 0} | options)))
+
+
+def test_an_unknown_role_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match="did you mean 'induction'"):
+        PlantedConfig(roles={"inductoin": Copies(1)})
+
+
+@pytest.mark.parametrize("variant", ["x", "-1", "1.5", "held_out"])
+def test_a_variant_is_a_seed(variant):
+    with pytest.raises(InvalidSpec, match="expected a seed"):
+        planted(variant)
+
+
+def test_held_out_seeds_are_fresh_and_recorded():
+    one, two = planted("held-out"), planted("held-out")
+    assert one.provenance["held_out"]
+    assert one.provenance["seed"] != two.provenance["seed"]
+    again = planted(str(one.provenance["seed"]))
+    assert torch.equal(again.transformer.W_E, one.transformer.W_E)
+
+
+def test_text_follows_its_own_statistics():
+    language = planted().construction.language
+    text = language.text(400, 24, np.random.default_rng(0))
+    assert (text[:, 0] == 0).all()
+    assert text[:, 1:].min() >= len(SPECIALS)
+    repeats = [
+        row[j + 1] == row[i + 1]
+        for row in text
+        for i in range(1, 22)
+        for j in range(i + 1, 23)
+        if row[i] == row[j]
+        and {row[i], row[i + 1]} <= set(language.names.tolist())
+        and row[i] not in row[i + 1 : j]
+    ]
+    assert np.mean(repeats) > 0.9
+
+
+def test_loads_as_a_transformer_lens_model():
+    from circuitbench.models.pretrained import to_transformer_lens
+
+    model = planted()
+    prompts = TASKS["ioi"].prompts(model, 8, np.random.default_rng(0))
+    bridge = to_transformer_lens(model.transformer)
+    with torch.no_grad():
+        theirs = bridge(prompts.tokens)
+    assert torch.allclose(theirs, forward(model.transformer, prompts.tokens), atol=1e-4)
+
+
+@torch.no_grad()
+def forward(transformer, tokens):
+    """Plain reference: logits ``[batch, pos, d_vocab]``."""
+    resid = transformer.W_E[tokens] + transformer.W_pos[: tokens.shape[1]]
+    future = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
+    for layer in transformer.layers:
+        q, k, v = (
+            torch.einsum("bpd,hde->bhpe", resid, w) for w in (layer.W_Q, layer.W_K, layer.W_V)
+        )
+        scores = q @ k.transpose(-1, -2) * transformer.config.attn_scale
+        z = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+        resid = resid + torch.einsum("bhpe,hed->bpd", z, layer.W_O)
+    return resid @ transformer.W_U
