@@ -77,7 +77,7 @@ class Forward:
             self.flops += batch * (pos * to_kv.flops + reads.shape[1] * to_q.flops)
         q, k, v = (part.unflatten(-1, (-1, cfg.d_head)).transpose(1, 2) for part in (q, k, v))
         if cfg.positions == "rotary":
-            cos, sin = self._angles(pos)
+            cos, sin = self.angles(pos)
             k = rotate(k, cos, sin)
             if reads is not None:
                 cos, sin = cos[reads][:, None], sin[reads][:, None]
@@ -121,7 +121,8 @@ class Forward:
         """The final norm; what the (folded) unembedding reads."""
         return normalize(x, self.config.normalization, self.config.norm_eps)
 
-    def _angles(self, pos: int) -> tuple[Tensor, Tensor]:
+    def angles(self, pos: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of rotary positions, ``[pos, rotary_dim]`` each."""
         if self._rotary is None:
             cfg = self.config
             dim = cfg.rotary_dim or cfg.d_head

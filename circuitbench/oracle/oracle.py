@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from circuitbench.errors import BudgetExceeded, InvalidSpec, nearest
 from circuitbench.models.base import Model
 from circuitbench.oracle.answer import Request, answer, fill, parts_of, unknown, values
 from circuitbench.oracle.batch import Batch, Part, Source
+from circuitbench.oracle.damages import Damages
+from circuitbench.oracle.edges import EdgeOracle
 from circuitbench.oracle.engine import Engine
 from circuitbench.oracle.engines import engine_for
 from circuitbench.oracle.meter import Meter
@@ -24,36 +27,6 @@ from circuitbench.tasks.base import Task
 
 GRADIENT_COST = 3  # queries: a forward pass, and a backward pass counted as two
 Of = Literal["task", "control", "reward"]
-
-
-@dataclass(frozen=True)
-class Damages:
-    """What masks cost the model, float32 on the CPU.
-
-    Args:
-        task: ``[n_masks]`` clean minus ablated task metric (logit units).
-        control: ``[n_masks]`` ablated minus clean control loss (nats/token), or None.
-        weight: of the control damage in the reward.
-        per_prompt_task, per_prompt_control: ``[n_masks, batch]`` of the same, if asked for.
-        kl: ``[n_masks]`` KL(clean || ablated) of the next-token distribution at the metric's
-            positions (nats), if asked for.
-    """
-
-    task: Tensor
-    control: Tensor | None
-    weight: float
-    per_prompt_task: Tensor | None = None
-    per_prompt_control: Tensor | None = None
-    kl: Tensor | None = None
-
-    @property
-    def reward(self) -> Tensor:
-        """Contrastive reward ``[n_masks]``: task damage minus weighted control damage."""
-        if self.weight == 0:
-            return self.task
-        if self.control is None:
-            raise InvalidSpec("no reward without control damage; ask with control=True and noising")
-        return self.task - self.weight * self.control
 
 
 class AblationOracle:
@@ -140,6 +113,34 @@ class AblationOracle:
     def clean_control(self) -> float:
         """The intact model's control loss on the current batch (nats/token)."""
         return self.batch.control_loss
+
+    @cached_property
+    def edges(self) -> EdgeOracle:
+        """The same questions about edges, on this oracle's budget and meter.
+
+        Raises :class:`InvalidSpec` for a model whose architecture the engine does not know.
+        """
+        return EdgeOracle(self)
+
+    @contextmanager
+    def ask_edges(
+        self,
+        n_masks: int,
+        batch: Batch,
+        ablation: Ablation | None,
+        control: bool,
+        gradient: bool = False,
+    ) -> Iterator[Ablation]:
+        """Charge, count and time what :class:`EdgeOracle` does inside; gives the ablation."""
+        ablation = self.ablation if ablation is None else _known_ablation(ablation)
+        self._charge(n_masks * (GRADIENT_COST if gradient else 1))
+        request = Request(batch, np.ones(self.shape, bool), ablation, "noising")
+        self._count([request] * n_masks, control)
+        if gradient:
+            self.meter.gradients += n_masks
+            self.meter.backwards += n_masks
+        with _Timed(self):
+            yield ablation
 
     def head_masks(self) -> Tensor:
         """All single-head ablations ``[n_layers * n_heads, n_layers, n_heads]``, row-major."""
