@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,9 +11,13 @@ import numpy as np
 from circuitbench.agents.episodes import KnockoutRules, PruningRules, Rules
 from circuitbench.agents.evidence import Evidence, KeptEvidence, LargestEvidence
 from circuitbench.agents.ppo import PPOHeadDiscovery
+from circuitbench.agents.training import PolicyTraining
+from circuitbench.agents.warm_start import baseline_rankings, imitate
 
 if TYPE_CHECKING:
     from circuitbench.oracle import AblationOracle
+
+KEPT = 0.2  # share of the heads that a warm-started pruning policy is shown to keep
 
 
 @dataclass
@@ -68,6 +73,12 @@ class PruningDiscovery(PPOHeadDiscovery):
     def rules(self, shape: tuple[int, int]) -> Rules:
         """The environment's constants; 0 steps means as many as there are heads."""
         return PruningRules(self.tau, self.price, self.groups, self.steps or None)
+
+    def prepare(self, oracles: Sequence[AblationOracle], rng: np.random.Generator) -> None:
+        """Imitate a baseline by removing its heads from the bottom up."""
+        if self.warm_start and isinstance(self.training, PolicyTraining):
+            rankings = baseline_rankings(self.warm_start, oracles, rng)
+            imitate(self.training, [-ranking for ranking in rankings], rng, share=1 - KEPT)
 
     def evidence(self, oracle: AblationOracle, preference: np.ndarray) -> Evidence:
         """Kept shares."""

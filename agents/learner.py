@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
+from circuitbench.agents import checkpoint
 from circuitbench.agents.acting import Acting, Policy, check_candidates, play_episode
 from circuitbench.agents.episodes import Observation, Rules, SearchRules
 from circuitbench.agents.evidence import Evidence
@@ -106,6 +107,8 @@ class LearningAgent:
         )
         check_candidates(self.candidates, int(batch.action_space.n))
         self.training = self.start(batch, seed)
+        if self.checkpoints is None or not checkpoint.exists(self.checkpoints):
+            self.prepare(oracles, rng)
         self.training.learn(self.progress, self.checkpoints, tensorboard=self.tensorboard)
 
     def discover(self, oracle: AblationOracle, rng: np.random.Generator) -> Discovery:
@@ -134,6 +137,10 @@ class LearningAgent:
     @abstractmethod
     def start(self, batch: EpisodeBatch, seed: int) -> Training:
         """A training run that has not begun."""
+
+    def prepare(self, oracles: Sequence[AblationOracle], rng: np.random.Generator) -> None:
+        """What happens before a training that is not taken up from a checkpoint."""
+        return
 
     @abstractmethod
     def side_by_side(self) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from circuitbench.agents.learner import LearningAgent
 from circuitbench.agents.training import PolicySettings, PolicyTraining
 from circuitbench.agents.vector_env import EpisodeBatch
+from circuitbench.agents.warm_start import baseline_rankings, imitate
+
+if TYPE_CHECKING:
+    from circuitbench.oracle import AblationOracle
 
 
 @dataclass
@@ -19,11 +26,14 @@ class PPOHeadDiscovery(LearningAgent):
 
     Args:
         episodes ... train_pool: see :class:`circuitbench.agents.learner.LearningAgent`.
+        warm_start: a registered method whose ranking the policy first learns to imitate; none
+            by default.
         total_steps ... patience: see :class:`circuitbench.agents.training.PolicySettings`.
             The seed trained for 200,000 steps on two tasks; the default is enough for one task
             of the embedded model.
     """
 
+    warm_start: str = ""
     total_steps: int = 40_000
     n_envs: int = 8
     n_steps: int = 50
@@ -46,6 +56,11 @@ class PPOHeadDiscovery(LearningAgent):
     def start(self, batch: EpisodeBatch, seed: int) -> PolicyTraining:
         """A PPO run."""
         return PolicyTraining(batch, self.settings(), seed, self.name)
+
+    def prepare(self, oracles: Sequence[AblationOracle], rng: np.random.Generator) -> None:
+        """Imitate a baseline, if one is named."""
+        if self.warm_start and isinstance(self.training, PolicyTraining):
+            imitate(self.training, baseline_rankings(self.warm_start, oracles, rng), rng)
 
     def side_by_side(self) -> int:
         """Episodes that training plays at once."""

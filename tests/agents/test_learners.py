@@ -17,7 +17,7 @@ from circuitbench.agents.policy_gradient import (
 from circuitbench.agents.ppo import PPOHeadDiscovery
 from circuitbench.check import check_method
 from circuitbench.circuit import Head
-from circuitbench.errors import InvalidSpec, RunFailed
+from circuitbench.errors import InvalidSpec, RunFailed, UnknownName
 
 FEW = {"total_steps": 96, "n_envs": 4, "width": 16, "steps": 4}
 ROLLOUT = {**FEW, "n_steps": 4, "minibatch": 16}
@@ -159,6 +159,27 @@ def test_pruning_learns_to_keep_what_matters(make_oracle):
     assert {Head(0, 1), Head(1, 2)} <= found.selected
     assert found.scores[gains > 0].min() > found.scores[gains == 0].max()
     assert found.trace[-1].queries == oracle.meter.queries
+
+
+@pytest.mark.parametrize("name", ["rl-a2c", "rl-transformer"])
+def test_a_warm_start_begins_at_the_baselines_ranking(name, make_oracle):
+    gains = np.zeros((3, 3))
+    gains[2] = [1.0, 1.0, 1.0]
+    oracle = make_oracle(gains, pool=4)
+    method = AGENTS[name](total_steps=16, warm_start="head-ablation", learning_rate=3e-3)
+    method.train([oracle], np.random.default_rng(0))
+    cold = AGENTS[name](total_steps=16, learning_rate=3e-3)
+    cold.train([make_oracle(gains, pool=4)], np.random.default_rng(0))
+    seat = method.seat(oracle, np.random.default_rng(0))
+    warm, chance = method.preference(seat)[6:].sum(), cold.preference(seat)[6:].sum()
+    assert warm > 0.6 > chance
+    # a sweep of nine, a demonstration of four, and the training itself
+    assert oracle.meter.queries == 9 + 4 + method.training.queries
+
+
+def test_an_unknown_baseline_is_refused(make_oracle):
+    with pytest.raises(UnknownName, match="head-ablation"):
+        fit(AGENTS["rl-a2c"](warm_start="head-ablatoin"), make_oracle)
 
 
 def test_bad_settings_are_refused(make_oracle):
