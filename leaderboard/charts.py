@@ -53,6 +53,7 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
         )  # fmt: skip
     axes.set(
         xscale="log",
+        xlim=(0.8 * min(q[0] for q, *_ in lines.values()), None),
         ylim=(0, 1.03),
         xlabel="discovery queries (masks evaluated)",
         ylabel=f"{board.by.label} of the best ranking so far",

@@ -23,6 +23,14 @@ MAKERS: tuple[Callable[[Board], Iterator[Drawing]], ...] = (
     head_figures.truth_against_scores,
     head_figures.ablation_effects,
 )
+NAMES = (
+    "quality-by-queries",
+    "quality-by-difficulty",
+    "performance-profiles",
+    "critical-difference",
+    "role-recall",
+    "ablation-effect",
+)
 
 
 def draw(board: Board) -> list[Drawing]:
@@ -32,11 +40,19 @@ def draw(board: Board) -> list[Drawing]:
 
 
 def write_figures(drawings: list[Drawing], folder: Path) -> list[Path]:
-    """Write each as PNG and SVG; raises :class:`InvalidSpec` if ``folder`` won't take them."""
+    """Write each as PNG and SVG; raises :class:`InvalidSpec` if ``folder`` won't take them.
+
+    Figures of ours that an earlier board left there and this one does not have are removed: they
+    would be taken for this one's.
+    """
     paths = []
     for drawing in drawings:
         for suffix, content in (("png", drawing.png()), ("svg", drawing.svg())):
             path = folder / f"{drawing.name}.{suffix}"
             write_atomically(path, content)
             paths.append(path)
+    for stem in ("heads-*", *NAMES):
+        for path in [*folder.glob(f"{stem}.png"), *folder.glob(f"{stem}.svg")]:
+            if path not in paths:
+                path.unlink()
     return paths

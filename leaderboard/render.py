@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +22,15 @@ def load_board(
     by: str = DEFAULT.key,
     warn: Callable[[str], None] = lambda line: None,
     intervals: bool = False,
+    tasks: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
 ) -> Board:
     """Read a results folder and rank what is in it.
 
     ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
-    metrics. Raises :class:`InvalidSpec` for a folder
-    that is absent or holds no usable record, :class:`UnknownName` for an unknown metric.
+    metrics; ``tasks`` and ``seeds`` keep only those runs. Raises :class:`InvalidSpec` for a folder
+    that is absent or holds no usable record, :class:`UnknownName` for an unknown metric or a task
+    that no record is about.
     """
     chosen = metric(by)
     records, problems = read_folder(results)
@@ -39,7 +42,18 @@ def load_board(
             f"no records in {results}: {why}; make one with "
             f"'circuitbench run --method random --out {results}'"
         )
-    return board(records, problems, chosen, intervals)
+    known = {record.task for record in records}
+    for task in tasks or ():
+        if task not in known:
+            raise UnknownName("task", task, known)
+    kept = [
+        record
+        for record in records
+        if (not tasks or record.task in tasks) and (not seeds or record.seed in seeds)
+    ]
+    if not kept:
+        raise InvalidSpec(f"no records in {results} have the tasks and seeds asked for")
+    return board(kept, problems, chosen, intervals)
 
 
 def render(
@@ -49,6 +63,8 @@ def render(
     *,
     by: str = DEFAULT.key,
     warn: Callable[[str], None] = lambda line: None,
+    tasks: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
 ) -> str:
     """The leaderboard of a results folder as text.
 
@@ -60,17 +76,18 @@ def render(
             tables. Links to records are relative to it, or else to the working directory.
         by: the metric that ranks.
         warn: gets one line per file that is left out.
+        tasks, seeds: compare on these alone; None or empty takes all there are.
 
     Returns:
         What to print: the table, or with ``html`` and ``out`` the page's path.
 
     Raises:
-        UnknownName: an unknown format or metric.
+        UnknownName: an unknown format, metric or task.
         InvalidSpec: no records, or ``out`` cannot be written.
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    shown = load_board(results, by, warn, intervals=format == "html")
+    shown = load_board(results, by, warn, format == "html", tasks, seeds)
     base = Path(out) if out is not None else Path()
     if format != "html" and out is None:
         return next(iter(_texts(shown, format, base).values()))

@@ -146,7 +146,7 @@ def _overall(shown: Board) -> Table:
         f"Means over {count(len(grid.cells), 'problem')} (task and model) x "
         f"{count(len(grid.seeds), 'seed')}, ranked by {by.label}{_spans(shown.overall)}; "
         f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
-        "coverage and not ranked."
+        "coverage and not ranked; the tables per task compare it where it has all runs."
     )
     rows = tuple(map(row, shown.overall.standings))
     return Table("overall", "Overall", note, columns, rows)

@@ -337,6 +337,14 @@
     opener?.focus();
   });
 
+  // ---- paper ---------------------------------------------------------------------------------
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = all("details:not([open])");
+    for (const details of closed) details.open = true;
+  });
+  addEventListener("afterprint", () => { for (const details of closed) details.open = false; });
+
   // ---- light and dark ------------------------------------------------------------------------
   const root = document.documentElement;
   const stored = (() => { try { return localStorage.getItem("circuitbench-theme"); } catch { return null; } })();

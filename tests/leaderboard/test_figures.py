@@ -10,7 +10,7 @@ import pytest
 from synthetic_records import light, record, sweep
 
 from circuitbench.leaderboard.charts import mean_curve
-from circuitbench.leaderboard.figures import draw, write_figures
+from circuitbench.leaderboard.figures import NAMES, draw, write_figures
 from circuitbench.leaderboard.heads import ranks
 from circuitbench.leaderboard.table import board
 
@@ -31,6 +31,7 @@ def test_every_figure_of_a_full_sweep_is_there(drawings):
         "heads-ioi-planted",
         "ablation-effect",
     }
+    assert {n for n in drawings if not n.startswith("heads-")} == set(NAMES)
     assert all(d.title and d.alt for d in drawings.values())
     for name in ("quality-by-queries", "quality-by-difficulty", "performance-profiles"):
         (axes, *_) = drawings[name].figure.axes
@@ -50,6 +51,9 @@ def test_files_are_written_and_valid(drawings, tmp_path):
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(paths[1]).getroot().tag.endswith("svg")
     assert drawings["critical-difference"].svg() == paths[1].read_text()
+    (tmp_path / "figures" / "my-own.png").touch()
+    write_figures([drawings["performance-profiles"]], tmp_path / "figures")
+    assert {p.stem for p in paths[0].parent.iterdir()} == {"performance-profiles", "my-own"}
 
 
 def test_little_data_gives_fewer_figures_and_no_error():

@@ -304,6 +304,21 @@ def test_bad_files_are_reported_and_left_out(tmp_path):
     assert {p["path"] for p in content["problems"]} == {str(second), str(max(copy, first))}
 
 
+def test_tasks_and_seeds_narrow_the_comparison(tmp_path):
+    folder = store([*sweep(("acdc",), seeds=range(2)), record("random", "ioi", 0)], tmp_path)
+
+    def coverages(**only):
+        rows = json.loads(render(folder, "json", **only))["tables"]["overall"]["rows"]
+        return {row["method"]: row["coverage"] for row in rows}
+
+    assert coverages() == {"acdc": "4/4", "random": "1/4"}
+    assert coverages(tasks=["ioi"], seeds=[0]) == {"acdc": "1/1", "random": "1/1"}
+    with pytest.raises(UnknownName, match="did you mean 'ioi'"):
+        render(folder, tasks=["iio"])
+    with pytest.raises(InvalidSpec, match="tasks and seeds asked for"):
+        render(folder, seeds=[7])
+
+
 def test_nothing_to_show_is_said_clearly(tmp_path):
     with pytest.raises(InvalidSpec, match=r"no records in .*: it is empty; make one with"):
         render(tmp_path)
