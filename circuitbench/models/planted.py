@@ -143,7 +143,13 @@ HARD = replace(
     superposition=1.03,
 )
 
-HARD_HEALTH = {"accuracy": 0.95, "tolerance": 0.06, "together": 0.1, "control": 0.62}
+HARD_HEALTH = {
+    "accuracy": 0.95,
+    "tolerance": 0.06,
+    "together": 0.2,
+    "sufficiency": 0.2,
+    "control": 0.62,
+}
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
 LARGE = replace(

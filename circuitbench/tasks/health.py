@@ -29,6 +29,7 @@ from circuitbench.tasks.health_card import Card, Check, Limits, RoleReport, figu
 __all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validate_task"]
 
 Context = frozenset[Head]
+SAMPLE = 48  # prompts, and control spans, over which accuracy and control loss are taken
 
 
 def validate_task(
@@ -186,7 +187,11 @@ def _truth_in_context(bench: _Bench) -> dict[Head, float]:
 
 def _behaviour(bench: _Bench, drawn: Prompts, limits: Limits) -> list[Check]:
     """The model does the task, the counterfactual undoes it, and the language is one."""
-    batch, construction = bench.oracle.batch, bench.oracle.model.construction
+    construction = bench.oracle.model.construction
+    draws = range(max(1, SAMPLE // bench.oracle.batch_size))
+    batches = [bench.oracle.draw(i) for i in draws]
+    accuracy = float(np.mean([batch.accuracy for batch in batches]))
+    control = float(np.mean([batch.control_loss for batch in batches]))
     language = getattr(construction, "language", None)
     vocabulary = int(max(drawn.tokens.max(), drawn.token_ids.max())) + 1
     transformer = bench.oracle.model.transformer
@@ -197,7 +202,7 @@ def _behaviour(bench: _Bench, drawn: Prompts, limits: Limits) -> list[Check]:
     restored_none = bench.oracle.query(flipped, direction="denoising").task
     counterfactual = bench.clean - float(restored_none[0])
     return [
-        Check("accuracy", batch.accuracy, ">=", limits.accuracy, "top choice is right"),
+        Check("accuracy", accuracy, ">=", limits.accuracy, "top choice is right"),
         Check(
             "counterfactual metric / clean metric",
             counterfactual / bench.clean if bench.clean else math.nan,
@@ -207,10 +212,10 @@ def _behaviour(bench: _Bench, drawn: Prompts, limits: Limits) -> list[Check]:
         ),
         Check(
             "control loss / uniform",
-            batch.control_loss / uniform,
+            control / uniform,
             "<=",
             limits.control,
-            f"{batch.control_loss:.2f} of {uniform:.2f} nats/token",
+            f"{control:.2f} of {uniform:.2f} nats/token",
         ),
     ]
 

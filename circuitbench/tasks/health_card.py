@@ -170,31 +170,20 @@ def figure(card: Card) -> Figure:
 
     Heads that were not tried alone are left blank. Draws without a display.
     """
-    import seaborn
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    effects = np.array(card.effects, dtype=float)
-    truth = np.array(card.truth, dtype=float)
+    effects, truth = np.array(card.effects, dtype=float), np.array(card.truth, dtype=float)
     height = max(2.5, 0.25 * len(effects))
     drawing = Figure(figsize=(2.4 + 0.5 * effects.shape[1], height), layout="constrained")
     FigureCanvasAgg(drawing)
     left, right = drawing.subplots(1, 2, sharey=True)
-    top = float(np.nanmax(np.abs(effects)))
-    seaborn.heatmap(
-        effects,
-        ax=left,
-        cmap="vlag",
-        center=0.0,
-        vmin=-top,
-        vmax=top,
-        mask=np.isnan(effects),
-        cbar_kws={"label": "effect / gap"},
-    )
-    seaborn.heatmap(truth, ax=right, cmap="Greys", vmin=0, vmax=1, cbar=False)
+    top = float(np.nanmax(np.abs(effects))) or 1.0
+    shown = left.imshow(effects, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    right.imshow(truth, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     left.set(title=f"{card.task} on {card.model}: one head ablated ({card.ablation})")
     right.set(title="truth")
-    for axes in (left, right):
-        axes.set(xlabel="head", ylabel="layer" if axes is left else "")
-        axes.tick_params(rotation=0)
+    left.set(xlabel="head", ylabel="layer")
+    right.set(xlabel="head")
+    drawing.colorbar(shown, ax=left, label="effect / gap")
     return drawing
