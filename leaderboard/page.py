@@ -90,7 +90,12 @@ def _standing(standing: Standing, task: str | None, model: str | None) -> dict[s
         "done": standing.done,
         "expected": standing.expected,
         "values": {m.key: _value(standing.estimates[m.key], m.digits) for m in METRICS},
-        "commits": sorted({short_commit(record) for record in standing.records}),
+        "sources": sorted(
+            {
+                f"{record.versions.get('circuitbench') or 'unknown'} @ {short_commit(record)}"
+                for record in standing.records
+            }
+        ),
     }
 
 
