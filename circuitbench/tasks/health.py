@@ -29,7 +29,7 @@ from circuitbench.tasks.health_card import Card, Check, Limits, RoleReport, figu
 __all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validate_task"]
 
 Context = frozenset[Head]
-SAMPLE = 48  # prompts, and control spans, over which accuracy and control loss are taken
+SAMPLE = 24  # prompts, and control spans, over which accuracy and control loss are taken
 
 
 def validate_task(
@@ -86,7 +86,7 @@ def validate_task(
     tried = sorted(truth.heads) + bench.choose(others, generator(seed, task_name, "others"))
     singles = bench.effects([frozenset({head}) for head in tried])
     effects = dict(zip(tried, singles, strict=True))
-    in_context = _truth_in_context(bench)
+    in_context = _truth_in_context(bench, effects, limits.matters)
     checks = (
         *_behaviour(bench, drawn, limits),
         *_shape(model, drawn),
@@ -146,6 +146,8 @@ class _Bench:
 
     def _damage(self, ablated: Iterable[Context]) -> Tensor:
         sets = list(ablated)
+        if not sets:
+            return torch.zeros(0)
         masks = torch.ones(len(sets), *self.oracle.shape, dtype=torch.bool)
         for i, context in enumerate(sets):
             for layer, head in context:
@@ -165,22 +167,30 @@ class _Bench:
         return [b - before[context] for b, (_, context) in zip(after, pairs, strict=True)]
 
 
-def _truth_in_context(bench: _Bench) -> dict[Head, float]:
-    """The largest effect (by size) of every truth head over the contexts it may matter in."""
+def _truth_in_context(
+    bench: _Bench, alone: Mapping[Head, float], enough: float
+) -> dict[Head, float]:
+    """The effect of every truth head in its best context.
+
+    A head that matters ``enough`` alone is not tried further; any other is tried with more and
+    more of its role gone, and with another role, or a head of one, gone too.
+    """
     roles = bench.truth.roles
     pairs = []
     for name, role in roles.items():
         for head in role.heads:
+            if abs(alone[head]) >= enough:
+                continue
             rest = frozenset(role.heads) - {head}
-            contexts = {frozenset(sorted(rest)[:n]) for n in range(len(rest) + 1)}
+            contexts = {frozenset(sorted(rest)[:n]) for n in range(1, len(rest) + 1)}
             for other_name, other in roles.items():
                 if other_name != name:
                     group = frozenset(other.heads) - {head}
                     contexts |= {group, group | rest, frozenset(other.heads[:1]) - {head}}
             pairs += [(head, context) for context in sorted(contexts, key=sorted)]
-    best: dict[Head, float] = {}
+    best = {head: alone[head] for head in bench.truth.heads}
     for (head, _), effect in zip(pairs, bench.marginals(pairs), strict=True):
-        if abs(effect) > abs(best.get(head, 0.0)) or head not in best:
+        if abs(effect) > abs(best[head]):
             best[head] = effect
     return best
 
