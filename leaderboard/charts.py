@@ -125,7 +125,7 @@ def quality_by_difficulty(board: Board) -> Iterator[Drawing]:
         )
     axes.set(
         xscale="log",
-        ylim=(-0.02, 1.03),
+        ylim=(min(-0.02, axes.get_ylim()[0]), 1.03),
         xlabel="heads per head of the circuit (rarer circuit = harder)",
         ylabel=f"{board.by.label}, mean over seeds",
     )
