@@ -31,13 +31,14 @@ def planted_model(
 ) -> Model:
     """A :class:`Model` planted from ``config`` with the seed that ``variant`` names.
 
-    The seed is recorded in the provenance, also where it was drawn for ``held-out``. ``health``
-    are limits of the health gate that differ from its defaults.
+    The seed is part of the model's name and provenance, also where it was drawn for
+    ``held-out``: asking for that name builds the same model again. ``health`` are limits of the
+    health gate that differ from its defaults.
     """
     seed = seed_of(name, variant)
     construction = plant(config, seed)
     return Model(
-        name=f"{name}@{variant}" if variant else name,
+        name=f"{name}@{seed}" if variant else name,
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         transformer=construction.transformer,
