@@ -142,9 +142,9 @@ class IOIAlgorithm:
     there; ``mover``: the name that is not that one. Mentions stand at random places among words.
     """
 
-    n_symbols: int = 10
+    n_symbols: int = 6
     n_words: int = 12
-    length: int = 12
+    length: int = 10
     duplicate: Head = field(default=Head(0, 2))
     inhibition: Head = field(default=Head(1, 3))
     mover: Head = field(default=Head(3, 1))

@@ -74,8 +74,9 @@ def language(name: str) -> SkipGrams:
 
     ``trained-induction`` speaks it in the symbols of its task, the others in words of their own.
     """
-    words, seed = (31, 20) if name == INDUCTION else (12, 21)
-    return SkipGrams.draw(words, np.random.default_rng(seed))
+    if name == INDUCTION:
+        return SkipGrams.draw(31, np.random.default_rng(20), near=2.0, far=2.0)
+    return SkipGrams.draw(12, np.random.default_rng(21))
 
 
 def folder() -> Path:
@@ -87,7 +88,9 @@ def save(name: str, weights: Transformer, where: Path) -> None:
     """Write weights as safetensors, the config in their metadata."""
     metadata = {"config": json.dumps(asdict(weights.config))}
     named = {k: v.detach().contiguous() for k, v in parameters(weights).items()}
-    save_file(named, where / f"{name}.safetensors", metadata)
+    path = where / f"{name}.safetensors"
+    save_file(named, path, metadata)
+    path.chmod(0o644)  # safetensors leaves files that only their owner can read
 
 
 def load(name: str, where: Path | None = None) -> Transformer:
@@ -116,7 +119,11 @@ def _model(name: str, variant: str) -> Model:
         n_heads=weights.config.n_heads,
         transformer=weights,
         construction=TrainedConstruction(language(name), report, ALGORITHMS.get(name)),
-        provenance={"kind": "trained", "training": report["training"]},
+        provenance={
+            "kind": "trained",
+            "training": report["training"],
+            "health": report.get("health", {}),
+        },
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import click
 import torch
@@ -16,7 +17,12 @@ from circuitbench.models.trained import ALGORITHMS, INDUCTION, NAMES, folder, la
 from circuitbench.models.training import induction, siit
 from circuitbench.models.training.reports import induction_report, siit_report
 
-LAYERS = {"siit-induction": 3, "siit-ioi": 4, "siit-two-hop": 4}
+SIIT: dict[str, tuple[int, dict[str, Any]]] = {
+    "siit-induction": (3, {"steps": 2500}),
+    "siit-ioi": (4, {"steps": 3500, "silence": True}),
+    "siit-two-hop": (4, {"steps": 3000}),
+}
+"""Layers and how to train."""
 
 
 @click.command()
@@ -35,16 +41,19 @@ def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
         start = time.process_time()
         more = {} if steps is None else {"steps": steps}
         if name == INDUCTION:
+            more = {"steps": 4000} | more
             weights = induction.train(seed, **more)
         else:
-            shape = siit.config(ALGORITHMS[name], text, LAYERS[name])
+            layers, usual = SIIT[name]
+            more = usual | more
+            shape = siit.config(ALGORITHMS[name], text, layers)
             weights = siit.train(ALGORITHMS[name], text, shape, seed, **more)
         folder().mkdir(exist_ok=True)
         save(name, weights, folder())
         training = {
             "command": f"python -m circuitbench.models.training {name}",
             "seed": seed,
-            "steps": steps or "default",
+            **more,
             "cpu_seconds": round(time.process_time() - start),
             "torch": torch.__version__,
         }

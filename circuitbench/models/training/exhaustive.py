@@ -75,8 +75,8 @@ def members(index: int, n_heads: int) -> list[Head]:
 
 
 def effects(table: np.ndarray) -> dict[str, dict[str, float]]:
-    """For each head, the change of faithfulness from keeping it too, over all subsets of the
-    others: least, mean and greatest.
+    """For each head, the change of faithfulness from keeping it too: least, mean and greatest
+    over all subsets of the others, and ``alone`` where all others are kept.
     """
     n = len(table).bit_length() - 1
     values = faithfulness(table)
@@ -90,6 +90,7 @@ def effects(table: np.ndarray) -> dict[str, dict[str, float]]:
             "least": round(float(change.min()), 4),
             "mean": round(float(change.mean()), 4),
             "greatest": round(float(change.max()), 4),
+            "alone": round(float(change[-1]), 4),
         }
     return dict(sorted(out.items()))
 

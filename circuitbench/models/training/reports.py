@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from circuitbench.models.transformer import Transformer
 from circuitbench.tasks.trained import TrainedInduction
 
 PROMPTS = 256
-CONTEXTS = 200
+TOLERANCE = 0.15
+"""Of the truth of the induction model: the smallest set sufficient up to this, zero ablation."""
 
 
 def text_loss(model: Transformer, text: Tensor, mask: Tensor | None = None) -> float:
@@ -44,15 +46,19 @@ def text_damages(model: Transformer, text: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def siit_report(
-    model: Transformer, algorithm: Algorithm, language: SkipGrams, seed: int = 1000
+    model: Transformer,
+    algorithm: Algorithm,
+    language: SkipGrams,
+    seed: int = 1000,
+    contexts: int = 200,
 ) -> dict[str, Any]:
     """Behaviour, interchange accuracy, and what heads outside the circuit can do at most.
 
     Effects are moves of the metric (right answer's logit minus the donor's answer's) as a share
     of its clean value. ``alone``: replace one outside head. ``in_context``: replace one outside
     head after a random set of other heads, of the circuit or not, has been replaced alike; the
-    largest of 200. ``answers_changed``: with random sets of outside heads replaced on each
-    prompt, the share of answers that are no longer the algorithm's.
+    largest over ``contexts`` draws. ``answers_changed``: with random sets of outside heads
+    replaced on each prompt, the share of answers that are no longer the algorithm's.
     """
     rng = np.random.default_rng(seed)
     grid = (model.config.n_layers, model.config.n_heads)
@@ -89,7 +95,7 @@ def siit_report(
     together, strict = (hits(x, y, pairs.positions) for x, y in halves)
 
     inside = node_mask(algorithm, grid)
-    alone, in_context = _outside_effects(model, pairs.tokens, donors, inside, metric, clean, rng)
+    alone, in_context = _outside_effects(model, pairs.tokens, donors, inside, metric, contexts, rng)
     text = language.text(PROMPTS, model.config.n_ctx, algorithm.n_symbols + 2, rng)
     return {
         "roles": {
@@ -119,14 +125,14 @@ def _outside_effects(
     tokens: Tensor,
     donors: list[Tensor],
     inside: Tensor,
-    metric: Any,
-    clean: Tensor,
+    metric: Callable[[Tensor], float],
+    contexts: int,
     rng: np.random.Generator,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Per ablation and outside head: the effect alone, and the largest in random contexts."""
     outside = [(int(i), int(j)) for i, j in torch.argwhere(~inside)]
     every = [(int(i), int(j)) for i, j in torch.argwhere(torch.ones_like(inside))]
-    whole = metric(clean)
+    whole = metric(forward(model, tokens)[0])
     alone: dict[str, dict[str, float]] = {}
     in_context: dict[str, dict[str, float]] = {}
     for ablation in ABLATIONS:
@@ -139,7 +145,7 @@ def _outside_effects(
             str(Head(*head)): round((whole - without({head})) / whole, 5) for head in outside
         }
         largest = dict.fromkeys(alone[ablation], 0.0)
-        for i in range(CONTEXTS):
+        for i in range(contexts):
             head = outside[i % len(outside)]
             rate = rng.choice([0.15, 0.5])
             context = {h for h in every if h != head and rng.random() < rate}
@@ -159,14 +165,53 @@ def induction_report(model: Transformer, language: SkipGrams, seed: int = 1000) 
     logits, _, patterns = forward(model, prompts.tokens)
     previous, matching = attention_scores(prompts.tokens, patterns)
     text = language.text(PROMPTS, model.config.n_ctx, 1, rng)
+    sets = {a: search(t) for a, t in tables.items()}
+    changes = {a: effects(t) for a, t in tables.items()}
     return {
+        "roles": _induction_roles(
+            sets["zero"][str(TOLERANCE)]["heads"], previous, matching, changes["zero"]
+        ),
+        "tolerance": TOLERANCE,
+        "ablations": list(ABLATIONS),
+        "source": "exhaustive search over all 65,536 subsets of heads of a model trained here",
+        "blind_spots": [
+            "the edge is gradual: heads just outside matter a little (see the exhaustive effects)",
+            "heads that match prefixes but write nothing look like induction heads",
+        ],
+        "health": {"accuracy": 0.95, "sufficiency": 0.3, "tolerance": 0.12, "together": 0.3},
         "accuracy": float(prompts.correct(logits).float().mean()),
         "metric": round(float(prompts.metric(logits).mean()), 4),
         "previous_token_score": previous,
         "prefix_matching_score": matching,
-        "effects": {a: effects(t) for a, t in tables.items()},
-        "search": {a: search(t) for a, t in tables.items()},
+        "effects": changes,
+        "search": sets,
         "text_loss": round(text_loss(model, text), 4),
         "text_loss_uniform": round(float(np.log(model.config.d_vocab)), 4),
         "text_damage_zero": text_damages(model, text),
+    }
+
+
+def _induction_roles(
+    heads: list[str],
+    previous: dict[str, float],
+    matching: dict[str, float],
+    changes: dict[str, dict[str, float]],
+) -> dict[str, dict[str, Any]]:
+    """Sort the heads found by what they attend to (scores of at least one half)."""
+    roles: dict[str, list[str]] = {"previous-token": [], "induction": [], "support": []}
+    for head in heads:
+        if previous[head] >= 0.5:
+            roles["previous-token"].append(head)
+        elif matching[head] >= 0.5:
+            roles["induction"].append(head)
+        else:
+            roles["support"].append(head)
+    return {
+        name: {
+            "heads": group,
+            "shows": "alone it costs "
+            + ", ".join(f"{changes[head]['alone']:.0%} ({head})" for head in group),
+        }
+        for name, group in roles.items()
+        if group
     }

@@ -118,12 +118,17 @@ def train(
     shape: TransformerConfig,
     seed: int = 0,
     steps: int = 2000,
-    batch: int = 48,
+    batch: int = 40,
     lr: float = 3e-3,
     language_weight: float = 0.3,
+    silence: bool = False,
     log: int = 250,
 ) -> Transformer:
-    """Train from scratch; prints a line of progress every ``log`` steps."""
+    """Train from scratch; prints a line of progress every ``log`` steps.
+
+    With ``silence``, a model without one of its nodes (its head zeroed) must give all answers the
+    same logit; without, what it then says is left open, and may differ from prompt to prompt.
+    """
     rng = np.random.default_rng(seed)
     model = initial(shape, rng)
     optimizer, weights = adam(model, lr)
@@ -143,9 +148,9 @@ def train(
             torch.cat([pairs.tokens, pairs.tokens]),
             changes.edit([z[batch:] for z in zs]),
         )
-        # Without the nodes' heads, so that the language comes to live in the others.
+        # Half of the time without the nodes' heads, so that the language lives in the others.
         words = text.text(batch // 2, shape.n_ctx, algorithm.n_symbols + 2, rng)
-        spoken, _, _ = forward(model, words, keep(others))
+        spoken, _, _ = forward(model, words, keep(others) if step % 2 else None)
         wanted = (answers, *changes.answers.split(batch))
         reads = [
             read(algorithm, x, pairs.positions)
@@ -153,8 +158,13 @@ def train(
         ]
         errors = [distance(x, y) for x, y in zip(reads, wanted, strict=True)]
         speech = functional.cross_entropy(spoken[:, :-1].transpose(1, 2), words[:, 1:])
+        loss = torch.stack(errors).sum() + language_weight * speech
+        if silence:
+            muted, _, _ = forward(model, pairs.tokens, _mute(algorithm, batch, grid, rng))
+            heard = read(algorithm, muted, pairs.positions)
+            loss = loss + heard.square().sum(-1).mean() / MARGIN**2
         optimizer.zero_grad()
-        (sum(errors) + language_weight * speech).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         if step % log == 0 or step == steps - 1:
@@ -166,3 +176,11 @@ def train(
             )
             print(f"step {step:5d}  {time.time() - start:4.0f} s  {report}  text {speech:.3f}")
     return detached(model)
+
+
+def _mute(algorithm: Algorithm, n: int, shape: tuple[int, int], rng: np.random.Generator) -> Edit:
+    """The edit that zeroes one random node's head on each of ``n`` prompts."""
+    heads = np.array(list(algorithm.nodes.values()))[rng.integers(len(algorithm.nodes), size=n)]
+    kept = torch.ones((n, *shape), dtype=torch.bool)
+    kept[torch.arange(n), heads[:, 0], heads[:, 1]] = False
+    return lambda layer, z: z * kept[:, layer][:, None, :, None]
