@@ -34,8 +34,9 @@ def compiled() -> str:
     rows = []
     for name in EXAMPLES:
         model, task = load_model(f"compiled-{name}"), load_task(name)
+        weights = model.construction.compiled.transformer
         prompts = task.prompts(model, PROMPTS, np.random.default_rng(0))
-        logits, _, _ = forward(model.transformer, prompts.tokens)
+        logits, _, _ = forward(weights, prompts.tokens)
         read = logits[torch.arange(PROMPTS)[:, None], prompts.positions]
         wanted = 10.0 * (prompts.weights > 0)
         error = (read.gather(-1, prompts.token_ids) - wanted).abs().max()
@@ -54,7 +55,7 @@ def compiled() -> str:
                 for masks in (subsets, subsets | ~inside)
             )
             strongest = max(strongest, float((next(pair) - next(pair)).abs().max()))
-        config = model.transformer.config
+        config = weights.config
         rows.append(
             [
                 name,

@@ -39,7 +39,7 @@ def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
         training = json.loads(path.read_text())["training"]
     else:
         start = time.process_time()
-        more = {} if steps is None else {"steps": steps}
+        more: dict[str, Any] = {} if steps is None else {"steps": steps}
         if name == INDUCTION:
             more = {"steps": 4000} | more
             weights = induction.train(seed, **more)
