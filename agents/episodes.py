@@ -19,10 +19,12 @@ Observation = Literal["flat", "tokens"]
 
 
 class Answer(NamedTuple):
-    """What the oracle says of one mask: damages as in :class:`circuitbench.oracle.Damages`."""
+    """What the oracle says of one mask: task damage and reward as in ``oracle.Damages``.
+
+    The reward is the task damage alone where control text is not asked about.
+    """
 
     task: float
-    control: float
     reward: float
 
 
@@ -54,8 +56,8 @@ class Episode(ABC):
     of the observation. ``n_actions`` is ``n`` unless a subclass has more.
     """
 
-    n_features = 2
     n_globals = 0
+    asks_control = True  # whether answers must know the damage on control text
 
     def __init__(self, shape: tuple[int, int], n_tasks: int, bound: float) -> None:
         self.shape, self.n_tasks, self.bound = shape, n_tasks, bound
@@ -99,7 +101,7 @@ class Episode(ABC):
 
         ``flat``: task one-hot, chosen, signal, globals, ``[n_tasks + 2 n + n_globals]``; for
         HeadDiscovery this is the seed's layout. ``tokens``: one row per head, ``[n,
-        n_features + 1 + n_globals + n_tasks]``: chosen, signal, depth in [0, 1], then the
+        3 + n_globals + n_tasks]``: chosen, signal, depth in [0, 1], then the
         globals and the task one-hot repeated. A head's number is not in its token.
         """
         one_hot = np.zeros(self.n_tasks)
@@ -310,6 +312,7 @@ class PruningEpisode(Episode):
     """
 
     n_globals = 2
+    asks_control = False
 
     def __init__(self, rules: PruningRules, shape: tuple[int, int], n_tasks: int) -> None:
         self.rules = rules

@@ -199,9 +199,10 @@ class EpisodeBatch:
         answers: dict[int, Answer] = {}
         for group in seats.values():
             requests = [self._request(*asked[k]) for k in group]
-            for k, damages in zip(group, query_together(requests), strict=True):
-                control = 0.0 if damages.control is None else float(damages.control[0])
-                answers[k] = Answer(float(damages.task[0]), control, float(damages.reward[0]))
+            control = self.episodes[0].asks_control
+            for k, damages in zip(group, query_together(requests, control=control), strict=True):
+                reward = damages.reward if control else damages.task
+                answers[k] = Answer(float(damages.task[0]), float(reward[0]))
         return [answers[k] for k in range(len(asked))]
 
     def _request(self, i: int, mask: np.ndarray) -> tuple[AblationOracle, torch.Tensor, Batch]:

@@ -171,6 +171,27 @@ def test_the_token_policy_is_equivariant(make_oracle):
     assert np.allclose(straight[:, order], permuted, atol=1e-6)
 
 
+def test_tensorboard_is_optional(make_oracle, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InvalidSpec, match="pip install tensorboard"):
+        start(make_oracle).learn(tensorboard=tmp_path)
+
+
+def test_learning_curves_go_to_tensorboard(make_oracle, tmp_path):
+    pytest.importorskip("tensorboard")
+    start(make_oracle).learn(tensorboard=tmp_path)
+    assert next(tmp_path.glob("events*")).stat().st_size > 0
+
+
+def test_progress_tells_return_entropy_queries_and_time_left(make_oracle):
+    told = []
+    start(make_oracle).learn(lambda fraction, text: told.append((fraction, text)))
+    assert [fraction for fraction, _ in told] == [0.25, 0.5, 0.75, 1.0]
+    assert told[-1][1].startswith("return ")
+    assert "entropy" in told[-1][1]
+    assert "96 queries, 0 s left" in told[-1][1]
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(InvalidSpec, match="total_steps"):
         PolicySettings(total_steps=0)

@@ -19,7 +19,9 @@ def test_one_oracle_call_answers_all_episodes(make_oracle, monkeypatch):
     calls = []
     together = vector_env.query_together
     monkeypatch.setattr(
-        vector_env, "query_together", lambda asked: calls.append(len(asked)) or together(asked)
+        vector_env,
+        "query_together",
+        lambda asked, **kw: calls.append(len(asked)) or together(asked, **kw),
     )
     env = OracleVecEnv(
         EpisodeBatch(two_tasks(make_oracle), SearchRules(4), 8, np.random.default_rng(0))
