@@ -1,12 +1,13 @@
 """A linear map as fast as the machine allows, with a plain fallback.
 
 On a CPU the weight is reordered once into oneDNN's blocked layout, which is never slower than
-PyTorch's default (MKL) and on AMD chips with AVX-512 more than twice as fast; bias, activation
-and residual are then part of the product's last pass over memory.
+PyTorch's default (MKL) and on AMD chips with AVX-512 more than twice as fast; bias and residual
+are then part of the product's last pass over memory.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,13 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _ROWS_HINT = 2048  # rows the blocked layout is chosen for
-_FUSED = {
-    "": ("none", ""),
-    "relu": ("relu", ""),
-    "gelu": ("gelu", "none"),
-    "gelu_new": ("gelu", "tanh"),
-    "silu": ("swish", ""),
-}
+_GELU_ROWS = 64  # rows whose activations stay in the cache
+_GELU = (2 / math.pi) ** 0.5
 
 
 class Linear:
@@ -71,8 +67,9 @@ class Linear:
             return activate(F.linear(x, self.weight, self.bias), activation)
         if torch.is_grad_enabled() and x.requires_grad:
             return activate(_Differentiable.apply(x, self), activation)
-        kind, algorithm = _FUSED[activation]
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, kind, [], algorithm)
+        fused = "relu" if activation == "relu" else "none"
+        y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, fused, [], "")
+        return y if fused == "relu" else _activate_in_place(y, activation)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """``residual + x @ weight + bias``, float32."""
@@ -132,6 +129,21 @@ def activate(x: Tensor, kind: str) -> Tensor:
         return F.silu(x)
     if kind:
         return F.gelu(x, approximate="tanh" if kind == "gelu_new" else "none")
+    return x
+
+
+def _activate_in_place(x: Tensor, kind: str) -> Tensor:
+    """:func:`activate`, overwriting ``x``: on CPUs the tanh GELU goes through the sigmoid.
+
+    ``x (1 + tanh y) / 2 = x sigmoid(2 y)``, and vectorised sigmoids are several times as fast
+    as oneDNN's fused GELU or PyTorch's own.
+    """
+    if kind != "gelu_new":
+        return activate(x, kind)
+    for part in x.flatten(0, -2).split(_GELU_ROWS):
+        gate = part * part
+        gate.mul_(2 * _GELU * 0.044715).add_(2 * _GELU).mul_(part).sigmoid_()
+        part.mul_(gate)
     return x
 
 

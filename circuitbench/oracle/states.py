@@ -23,6 +23,8 @@ from circuitbench.oracle.forward import Forward, at_positions
 from circuitbench.oracle.memory import halving
 
 _serial = itertools.count()
+_SPARSE = 0.5  # share of heads kept under which pruning beats batching on a CPU
+_SPARSE_TOKENS = 512
 _PRUNE_BELOW = 0.8  # share of heads needed under which only those are computed
 
 
@@ -191,7 +193,10 @@ class Runner:
             read(index, chunk.run())
             return len(index)
 
-        start, at_once = 0, max(1, self.chunk_tokens // size)
+        tokens = self.chunk_tokens
+        if self.forward.device.type == "cpu" and keeps.mean() < _SPARSE:
+            tokens = min(tokens, _SPARSE_TOKENS)  # masks of a chunk only prune what none needs
+        start, at_once = 0, max(1, tokens // size)
         while start < len(order):
             done, enough = halving(run, min(at_once, len(order) - start), self.recover)
             if enough < min(at_once, len(order) - start):
