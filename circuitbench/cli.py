@@ -7,27 +7,26 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from circuitbench import __version__
-from circuitbench.display import head_grid_lines, one_line, summary
+from circuitbench.display import (
+    err_console,
+    head_grid_lines,
+    one_line,
+    out_console,
+    progress_bar,
+    summary,
+)
 from circuitbench.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
 
 if TYPE_CHECKING:  # heavy rooms load only in the verb that needs them
     from circuitbench.results import Record
-    from circuitbench.runner import Progress as ProgressCallback
-
-# A pipe has no width of its own; rows should not fold for it.
-out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err_console = Console(stderr=True, highlight=False)
 
 
 class Verbs(click.Group):
@@ -55,7 +54,7 @@ def cli() -> None:
 
 
 def _spec_options(command: Any) -> Any:
-    """The options that ``run`` and ``sweep`` share; absent ones stay None."""
+    """The options of every verb that runs a method; absent ones stay None."""
     options = [
         click.option("--model", help="Model, or model@variant; default: the task's own."),
         click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
@@ -69,11 +68,13 @@ def _spec_options(command: Any) -> Any:
             "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
         ),
         click.option("--config", type=Path, help="YAML file of settings; options override it."),
-        click.option("--out", type=Path, help="Folder for records (default results/)."),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+_out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
 
 
 @cli.command()
@@ -82,6 +83,7 @@ def _spec_options(command: Any) -> Any:
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @_spec_options
+@_out_option
 def run(as_json: bool, **options: Any) -> None:
     """Run one method on one task and write one record.
 
@@ -100,7 +102,7 @@ def run(as_json: bool, **options: Any) -> None:
 
     spec = build_spec(*settings)
     check_folder(out)
-    with _progress(f"{spec.method} on {spec.task}") as progress:
+    with progress_bar(f"{spec.method} on {spec.task}") as progress:
         progress("loading", None)
         record = run_prepared(prepare(spec), progress)
     path = _save(record, out)
@@ -118,6 +120,7 @@ def run(as_json: bool, **options: Any) -> None:
 @click.option("--tasks", default="induction", help="Names, separated by commas.")
 @click.option("--seeds", default="0", help="Seeds: 0,1,2 or 0-4.")
 @_spec_options
+@_out_option
 def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.
 
@@ -127,14 +130,13 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
     """
     settings, out = _settings(options, single=False)
     from circuitbench.spec import build_spec
-    from circuitbench.sweep import grid, parse_seeds, run_all
+    from circuitbench.sweep import grid, parse_names, parse_seeds, run_all
 
-    def names(text: str) -> list[str]:
-        return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-    specs = grid(build_spec(*settings), names(methods), names(tasks), parse_seeds(seeds))
+    specs = grid(
+        build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)
+    )
     failures = 0
-    with _progress("sweep") as progress:
+    with progress_bar("sweep") as progress:
 
         def started(index: int, spec: Any) -> None:
             progress(
@@ -208,8 +210,17 @@ def show(record: Path, as_json: bool) -> None:
 @click.argument("results", type=Path)
 @click.option("--format", "format_", default="markdown", help="markdown, csv, latex, html, json.")
 @click.option("--by", help="The metric that ranks (default: average precision).")
+@click.option("--tasks", help="Only these tasks, separated by commas.")
+@click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
 @click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
-def leaderboard(results: Path, format_: str, by: str | None, out: Path | None) -> None:
+def leaderboard(
+    results: Path,
+    format_: str,
+    by: str | None,
+    tasks: str | None,
+    seeds: str | None,
+    out: Path | None,
+) -> None:
     """Make tables, figures and a page from a folder of records.
 
     \b
@@ -218,8 +229,13 @@ def leaderboard(results: Path, format_: str, by: str | None, out: Path | None) -
       circuitbench leaderboard results/ --format html --out site/
     """
     from circuitbench.leaderboard import render
+    from circuitbench.sweep import parse_names, parse_seeds
 
-    options = {} if by is None else {"by": by}
+    options: dict[str, Any] = {} if by is None else {"by": by}
+    if tasks is not None:
+        options["tasks"] = parse_names(tasks)
+    if seeds is not None:
+        options["seeds"] = parse_seeds(seeds)
     click.echo(render(results, format_, out, warn=_warn, **options).rstrip("\n"))
 
 
@@ -261,6 +277,30 @@ def validate(results: Path) -> None:
         _fail(f"{len(report.problems)} problems in {results}", 1)
 
 
+@cli.command()
+@click.option("--method", help="Method (default rl-ppo).")
+@click.option("--task", help="Task (default induction).")
+@click.option("--seed", type=int, help="Root of every random draw (default 0).")
+@click.option("--resamples", default=100, show_default=True, type=click.IntRange(2))
+@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(2))
+@_spec_options
+def stability(resamples: int, repetitions: int, **options: Any) -> None:
+    """Say how alike a method's answers are on other prompts and with other seeds, as JSON.
+
+    \b
+    Example:
+      circuitbench stability --method acdc --task ioi --resamples 20
+    """
+    from circuitbench.results import plain
+    from circuitbench.runner import measure_stability, prepare
+    from circuitbench.spec import build_spec
+
+    prepared = prepare(build_spec(*_settings(options)[0]))
+    with progress_bar(f"stability of {prepared.spec.method}") as progress:
+        found = measure_stability(prepared, resamples, repetitions, progress)
+    click.echo(json.dumps(plain({"spec": prepared.identity, **found}), indent=1))
+
+
 @cli.command(name="validate-task")
 @click.argument("task")
 @click.option("--model", help="Model, or model@variant; default: the task's own.")
@@ -287,7 +327,7 @@ def validate_task(
 
     build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
     loaded = load_task(task)
-    with _progress(f"validate {task}") as progress:
+    with progress_bar(f"validate {task}") as progress:
         progress("asking", None)
         card = health.validate_task(
             task,
@@ -332,7 +372,7 @@ def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: P
     overrides = dict(parse_assignment(text) for text in assignments)
     settings = configure(mechrl.MechRL, {**base, **overrides}, "mechrl")
     check_folder(out)
-    with _progress("mechrl") as progress:
+    with progress_bar("mechrl") as progress:
         results = mechrl.reproduce(settings, out, lambda done, text: progress(text, done))
     paths = write_report(results, out)
     click.echo(markdown(results))
@@ -425,7 +465,7 @@ def _settings(options: dict[str, Any], single: bool = True) -> tuple[list[Mappin
     """Settings from the config file and the command line, in rising rank, and the out folder."""
     from circuitbench.spec import parse_assignment, read_config
 
-    config, out = options.pop("config"), options.pop("out")
+    config, out = options.pop("config"), options.pop("out", None)
     assignments = dict(parse_assignment(text) for text in options.pop("assignments"))
     layers: list[Mapping[str, Any]] = []
     folder = out or Path("results")
@@ -443,40 +483,6 @@ def _settings(options: dict[str, Any], single: bool = True) -> tuple[list[Mappin
     layers.append({key: value for key, value in options.items() if value is not None})
     layers.append({"hyperparameters": assignments})
     return layers, folder
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[ProgressCallback]:
-    """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    if not err_console.is_terminal:
-        last = ""
-
-        def line(stage: str, fraction: float | None) -> None:
-            nonlocal last
-            # One line per stage and per tenth of it: a log should stay readable.
-            tenth = "" if fraction is None else f" {int(fraction * 10) * 10}%"
-            mark = stage.split(" ")[0] + tenth
-            if mark != last:
-                err_console.print(f"{title}: {stage}{tenth}", markup=False, soft_wrap=True)
-                last = mark
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err_console, transient=True) as bar:
-        item = bar.add_task(title, total=None)
-
-        def update(stage: str, fraction: float | None) -> None:
-            total = None if fraction is None else 1.0
-            bar.update(item, description=f"{title}: {stage}", total=total, completed=fraction or 0)
-
-        yield update
 
 
 def _save(record: Record, out: Path) -> Path:

@@ -1,14 +1,57 @@
-"""How one record looks on a terminal."""
+"""How records and progress look on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from circuitbench.results import Record
+    from circuitbench.runner import Progress as ProgressCallback
+
+# A pipe has no width of its own; rows should not fold for it.
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+err_console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[ProgressCallback]:
+    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    if not err_console.is_terminal:
+        last = ""
+
+        def line(stage: str, fraction: float | None) -> None:
+            nonlocal last
+            # One line per stage and per tenth of it: a log should stay readable.
+            tenth = "" if fraction is None else f" {int(fraction * 10) * 10}%"
+            mark = stage.split(" ")[0] + tenth
+            if mark != last:
+                err_console.print(f"{title}: {stage}{tenth}", markup=False, soft_wrap=True)
+                last = mark
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err_console, transient=True) as bar:
+        item = bar.add_task(title, total=None)
+
+        def update(stage: str, fraction: float | None) -> None:
+            total = None if fraction is None else 1.0
+            bar.update(item, description=f"{title}: {stage}", total=total, completed=fraction or 0)
+
+        yield update
 
 
 def summary(record: Record) -> Table:

@@ -19,6 +19,7 @@ from circuitbench.errors import CircuitBenchError, InvalidPlugin, InvalidSpec, R
 from circuitbench.evaluation import evaluate
 from circuitbench.evaluation.evaluate import checked_scores, checked_selection
 from circuitbench.evaluation.functional import QUICK, FunctionalSettings, functional
+from circuitbench.evaluation.stability import stability
 from circuitbench.method import Discovery, Method, TrainableMethod
 from circuitbench.models.base import Model
 from circuitbench.oracle import AblationOracle, Meter
@@ -154,6 +155,28 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
     )
 
 
+def measure_stability(
+    prepared: Prepared, resamples: int = 100, seeds: int = 5, progress: Progress = silent
+) -> dict[str, Any]:
+    """Agreement of a method with itself over fresh prompts and over its own seeds.
+
+    Trains once if the method learns. See :func:`circuitbench.evaluation.stability.stability`.
+    """
+    spec = prepared.spec
+    if isinstance(prepared.method, TrainableMethod):
+        _train(prepared, Meter(), progress)
+    asked = 0
+
+    def make_oracle(seed: int) -> AblationOracle:
+        nonlocal asked
+        progress("discovering", asked / (resamples + seeds))
+        asked += 1
+        purpose = f"stability {seed}"
+        return _oracle(prepared, spec.task, prepared.task, purpose, Meter(), spec.budget)
+
+    return stability(prepared.method, make_oracle, spec.seed, resamples, seeds)
+
+
 def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
     """Raise :class:`RunFailed` unless ``discovery`` keeps the contract of :class:`Discovery`."""
     if not isinstance(discovery, Discovery):
@@ -260,11 +283,16 @@ def _plain_discovery(discovery: Discovery) -> dict[str, Any]:
         if discovery.edges is None
         else {str(edge): float(score) for edge, score in discovery.edges.items()},
         "trace": [
-            {"queries": point.queries, "scores": np.asarray(point.scores, dtype=float)}
+            {"queries": point.queries, "scores": _rounded(point.scores)}
             for point in discovery.trace
         ],
         "info": dict(discovery.info),
     }
+
+
+def _rounded(scores: np.ndarray) -> list[list[float]]:
+    """Six significant digits: a trace is drawn, not computed with, and is most of a record."""
+    return [[float(f"{x:.6g}") for x in row] for row in np.asarray(scores, dtype=float)]
 
 
 def _family(plugin: Plugin) -> str:

@@ -4,12 +4,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from circuitbench.errors import InvalidSpec
-from circuitbench.evaluation import coverage as cv
 from circuitbench.evaluation import statistics as s
 
 # Demšar 2006, table 6: ranks of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 UCI data sets
@@ -121,38 +118,3 @@ def test_tied_with_best():
     table = np.stack([base, base + 0.3, base + 0.3 + 0.01 * np.tile([1, -1], 6), base - 1])
     assert s.tied_with_best(table, rng).tolist() == [False, True, True, False]
     assert s.tied_with_best(base[None], rng).tolist() == [True]
-
-
-CELLS = st.sets(st.tuples(st.sampled_from("ab"), st.integers(0, 2)))
-
-
-@given(st.dictionaries(st.sampled_from("pqrs"), CELLS), CELLS)
-@settings(max_examples=60, deadline=None)
-def test_an_incomplete_method_never_changes_the_grid(cells, extra):
-    before = cv.reference_grid(cells)
-    after = cv.reference_grid({**cells, "new": extra})
-    if not after <= extra:
-        assert after == before
-
-
-def test_the_usual_grid_wins_and_nothing_is_averaged_over_a_hole():
-    full = {("a", 0), ("a", 1), ("b", 0), ("b", 1)}
-    scores = {
-        "w": {cell: 1.0 for cell in full},
-        "x": {cell: 1.0 for cell in full},
-        "y": {cell: 2.0 for cell in full} | {("c", 0): 9.0},
-        "z": {("a", 0): 5.0},
-    }
-    grid = cv.reference_grid(scores)
-    assert grid == full
-    cover = cv.coverage(scores, grid)
-    assert (cover["z"].done, cover["z"].expected, cover["z"].complete) == (1, 4, False)
-    assert cover["z"].share == 0.25
-    names, cells, table = cv.score_table(scores, grid)
-    assert names == ["w", "x", "y"]
-    assert table.shape == (3, 4)
-    assert [len(x) for x in cv.by_task(table[0], cells)] == [2, 2]
-    assert cv.task_means(table, cells).tolist() == [[1, 1, 2], [1, 1, 2]]
-    assert cv.reference_grid({"a": full, "b": full - {("a", 0)}}) == full
-    assert cv.reference_grid({}) == frozenset()
-    assert not cv.coverage({"m": set()}, set())["m"].complete
