@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from circuitbench.models.rasp import Program, Select
 from circuitbench.models.training.network import forward
 from circuitbench.oracle import AblationOracle
 from circuitbench.registry import load_model, load_task
+from circuitbench.tasks.health import render, validate_task
 
 PADDED = CompilerOptions(n_heads=8)
 MODELS = {name: compiled_model(example, PADDED) for name, example in EXAMPLES.items()}
@@ -46,6 +49,14 @@ def test_the_model_computes_the_program_at_every_position(name):
     agrees(MODELS[name].construction.compiled, EXAMPLES[name], n=400)
 
 
+def test_frac_prevs_is_right_on_every_input_there_is():
+    example = EXAMPLES["frac-prevs"]
+    # By symmetry every input that starts with an a stands for three.
+    inputs = [["a", *rest] for rest in itertools.product("abc", repeat=example.n - 1)]
+    outputs, _ = run(MODELS["frac-prevs"].construction.compiled, inputs)
+    assert outputs == [example.answers(symbols) for symbols in inputs]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -69,11 +80,11 @@ def test_options_change_the_weights_and_not_the_program(name, options):
 def test_truth_heads_matter_and_others_never_do(name):
     model, task = MODELS[name], load_task(name)
     truth = task.truth(model)
-    oracle = AblationOracle(model, task, task_name=name, seed=3, batch_size=64)
+    oracle = AblationOracle(model, task, task_name=name, seed=3, batch_size=32)
     inside = torch.zeros(oracle.shape, dtype=torch.bool)
     for layer, head in truth.heads:
         inside[layer, head] = True
-    subsets = torch.from_numpy(np.random.default_rng(0).random((40, *oracle.shape)) < 0.5)
+    subsets = torch.from_numpy(np.random.default_rng(0).random((16, *oracle.shape)) < 0.5)
     for ablation in truth.ablations:
         alone = oracle.query(oracle.head_masks(), ablation=ablation, control=False).task
         alone = alone.view(oracle.shape)
@@ -84,6 +95,14 @@ def test_truth_heads_matter_and_others_never_do(name):
         without = oracle.query(subsets, ablation=ablation, control=False).task
         assert (with_rest - without).abs().max() < 0.02, ablation
     assert truth.ablations == ABLATIONS
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_the_health_gate_passes(ablation):
+    for name, model in MODELS.items():
+        card = validate_task(name, model, load_task(name), ablation=ablation, prompts=32, subsets=3)
+        assert card.passed, render(card)
+        assert card.dials["n_heads"] == 8
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
