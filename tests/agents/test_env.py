@@ -1,7 +1,7 @@
 import gymnasium
 import numpy as np
 import pytest
-from conftest import GAINS, additive_model
+from agents_kit import GAINS, additive_model
 from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

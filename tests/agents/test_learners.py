@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import GAINS
+from agents_kit import GAINS
 
 from circuitbench.agents import checkpoint
 from circuitbench.agents.circuits import KnockoutDiscovery, PruningDiscovery

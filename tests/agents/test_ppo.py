@@ -2,7 +2,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import GAINS
+from agents_kit import GAINS
 
 from circuitbench.agents.acting import Acting
 from circuitbench.agents.ppo import PPOHeadDiscovery

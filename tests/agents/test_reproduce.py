@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import GAINS, FixedDifference, additive_model
+from agents_kit import GAINS, FixedDifference, additive_model
 
 from circuitbench.agents import reproduce as experiment
 from circuitbench.agents.matched import (

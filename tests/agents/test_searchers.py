@@ -2,7 +2,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import GAINS, additive_model
+from agents_kit import GAINS, additive_model
 
 from circuitbench.agents.bandits import BanditThompson, BanditUCB, HeadBelief, SuccessiveHalving
 from circuitbench.agents.mcts import MCTS

@@ -1,7 +1,7 @@
 import gymnasium
 import numpy as np
 import pytest
-from conftest import GAINS, additive_model
+from agents_kit import GAINS, additive_model
 
 from circuitbench.agents import vector_env
 from circuitbench.agents.env import HeadDiscoveryEnv
