@@ -1,0 +1,152 @@
+"""The tables and figures of docs/ground-truth.md.
+
+    python benchmarks/ground_truth.py methods   # what methods reach on every task
+    python benchmarks/ground_truth.py dials     # what redundancy and superposition do to them
+    python benchmarks/ground_truth.py cards     # health cards and heat maps of the presets
+
+Tables go to the terminal as markdown, figures to docs/figures. Every figure is the mean over
+seeds; a seed plants another model and draws other prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from circuitbench.evaluation import evaluate
+from circuitbench.models import Model
+from circuitbench.models.planted import (
+    PRESETS,
+    REDUNDANT,
+    Copies,
+    PlantedConfig,
+    planted_model,
+)
+from circuitbench.oracle import AblationOracle
+from circuitbench.registry import load_model, load_task, method_class
+from circuitbench.seeding import generator
+from circuitbench.tasks.health import figure, render, validate_task
+
+PLANTED_TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+COMPILED_TASKS = ("reverse", "sort", "histogram", "frac-prevs", "dyck", "most-frequent")
+METHODS = ("random", "head-ablation", "activation-patching", "acdc", "integrated-gradients")
+PROMPTS = 8
+FIGURES = Path(__file__).parent.parent / "docs" / "figures"
+
+
+def score(method: str, model: Model, task: str, seed: int) -> tuple[float, float]:
+    """AUROC of a method's ranking and F1 of the set it commits to."""
+    loaded = load_task(task)
+    oracle = AblationOracle(model, loaded, task_name=task, seed=seed, batch_size=PROMPTS)
+    discovery = method_class(method)().discover(oracle, generator(seed, task, method))
+    metrics = evaluate(discovery, loaded.truth(model), *oracle.shape)
+    return metrics["ranking"]["auroc"], metrics["selection"]["f1"]
+
+
+def mean_scores(
+    method: str, build: Callable[[int], Model], tasks: Iterable[str], seeds: int
+) -> np.ndarray:
+    """``[seeds, 2]``: AUROC and F1, averaged over tasks."""
+    return np.array(
+        [
+            np.mean([score(method, build(seed), task, seed) for task in tasks], axis=0)
+            for seed in range(seeds)
+        ]
+    )
+
+
+def row(label: str, cells: Iterable[np.ndarray]) -> str:
+    """A markdown row of ``AUROC / F1`` cells."""
+    texts = [f"{a:.2f} / {f:.2f}" for a, f in (cell.mean(0) for cell in cells)]
+    return f"| {label} | " + " | ".join(texts) + " |"
+
+
+def header(first: str) -> str:
+    """The head of a table with a column per method."""
+    return f"| {first} | " + " | ".join(METHODS) + " |\n|---|" + "---:|" * len(METHODS)
+
+
+def methods(seeds: int) -> None:
+    """Every task on its models: AUROC / F1 of every method."""
+    for preset in ("planted-easy", "planted", "planted-redundant", "planted-hard"):
+        models = [planted_model(preset, PRESETS[preset], str(seed)) for seed in range(seeds)]
+        print(f"\n`{preset}` (AUROC / F1, mean of {seeds} seeds)\n\n{header('task')}", flush=True)
+        for task in PLANTED_TASKS:
+            cells = [mean_scores(m, models.__getitem__, [task], seeds) for m in METHODS]
+            print(row(task, cells), flush=True)
+    print(f"\ncompiled (AUROC / F1, mean of {seeds} seeds)\n\n{header('task')}", flush=True)
+    for task in COMPILED_TASKS:
+        models = [load_model(load_task(task).default_model)] * seeds
+        cells = [mean_scores(m, models.__getitem__, [task], seeds) for m in METHODS]
+        print(row(task, cells), flush=True)
+
+
+def with_copies(copies: int) -> PlantedConfig:
+    """The redundant preset with this many copies of every role that is an "or"."""
+    roles = {
+        role: Copies(copies, "or") if mode == "or" else Copies(n, mode)
+        for role, (n, mode) in REDUNDANT.roles.items()
+    }
+    return replace(REDUNDANT, roles=roles)
+
+
+def with_superposition(features: float) -> PlantedConfig:
+    """The default preset with this many features per dimension."""
+    return replace(PRESETS["planted"], superposition=features)
+
+
+DIALS: dict[str, tuple[Callable[..., PlantedConfig], tuple[float, ...]]] = {
+    "or-copies": (with_copies, (1, 2, 3, 4)),
+    "superposition": (with_superposition, (1.0, 1.03, 1.06, 1.1)),
+}
+
+
+def dials(seeds: int) -> None:
+    """How methods fare as a dial is turned: a table and a figure per dial."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(drawing)
+    panels = drawing.subplots(1, len(DIALS), sharey=True)
+    for axes, (dial, (config, settings)) in zip(panels, DIALS.items(), strict=True):
+        print(f"\n{dial}: mean over the planted tasks and {seeds} seeds\n\n{header(dial)}")
+        curves = []
+        for setting in settings:
+            models = [planted_model("dial", config(setting), str(seed)) for seed in range(seeds)]
+            cells = [mean_scores(m, models.__getitem__, PLANTED_TASKS, seeds) for m in METHODS]
+            curves.append([cell[:, 0] for cell in cells])
+            print(row(f"{setting:g}", cells), flush=True)
+        for method, values in zip(METHODS, np.moveaxis(np.array(curves), 1, 0), strict=True):
+            axes.errorbar(settings, values.mean(1), values.std(1), marker="o", label=method)
+        axes.set(xlabel=dial, ylim=(0.3, 1.03), xticks=settings)
+    panels[0].set(ylabel="AUROC (5 tasks)")
+    panels[-1].legend(fontsize="small")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    drawing.savefig(FIGURES / "planted-dials.png", dpi=110)
+
+
+def cards(seeds: int) -> None:
+    """The full gate for every preset but the large one, and heat maps of the default."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for preset in ("planted-easy", "planted", "planted-redundant", "planted-hard"):
+        model = load_model(preset)
+        for task in PLANTED_TASKS:
+            card = validate_task(task, model, load_task(task), prompts=2 * PROMPTS)
+            print(render(card), flush=True)
+            if preset == "planted":
+                figure(card).savefig(FIGURES / f"planted-{task}.png", dpi=80)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("methods", "dials", "cards"))
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    {"methods": methods, "dials": dials, "cards": cards}[arguments.what](arguments.seeds)
