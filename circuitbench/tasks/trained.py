@@ -22,23 +22,52 @@ from circuitbench.models.trained import ALGORITHMS, INDUCTION, TrainedConstructi
 from circuitbench.tasks.base import Prompts
 
 
-def _chosen(apart: Tensor, reads: int, rng: np.random.Generator) -> Tensor:
-    """``reads`` random places of each row ``[batch, place]`` where ``apart``, in order."""
-    order = torch.from_numpy(rng.random(apart.shape)) - apart.double()
-    return order.argsort(dim=1)[:, :reads].sort(dim=1).values
-
-
-def _prompts(
+def _read(
     tokens: Tensor,
-    counterfactual: Tensor,
-    positions: Tensor,
+    donors: Tensor,
+    places: Tensor,
     right: Tensor,
     wrong: Tensor,
-    choices: Tensor,
-) -> Prompts:
+    none: int,
+    reads: int,
+    rng: np.random.Generator,
+) -> tuple[Tensor, ...]:
+    """Choose ``reads`` random places ``[batch, place]`` where both have an answer, not the token
+    ``none``, and they differ.
+
+    Drops prompts that have too few; returns tokens, donors, positions, right and wrong answers.
+    """
+    apart = (right != wrong) & (right != none) & (wrong != none)
+    order = torch.from_numpy(rng.random(apart.shape)) - apart.double()
+    chosen = order.argsort(dim=1)[:, :reads].sort(dim=1).values
+    kept = apart.sum(1) >= reads
+    picked = (x.gather(1, chosen) for x in (places, right, wrong))
+    return tuple(x[kept] for x in (tokens, donors, *picked))
+
+
+def _joined(parts: list[tuple[Tensor, ...]], n: int, choices: Tensor) -> Prompts:
+    """The first ``n`` prompts of several :func:`_read`."""
+    columns = (torch.cat(column)[:n] for column in zip(*parts, strict=True))
+    tokens, donors, positions, right, wrong = columns
     ids = torch.stack([right, wrong], dim=-1)
     weights = torch.tensor([1.0, -1.0]).expand(ids.shape).contiguous()
-    return Prompts(tokens, counterfactual, positions, ids, weights, choices)
+    return Prompts(tokens, donors, positions, ids, weights, choices)
+
+
+def _reordered(
+    tokens: Tensor, filler: np.ndarray, period: np.ndarray, rng: np.random.Generator
+) -> Tensor:
+    """The same prompts with their stretch in another order, said again and again likewise."""
+    place = np.arange(tokens.shape[1] - 1)
+    start, width = filler[:, None], period[:, None]
+    # Sort keys: the filler stays in front, the first saying is shuffled, the rest is not used.
+    keys = np.where(place < start + width, 1 + rng.random((len(tokens), len(place))), 3.0)
+    keys = np.where(place < start, place / len(place), keys)
+    order = np.argsort(keys, axis=1, kind="stable")
+    source = np.where(place < start, place, start + (place - start) % width)
+    source = np.take_along_axis(order, source, axis=1)
+    body = np.take_along_axis(tokens.numpy()[:, 1:], source, axis=1)
+    return torch.cat([tokens[:, :1], torch.from_numpy(body)], dim=1)
 
 
 def _construction(model: Model, name: str) -> TrainedConstruction:
@@ -64,30 +93,15 @@ class TrainedInduction:
         """Fresh stretches and fillers for every prompt."""
         _construction(model, INDUCTION)
         length, symbols = 24, 31
-        tokens, filler, period = repeated_symbols(n, length, symbols, rng, shortest=7)
-        # The same symbols in another order: shuffle the first saying and repeat that.
-        place = np.arange(length - 1)
-        start, width = filler.numpy()[:, None], period.numpy()[:, None]
-        keys = rng.random((n, length - 1))
-        keys = np.where((place >= start) & (place < start + width), 1 + keys, 3.0)
-        keys = np.where(place < start, place / length, keys)
-        shuffled = np.argsort(keys, axis=1, kind="stable")
-        source = np.where(place < start, place, start + (place - start) % width)
-        body = np.take_along_axis(
-            tokens.numpy()[:, 1:], np.take_along_axis(shuffled, source, axis=1), axis=1
-        )
-        counterfactual = torch.cat([tokens[:, :1], torch.from_numpy(body)], dim=1)
         late = torch.arange(length - 7, length - 1)
-        right, wrong = tokens[:, late + 1], counterfactual[:, late + 1]
-        read = _chosen(right != wrong, self.reads, rng)
-        return _prompts(
-            tokens,
-            counterfactual,
-            late[read],
-            right.gather(1, read),
-            wrong.gather(1, read),
-            torch.arange(1, symbols + 1),
-        )
+        parts: list[tuple[Tensor, ...]] = []
+        while sum(len(part[0]) for part in parts) < n:
+            tokens, filler, period = repeated_symbols(n, length, symbols, rng, shortest=7)
+            donors = _reordered(tokens, filler.numpy(), period.numpy(), rng)
+            places = late.expand(n, -1)
+            right, wrong = tokens[:, late + 1], donors[:, late + 1]
+            parts.append(_read(tokens, donors, places, right, wrong, -1, self.reads, rng))
+        return _joined(parts, n, torch.arange(1, symbols + 1))
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         """Text in the same symbols, ``[n, 24]``."""
@@ -113,21 +127,11 @@ class _AlgorithmTask:
         parts: list[tuple[Tensor, ...]] = []
         while sum(len(part[0]) for part in parts) < n:
             pairs = algorithm.draw(2 * n, rng)
-            right, wrong = (
-                algorithm.values(x)[answer].gather(1, pairs.positions)
-                for x in (pairs.tokens, pairs.donors)
-            )
-            apart = (right != wrong) & (right != none) & (wrong != none)
-            read = _chosen(apart, self.reads, rng)
-            kept = apart.sum(1) >= self.reads
-            both = (pairs.positions, right, wrong)
-            part = (pairs.tokens, pairs.donors, *(x.gather(1, read) for x in both))
-            parts.append(tuple(x[kept] for x in part))
-        tokens, donors, positions, right, wrong = (
-            torch.cat(column)[:n] for column in zip(*parts, strict=True)
-        )
-        choices = torch.arange(1, none + 1)
-        return _prompts(tokens, donors, positions, right, wrong, choices)
+            tokens, donors, places = pairs.tokens, pairs.donors, pairs.positions
+            right = algorithm.values(tokens)[answer].gather(1, places)
+            wrong = algorithm.values(donors)[answer].gather(1, places)
+            parts.append(_read(tokens, donors, places, right, wrong, none, self.reads, rng))
+        return _joined(parts, n, torch.arange(1, none + 1))
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         """Text in the model's own words, ``[n, n_ctx]``."""

@@ -23,6 +23,8 @@ SIIT: dict[str, tuple[int, dict[str, Any]]] = {
     "siit-two-hop": (4, {"steps": 3000}),
 }
 """Layers and how to train."""
+HEALTH = {"siit-two-hop": {"stability": 0.4}}
+"""Limits of their own: without ``silence``, what a missing node leads to varies with the prompt."""
 
 
 @click.command()
@@ -62,6 +64,8 @@ def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
         report = induction_report(model, text)
     else:
         report = siit_report(model, ALGORITHMS[name], text)
+    if name in HEALTH:
+        report["health"] = HEALTH[name]
     path.write_text(json.dumps({"training": training, **report}, indent=1) + "\n")
     print(f"wrote {path}")
 
