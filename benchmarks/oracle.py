@@ -4,6 +4,7 @@
     python benchmarks/oracle.py                      # GPT-2 small's shape, a sample of the work
     python benchmarks/oracle.py --heads-per-layer 12 --masks 64   # all of it (hours on a CPU)
     python benchmarks/oracle.py --scaling            # how time grows with layers, heads, ...
+    python benchmarks/oracle.py --memory             # peak memory without the reference
 
 Weights are random (speed does not depend on their values). The reference runs every mask with
 ``run_with_hooks`` on both batches and takes full logits. Reference and ours take turns; what is
@@ -384,6 +385,25 @@ def scaling(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[s
     return rows
 
 
+def memory(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Peak memory of this process after one head of every layer, without the reference."""
+    t = random_transformer(args.layers, args.heads, args.d_model, args.vocab)
+    model = Model("random", args.layers, args.heads, t)
+    oracle = AblationOracle(
+        model, RandomText(), task_name="random", seed=0, batch_size=args.batch, device=args.device
+    )
+    rows: list[dict[str, object]] = []
+    for name, masks in (
+        ("clean passes", oracle.head_masks()[:0]),
+        ("first layer's head", oracle.head_masks()[:1]),
+        ("one head per layer", oracle.head_masks()[:: args.heads]),
+    ):
+        _ = oracle.clean_metric, oracle.clean_control
+        oracle.query(masks)
+        rows.append({"after": name, "peak_memory_gib": oracle.meter.peak_memory_bytes / 2**30})
+    return rows
+
+
 def render(rows: list[dict[str, object]]) -> str:
     """A plain table."""
     header = list(rows[0])
@@ -410,12 +430,13 @@ def main() -> None:
     parser.add_argument("--precision", default="exact")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     clock = time.perf_counter if args.clock == "wall" else time.process_time
-    if args.scaling:
-        rows = scaling(args, clock)
+    if args.scaling or args.memory:
+        rows = scaling(args, clock) if args.scaling else memory(args)
         print(json.dumps(rows, indent=1) if args.json else render(rows))
         return
     bench = Bench(args, clock)

@@ -68,7 +68,7 @@ class EdgeOracle:
 
     def __init__(self, oracle: AblationOracle) -> None:
         if not isinstance(oracle.engine, FastEngine):
-            raise InvalidSpec(f"{oracle.model.name} is run by hooks, which know no edges")
+            raise InvalidSpec(f"{oracle._model.name} is run by hooks, which know no edges")
         self._oracle, self._engine = oracle, oracle.engine
         config = oracle.engine.forward.config
         self.graph = Graph(config.n_layers, config.n_heads, config.d_mlp > 0)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import numpy as np
 import torch
@@ -215,6 +215,8 @@ class FastEngine:
                 Stream(source.control.to(self.device)),
                 readout.Directions(self.forward.weights.unembed, prompts),
             )
+            streams = {s.serial for s in (prepared.task, prepared.counter, prepared.control)}
+            finalize(source, self.runner.cache.dead.append, streams)
         return prepared
 
     def _run(self, half: Half, ask: Ask) -> Run:

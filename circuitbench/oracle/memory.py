@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +11,8 @@ import torch
 from circuitbench.models.transformer import TransformerConfig
 
 _CPU_WORK = 24 << 20  # bytes of the widest tensor: above, glibc maps and unmaps it every time
-_CPU_CACHE = 1 << 30
+_CPU_CACHE = 4 << 30  # bytes; also at most a sixth of the machine's memory
+_CPU_CACHE_POSITIONS = 48_000  # a dozen batches: more is seldom met again
 _GPU_CACHE_SHARE = 0.3  # of free memory
 _GPU_WORK_SHARE = 0.2
 _WIDEST_AT_ONCE = 4  # tensors of the widest kind that live together
@@ -33,8 +35,15 @@ class Memory:
             self.cache_bytes = int(_GPU_CACHE_SHARE * free)
             work = int(_GPU_WORK_SHARE * free) // _WIDEST_AT_ONCE
         else:
-            self.cache_bytes, work = _CPU_CACHE, _CPU_WORK
+            installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            useful = _CPU_CACHE_POSITIONS * state_bytes(config)
+            self.cache_bytes, work = min(_CPU_CACHE, installed // 6, useful), _CPU_WORK
         self.chunk_tokens = max(1, work // (4 * widest))
+
+
+def state_bytes(config: TransformerConfig) -> int:
+    """Of one position's states before every layer: residual stream and head outputs."""
+    return 4 * (config.d_model + config.n_heads * config.d_head) * config.n_layers
 
 
 def halving(run: Callable[[int], T], size: int, recover: Callable[[], None]) -> tuple[T, int]:

@@ -80,7 +80,9 @@ class AblationOracle:
             raise InvalidSpec(f"a batch needs at least one prompt, not {batch_size}")
         if pool is not None and pool < batch_size:
             raise InvalidSpec(f"a pool of {pool} prompts cannot fill a batch of {batch_size}")
-        self.model, self.task, self.task_name, self.seed = model, task, task_name, seed
+        # Private, since they lead to the truth, which no method may see.
+        self._model, self._task = model, task
+        self.task_name, self.seed = task_name, seed
         self.ablation: Ablation = _known_ablation(ablation)
         self.weight, self.batch_size, self.budget, self.pool = weight, batch_size, budget, pool
         self.n_layers, self.n_heads = model.n_layers, model.n_heads
@@ -276,8 +278,8 @@ class AblationOracle:
 
     def _source(self, n: int, *axes: str | int) -> Source:
         seed = derive_seed(self.seed, self.task_name, *axes)
-        prompts = self.task.prompts(self.model, n, generator(seed, "prompts"))
-        control = self.task.control(self.model, n, generator(seed, "control"))
+        prompts = self._task.prompts(self._model, n, generator(seed, "prompts"))
+        control = self._task.control(self._model, n, generator(seed, "control"))
         return Source(prompts, control)
 
     def _requests(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -20,12 +20,18 @@ import torch
 from torch import Tensor
 
 from circuitbench.oracle.forward import Forward, at_positions
-from circuitbench.oracle.memory import halving
+from circuitbench.oracle.memory import halving, state_bytes
 
 _serial = itertools.count()
 _SPARSE = 0.5  # share of heads kept under which pruning beats batching on a CPU
 _SPARSE_TOKENS = 512
 _PRUNE_BELOW = 0.8  # share of heads needed under which only those are computed
+
+
+# (serial number of the stream, its rows or None for all, serial number of the swap or None)
+RunKey = tuple[int, tuple[int, ...] | None, int | None]
+# (run, layer, the mask's bits below it)
+StateKey = tuple[RunKey, int, bytes]
 
 
 @dataclass(eq=False)
@@ -65,7 +71,7 @@ class Run:
     swap: Swap | None = None
 
     @cached_property
-    def key(self) -> Hashable:
+    def key(self) -> RunKey:
         """Equal for runs whose states are equal under equal masks."""
         rows = None if self.rows is None else tuple(self.rows.tolist())
         return self.stream.serial, rows, None if self.swap is None else self.swap.serial
@@ -113,22 +119,28 @@ class State(NamedTuple):
 
 
 class StateCache:
-    """Least recently used states, never more than ``limit`` bytes."""
+    """Least recently used states, never more than ``limit`` bytes.
+
+    ``dead`` collects sets of stream serials nobody can ask about any more (the garbage
+    collector appends to it at any moment, so they are dropped at the next :meth:`put`).
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.dead: list[set[int]] = []
         self.bytes = 0
-        self._states: OrderedDict[Hashable, State] = OrderedDict()
+        self._states: OrderedDict[StateKey, State] = OrderedDict()
 
-    def get(self, key: Hashable) -> State | None:
+    def get(self, key: StateKey) -> State | None:
         """The state, or None; counts as a use."""
         state = self._states.get(key)
         if state is not None:
             self._states.move_to_end(key)
         return state
 
-    def put(self, key: Hashable, state: State) -> None:
+    def put(self, key: StateKey, state: State) -> None:
         """Keep a state, dropping the least recently used ones to make room."""
+        self.forget_dead()
         old = self._states.pop(key, None)
         self.bytes -= 0 if old is None else _bytes(old)
         size = _bytes(state)
@@ -139,6 +151,13 @@ class StateCache:
             self.bytes -= _bytes(dropped)
         self._states[key] = state
         self.bytes += size
+
+    def forget_dead(self) -> None:
+        """Drop all states of the streams in ``dead``."""
+        while self.dead:
+            streams = self.dead.pop()
+            for key in [key for key in self._states if key[0][0] in streams]:
+                self.bytes -= _bytes(self._states.pop(key))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -211,10 +230,8 @@ class Runner:
 
     def _remember(self, runs: Sequence[Run], keeps: np.ndarray) -> bool:
         """Whether this question's own states fit the cache without washing out the rest."""
-        cfg = self.forward.config
-        per_position = cfg.d_model + cfg.n_heads * cfg.d_head
-        size = 4 * runs[0].tokens.numel() * per_position * cfg.n_layers
-        return size * len(runs) <= self.cache.limit // 2
+        size = runs[0].tokens.numel() * state_bytes(self.forward.config)
+        return size * len(runs) <= self.cache.limit // 3
 
 
 class _Chunk:
@@ -236,16 +253,16 @@ class _Chunk:
         self.keeps, self.remember = keeps, remember
         self.rows = runs[0].n_rows
         self.last = keeps.shape[1] - 1
-        self.keys: list[list[Hashable]] = [
+        self.keys: list[list[StateKey]] = [
             [(run.key, layer, keep[:layer].tobytes()) for layer in range(self.last + 2)]
             for run, keep in zip(runs, keeps, strict=True)
         ]
         self.begins = [self._deepest(keys) for keys in self.keys]
-        self.blocks: dict[Hashable, int] = {}
+        self.blocks: dict[StateKey, int] = {}
         self.owner: list[int] = []
         self.x: Tensor | None = None
 
-    def _deepest(self, keys: list[Hashable]) -> int:
+    def _deepest(self, keys: list[StateKey]) -> int:
         """The deepest layer whose input is in the cache; 0 if there is none."""
         for layer in range(self.last, 0, -1):
             if self.cache.get(keys[layer]) is not None:
@@ -263,7 +280,7 @@ class _Chunk:
     def _enter(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """All distinct states before ``layer``, their head outputs, and which heads those are."""
         plain = [] if self.x is None else [self.x]
-        known: dict[Hashable, tuple[int, State]] = {}
+        known: dict[StateKey, tuple[int, State]] = {}
         for i, begin in enumerate(self.begins):
             key = self.keys[i][layer]
             if begin != layer or key in self.blocks or key in known:
@@ -300,7 +317,7 @@ class _Chunk:
     def _branch(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None) -> Tensor:
         """All distinct states after ``layer``."""
         parents: list[int] = []
-        children: dict[Hashable, int] = {}
+        children: dict[StateKey, int] = {}
         owner: list[int] = []
         for i, begin in enumerate(self.begins):
             child = self.keys[i][layer + 1]
@@ -319,7 +336,7 @@ class _Chunk:
         self.blocks, self.owner = children, owner
         return self.forward.add_mlp(layer, x)
 
-    def _add(self, key: Hashable, i: int) -> None:
+    def _add(self, key: StateKey, i: int) -> None:
         self.blocks[key] = len(self.owner)
         self.owner.append(i)
 

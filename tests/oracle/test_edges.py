@@ -64,7 +64,7 @@ def slow(transformer, tokens, keep, ablated):
 
 
 def slow_metric(oracle, edges, mask, ablation):
-    prompts, transformer = oracle.batch.source.prompts, oracle.model.transformer
+    prompts, transformer = oracle.batch.source.prompts, oracle._model.transformer
     ablated = {}
     if ablation != "zero":
         ablated = slow(transformer, prompts.counterfactual, {}, {})[1]

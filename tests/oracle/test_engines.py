@@ -1,3 +1,4 @@
+import gc
 import warnings
 
 import numpy as np
@@ -189,16 +190,33 @@ def test_cache_keeps_to_its_bytes_and_drops_the_oldest():
     def state(numbers):
         return State(torch.zeros(numbers), torch.zeros(0), None)
 
+    a, b, c, d, e = (((serial, None, None), 0, b"") for serial in range(5))
     cache = StateCache(limit=100)
-    for name in "abc":
-        cache.put(name, state(10))
-    assert cache.get("a") is None
-    assert cache.get("b") is not None
-    cache.put("d", state(10))
-    assert (cache.get("c"), cache.get("b") is None) == (None, False)
-    cache.put("e", state(26))
+    for key in (a, b, c):
+        cache.put(key, state(10))
+    assert cache.get(a) is None
+    assert cache.get(b) is not None
+    cache.put(d, state(10))
+    assert (cache.get(c), cache.get(b) is None) == (None, False)
+    cache.put(e, state(26))
     assert cache.bytes <= 100
-    assert cache.get("e") is None
+    assert cache.get(e) is None
+    cache.dead.append({1, 3})
+    cache.forget_dead()
+    assert cache.bytes == 0
+
+
+def test_states_of_forgotten_batches_are_dropped(model):
+    engine = FastEngine(model.transformer)
+    oracle = oracle_on(model, engine)
+    _ = oracle.clean_metric, oracle.clean_control
+    kept = engine.runner.cache.bytes
+    assert kept > 0
+    for seed in range(5):
+        oracle.query(random_masks(3), batch=oracle.draw(seed))
+    gc.collect()
+    engine.runner.cache.forget_dead()
+    assert engine.runner.cache.bytes == kept
 
 
 @pytest.mark.parametrize(("body", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 0.15)])
