@@ -187,7 +187,8 @@ class Lab:
         for k, task in enumerate(tasks):
             progress(part * (0.8 + 0.2 * k / len(tasks)), f"judging on {task}")
             stage = self.stage(s.model, task, "judging", seed)
-            rows += self._judge("tasks", self._contenders(agent, task, known), stage, seed)
+            contenders = self._contenders(agent, task, known)
+            rows += self._judge("tasks", s.model, contenders, stage, seed)
         result = {
             "training": {"rl-ppo": {"queries": spent, "curve": _curve(agent)}},
             "preference": self._preferences(agent),
@@ -212,7 +213,7 @@ class Lab:
                 progress(0.9 + 0.1 * k / s.held_out_models, f"judging on {model}")
                 for task in s.train_tasks:
                     stage = self.stage(model, task, "tokens", seed)
-                    rows += self._judge("models", contenders, stage, seed)
+                    rows += self._judge("models", model, contenders, stage, seed)
         return {"seed": seed, **result, "rows": rows}
 
     def oracle(self, model: str, task: str, purpose: str) -> AblationOracle:
@@ -250,7 +251,7 @@ class Lab:
         rng = generator(seed, "mechrl", model, task, "episodes")
         n = self.settings.episodes if purpose == "judging" else 1
         oracle = self.oracle(model, task, purpose)
-        truth = oracle.task.truth(oracle.model)
+        truth = load_task(task).truth(self.models[model])
         return Stage(oracle, truth, tuple(int(x) for x in rng.integers(2**31, size=n)))
 
     def _train(
@@ -298,10 +299,15 @@ class Lab:
         yield oracle_control()
 
     def _judge(
-        self, part: str, contenders: Iterator[Contender] | list[Contender], stage: Stage, seed: int
+        self,
+        part: str,
+        model: str,
+        contenders: Iterator[Contender] | list[Contender],
+        stage: Stage,
+        seed: int,
     ) -> list[dict[str, Any]]:
         rows = []
-        place = {"part": part, "model": stage.oracle.model.name, "task": stage.oracle.task_name}
+        place = {"part": part, "model": model, "task": stage.oracle.task_name}
         for contender in contenders:
             rng = generator(seed, "mechrl", *place.values(), contender.name)
             steps = self.settings.steps

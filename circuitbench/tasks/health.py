@@ -88,7 +88,7 @@ def validate_task(
     effects = dict(zip(tried, singles, strict=True))
     in_context = _truth_in_context(bench, effects, limits.matters)
     checks = (
-        *_behaviour(bench, drawn, limits),
+        *_behaviour(bench, model, drawn, limits),
         *_shape(model, drawn),
         *_faithfulness(bench, limits),
         *_truth_matters(bench, in_context, limits),
@@ -195,16 +195,16 @@ def _truth_in_context(
     return best
 
 
-def _behaviour(bench: _Bench, drawn: Prompts, limits: Limits) -> list[Check]:
+def _behaviour(bench: _Bench, model: Model, drawn: Prompts, limits: Limits) -> list[Check]:
     """The model does the task, the counterfactual undoes it, and the language is one."""
-    construction = bench.oracle.model.construction
+    construction = model.construction
     draws = range(max(1, SAMPLE // bench.oracle.batch_size))
     batches = [bench.oracle.draw(i) for i in draws]
     accuracy = float(np.mean([batch.accuracy for batch in batches]))
     control = float(np.mean([batch.control_loss for batch in batches]))
     language = getattr(construction, "language", None)
     vocabulary = int(max(drawn.tokens.max(), drawn.token_ids.max())) + 1
-    transformer = bench.oracle.model.transformer
+    transformer = model.transformer
     if transformer is not None:
         vocabulary = transformer.config.d_vocab
     uniform = getattr(language, "uniform_loss", math.log(vocabulary))

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from circuitbench.check import ToyTask, check_method, check_task, toy_model
+from circuitbench.circuit import Circuit
 from circuitbench.errors import InvalidPlugin
 from circuitbench.method import Discovery
+from circuitbench.models import Model
+from circuitbench.oracle import AblationOracle
 from circuitbench.registry import list_plugins, load_model, load_task, method_class
 
 # What makes a learning method short enough to check; others run with their defaults.
@@ -28,6 +31,21 @@ def test_every_method_keeps_the_contract(name):
 def test_every_task_keeps_the_contract_on_its_own_model(name):
     task = load_task(name)
     check_task(task, load_model(task.default_model))
+
+
+def test_no_public_attribute_of_the_oracle_leads_to_the_truth():
+    """Walk everything reachable without an underscore; nobody there can state a truth."""
+    oracle = AblationOracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=2)
+    seen, queue = set(), [oracle]
+    while queue:
+        thing = queue.pop()
+        if id(thing) in seen or not type(thing).__module__.startswith("circuitbench"):
+            continue
+        seen.add(id(thing))
+        assert not hasattr(thing, "truth"), type(thing)
+        assert not isinstance(thing, Circuit | Model), type(thing)
+        queue += [getattr(thing, name) for name in dir(thing) if not name.startswith("_")]
+    assert len(seen) > 3
 
 
 def ranking(oracle, rng):
