@@ -40,7 +40,7 @@ class Limits:
     matters: float = 0.05
     tolerance: float = 0.02
     together: float = 0.05
-    stability: float = 0.2
+    stability: float = 0.3
 
     @classmethod
     def of(cls, model: Model) -> Limits:
