@@ -346,15 +346,15 @@ class Bench:
 
 def scaling(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[str, object]]:
     """Our seconds per mask as one thing at a time grows."""
-    base = dict(layers=6, heads=6, d_model=192, batch=16, masks=16)
+    base = dict(layers=6, heads=6, d_model=192, batch=8, masks=16)
     grown = [
         base,
         *({**base, "layers": n} for n in (12, 24)),
         *({**base, "heads": n, "d_model": 32 * n} for n in (12, 24)),
-        *({**base, "batch": n} for n in (32, 64)),
-        *({**base, "masks": n} for n in (64, 256)),
-        dict(layers=36, heads=20, d_model=160, batch=8, masks=720),
-        dict(layers=48, heads=25, d_model=100, batch=8, masks=1200),
+        *({**base, "batch": n} for n in (16, 32)),
+        *({**base, "masks": n} for n in (36, 144)),
+        dict(layers=36, heads=20, d_model=160, batch=8, masks=90),
+        dict(layers=48, heads=25, d_model=100, batch=8, masks=150),
     ]
     rows: list[dict[str, object]] = []
     for setting in grown:
