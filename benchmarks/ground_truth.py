@@ -35,7 +35,9 @@ from circuitbench.tasks.health import figure, render, validate_task
 PLANTED_TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
 COMPILED_TASKS = ("reverse", "sort", "histogram", "frac-prevs", "dyck", "most-frequent")
 METHODS = ("random", "head-ablation", "activation-patching", "acdc", "integrated-gradients")
+GROUPS = ("planted", "planted-redundant", "planted-easy", "planted-hard", "compiled")
 DIAL_TASKS = ("ioi", "two-hop")
+DIAL_METHODS = ("head-ablation", "acdc", "integrated-gradients")
 PROMPTS = 4
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 
@@ -67,22 +69,21 @@ def row(label: str, cells: Iterable[np.ndarray]) -> str:
     return f"| {label} | " + " | ".join(texts) + " |"
 
 
-def header(first: str) -> str:
+def header(first: str, columns: tuple[str, ...]) -> str:
     """The head of a table with a column per method."""
-    return f"| {first} | " + " | ".join(METHODS) + " |\n|---|" + "---:|" * len(METHODS)
+    return f"| {first} | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns)
 
 
-def methods(seeds: int) -> None:
-    """Every task on its models: AUROC / F1 of every method."""
-    for preset in ("planted", "planted-redundant", "planted-easy", "planted-hard"):
-        models = [planted_model(preset, PRESETS[preset], str(seed)) for seed in range(seeds)]
-        print(f"\n`{preset}` (AUROC / F1, mean of {seeds} seeds)\n\n{header('task')}", flush=True)
-        for task in PLANTED_TASKS:
-            cells = [mean_scores(m, models.__getitem__, [task], seeds) for m in METHODS]
-            print(row(task, cells), flush=True)
-    print(f"\ncompiled (AUROC / F1, mean of {seeds} seeds)\n\n{header('task')}", flush=True)
-    for task in COMPILED_TASKS:
-        models = [load_model(load_task(task).default_model)] * seeds
+def methods(seeds: int, group: str) -> None:
+    """Every task of a group of models: AUROC / F1 of every method."""
+    print(
+        f"\n`{group}` (AUROC / F1, mean of {seeds} seeds)\n\n{header('task', METHODS)}", flush=True
+    )
+    for task in COMPILED_TASKS if group == "compiled" else PLANTED_TASKS:
+        if group == "compiled":
+            models = [load_model(load_task(task).default_model)] * seeds
+        else:
+            models = [planted_model(group, PRESETS[group], str(seed)) for seed in range(seeds)]
         cells = [mean_scores(m, models.__getitem__, [task], seeds) for m in METHODS]
         print(row(task, cells), flush=True)
 
@@ -116,14 +117,16 @@ def dials(seeds: int) -> None:
     FigureCanvasAgg(drawing)
     panels = drawing.subplots(1, len(DIALS), sharey=True)
     for axes, (dial, (config, settings)) in zip(panels, DIALS.items(), strict=True):
-        print(f"\n{dial}: mean over {' and '.join(DIAL_TASKS)}, {seeds} seeds\n\n{header(dial)}")
+        print(
+            f"\n{dial}: mean over {' and '.join(DIAL_TASKS)}, {seeds} seeds\n\n{header(dial, DIAL_METHODS)}"
+        )
         curves = []
         for setting in settings:
             models = [planted_model("dial", config(setting), str(seed)) for seed in range(seeds)]
-            cells = [mean_scores(m, models.__getitem__, DIAL_TASKS, seeds) for m in METHODS]
+            cells = [mean_scores(m, models.__getitem__, DIAL_TASKS, seeds) for m in DIAL_METHODS]
             curves.append([cell[:, 0] for cell in cells])
             print(row(f"{setting:g}", cells), flush=True)
-        for method, values in zip(METHODS, np.moveaxis(np.array(curves), 1, 0), strict=True):
+        for method, values in zip(DIAL_METHODS, np.moveaxis(np.array(curves), 1, 0), strict=True):
             axes.errorbar(settings, values.mean(1), values.std(1), marker="o", label=method)
         axes.set(xlabel=dial, ylim=(0.3, 1.03), xticks=settings)
     panels[0].set(ylabel=f"AUROC ({', '.join(DIAL_TASKS)})")
@@ -132,7 +135,7 @@ def dials(seeds: int) -> None:
     drawing.savefig(FIGURES / "planted-dials.png", dpi=110)
 
 
-def cards(seeds: int) -> None:
+def cards() -> None:
     """The full gate for every preset but the large one, and heat maps of the default."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     for preset in ("planted-easy", "planted", "planted-redundant", "planted-hard"):
@@ -148,6 +151,13 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("methods", "dials", "cards"))
+    parser.add_argument("--on", choices=GROUPS, help="methods: one group of models, not all")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    {"methods": methods, "dials": dials, "cards": cards}[arguments.what](arguments.seeds)
+    if arguments.what == "methods":
+        for chosen in [arguments.on] if arguments.on else GROUPS:
+            methods(arguments.seeds, chosen)
+    elif arguments.what == "dials":
+        dials(arguments.seeds)
+    else:
+        cards()
