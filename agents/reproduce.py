@@ -93,10 +93,20 @@ class MechRL:
         if self.token_models and not self.held_out_models:
             raise InvalidSpec("token_models without held_out_models: nothing to judge on")
 
+    def flat_agent(self) -> PPOHeadDiscovery:
+        """The policy over addresses, untrained."""
+        return PPOHeadDiscovery(total_steps=self.total_steps, steps=self.steps)
+
+    def token_agent(self) -> TransformerHeadDiscovery:
+        """The policy over head tokens, untrained."""
+        return TransformerHeadDiscovery(total_steps=self.token_steps, steps=self.steps)
+
     @property
     def identity(self) -> str:
-        """A hash of everything that can change a number."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """A hash of everything that can change a number, the agents' hyperparameters included."""
+        agents = [asdict(a.settings()) for a in (self.flat_agent(), self.token_agent())]
+        text = json.dumps([asdict(self), agents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 # Small enough for two busy cores; what docs/agents.md reports unless it says otherwise.
@@ -175,7 +185,7 @@ class Lab:
         """Train and judge with one seed; JSON-able."""
         s = self.settings
         part = 0.5 if s.token_models else 1.0
-        agent = PPOHeadDiscovery(total_steps=s.total_steps, steps=s.steps)
+        agent = s.flat_agent()
         training = [self.oracle(s.model, task, "training") for task in s.train_tasks]
         spent = self._train(
             agent, training, seed, folder / "rl-ppo",
@@ -194,7 +204,7 @@ class Lab:
             "preference": self._preferences(agent),
         }
         if s.token_models:
-            tokens = TransformerHeadDiscovery(total_steps=s.token_steps, steps=s.steps)
+            tokens = s.token_agent()
             models = [f"{s.model}@{101 + k}" for k in range(s.token_models)]
             training = [self.oracle(m, t, "tokens") for m in models for t in s.train_tasks]
             spent = self._train(

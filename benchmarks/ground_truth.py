@@ -117,9 +117,8 @@ def dials(seeds: int) -> None:
     FigureCanvasAgg(drawing)
     panels = drawing.subplots(1, len(DIALS), sharey=True)
     for axes, (dial, (config, settings)) in zip(panels, DIALS.items(), strict=True):
-        print(
-            f"\n{dial}: mean over {' and '.join(DIAL_TASKS)}, {seeds} seeds\n\n{header(dial, DIAL_METHODS)}"
-        )
+        print(f"\n{dial}: mean over {' and '.join(DIAL_TASKS)}, {seeds} seeds\n")
+        print(header(dial, DIAL_METHODS))
         curves = []
         for setting in settings:
             models = [planted_model("dial", config(setting), str(seed)) for seed in range(seeds)]

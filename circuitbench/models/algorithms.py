@@ -139,11 +139,11 @@ class IOIAlgorithm:
 
     A small version of indirect object identification (Wang et al. 2022, arXiv 2211.00593).
     ``duplicate``: which mention repeats an earlier one; ``inhibition``: at the end, the name
-    there; ``mover``: the name that is not that one. Mentions stand at random places among words.
+    there; ``mover``: the name that is not that one. The mentions stand among blanks, at places
+    1 to 3, 4 to 6, and 7 or 8.
     """
 
     n_symbols: int = 6
-    n_words: int = 12
     length: int = 10
     duplicate: Head = field(default=Head(0, 2))
     inhibition: Head = field(default=Head(1, 3))
@@ -166,16 +166,15 @@ class IOIAlgorithm:
     def draw(self, n: int, rng: np.random.Generator) -> Pairs:
         """See :class:`Algorithm`."""
         names = rng.permuted(np.tile(np.arange(1, self.n_symbols + 1), (n, 1)), axis=1)[:, :2]
-        places = rng.permuted(np.tile(np.arange(1, self.length - 1), (n, 1)), axis=1)[:, :3]
-        places = np.sort(places, axis=1)
+        places = rng.integers([1, 4, 7], [4, 7, 9], size=(n, 3))
         odd_one = rng.integers(3, size=(2, n))
 
         def write(single: np.ndarray, twice: np.ndarray, odd: np.ndarray) -> Tensor:
-            words = rng.integers(self.n_words, size=(n, self.length)) + self.none + 1
+            tokens = np.full((n, self.length), self.none)
             mentions = np.where(np.arange(3) == odd[:, None], single[:, None], twice[:, None])
-            np.put_along_axis(words, places, mentions, axis=1)
-            words[:, 0], words[:, -1] = BOS, self.none
-            return torch.from_numpy(words)
+            np.put_along_axis(tokens, places, mentions, axis=1)
+            tokens[:, 0] = BOS
+            return torch.from_numpy(tokens)
 
         base = write(names[:, 0], names[:, 1], odd_one[0])
         donor = write(names[:, 1], names[:, 0], odd_one[1])

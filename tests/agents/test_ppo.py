@@ -6,7 +6,6 @@ from agents_kit import GAINS
 
 from circuitbench.agents.acting import Acting
 from circuitbench.agents.ppo import PPOHeadDiscovery
-from circuitbench.check import check_method
 from circuitbench.errors import InvalidSpec
 
 QUICK = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs": 2, "width": 16}
@@ -18,10 +17,6 @@ def trained(make_oracle, names=("fixed",), **changes):
     oracles = [make_oracle(pool=4, task_name=name) for name in names]
     method.train(oracles, np.random.default_rng(0))
     return method
-
-
-def test_it_keeps_the_contract_of_methods():
-    check_method(Quick)
 
 
 def test_it_refuses_to_discover_untrained(make_oracle):

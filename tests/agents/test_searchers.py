@@ -7,7 +7,6 @@ from agents_kit import GAINS, additive_model
 from circuitbench.agents.bandits import BanditThompson, BanditUCB, HeadBelief, SuccessiveHalving
 from circuitbench.agents.mcts import MCTS
 from circuitbench.agents.search import CovarianceMatrixAdaptation, CrossEntropy
-from circuitbench.check import check_method
 from circuitbench.circuit import Head
 from circuitbench.errors import BudgetExceeded, InvalidSpec
 
@@ -17,11 +16,6 @@ PRUNERS = [
     partial(CovarianceMatrixAdaptation, queries=480, population=40),
 ]
 USEFUL = {Head(0, 0), Head(0, 2), Head(1, 1), Head(2, 2)}
-
-
-@pytest.mark.parametrize("make", [*(partial(m, queries=60) for m in PULLERS), *PRUNERS])
-def test_they_keep_the_contract_of_methods(make):
-    check_method(make)
 
 
 @pytest.mark.parametrize("make", PULLERS)

@@ -1,0 +1,231 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from circuitbench.check import check_task
+from circuitbench.circuit import ABLATIONS
+from circuitbench.errors import InvalidSpec, ModelUnavailable
+from circuitbench.models import trained
+from circuitbench.models.algorithms import repeated_symbols
+from circuitbench.models.skipgrams import SkipGrams
+from circuitbench.models.trained import ALGORITHMS, INDUCTION, NAMES
+from circuitbench.models.training import induction, siit
+from circuitbench.models.training.exhaustive import (
+    attention_scores,
+    effects,
+    faithfulness,
+    members,
+    search,
+    subset_table,
+)
+from circuitbench.models.training.network import forward, initial, keep
+from circuitbench.models.training.reports import siit_report
+from circuitbench.models.weight_names import parameters
+from circuitbench.oracle import AblationOracle
+from circuitbench.registry import load_model, load_task
+from circuitbench.tasks.health import render, validate_task
+
+MODELS = {name: load_model(name) for name in NAMES}
+
+
+def oracle_of(name, **options):
+    return AblationOracle(
+        MODELS[name], load_task(name), task_name=name, seed=11, batch_size=64, **options
+    )
+
+
+def grid_of(heads, shape):
+    grid = torch.zeros(shape, dtype=torch.bool)
+    for layer, head in heads:
+        grid[layer, head] = True
+    return grid
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trained_models_do_their_task_and_speak_their_language(name):
+    task, model = load_task(name), MODELS[name]
+    assert task.default_model == name
+    check_task(task, model)
+    oracle = oracle_of(name)
+    assert oracle.batch.accuracy >= 0.98
+    assert oracle.clean_control < 0.65 * np.log(model.transformer.config.d_vocab)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_siit_heads_matter_and_no_other_head_does(name):
+    oracle, truth = oracle_of(name), load_task(name).truth(MODELS[name])
+    inside = grid_of(truth.heads, oracle.shape)
+    assert truth.heads == frozenset(ALGORITHMS[name].nodes.values())
+    subsets = torch.from_numpy(np.random.default_rng(1).random((16, *oracle.shape)) < 0.5)
+    for ablation in ABLATIONS:
+        alone = oracle.query(oracle.head_masks(), ablation=ablation, control=False).task
+        alone = alone.view(oracle.shape) / oracle.clean_metric
+        assert alone[inside].min() > 0.3, ablation
+        assert alone[~inside].abs().max() < 0.03, ablation
+        kept = oracle.query(subsets | inside, ablation=ablation, control=False).task
+        assert (kept / oracle.clean_metric).abs().max() < 0.06, ablation
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_the_health_gate_passes(name, ablation):
+    card = validate_task(
+        name, MODELS[name], load_task(name), ablation=ablation, prompts=24, subsets=6
+    )
+    assert card.passed, render(card)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_interchanges_give_the_answers_of_the_algorithm(name):
+    report = siit_report(
+        MODELS[name].transformer, ALGORITHMS[name], trained.language(name), seed=7, contexts=4
+    )
+    assert min(report["interchange_accuracy"].values()) > 0.97
+    assert report["strict_answers_changed"] < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_small_and_reports_belong_to_them(name):
+    report = json.loads((trained.folder() / f"{name}.json").read_text())
+    assert MODELS[name].construction.report == report
+    assert report["training"]["cpu_seconds"] < 2 * 15 * 60
+    assert report["accuracy"] >= 0.98
+    total = sum(path.stat().st_size for path in trained.folder().iterdir())
+    assert total <= 2 * 1024**2
+
+
+def test_the_subset_table_is_what_ablating_each_subset_gives():
+    model, task = MODELS[INDUCTION], load_task(INDUCTION)
+    prompts = task.prompts(model, 16, np.random.default_rng(0))
+    table = subset_table(model.transformer, prompts, "zero")
+    for index in np.random.default_rng(1).integers(table.size, size=12):
+        mask = grid_of(members(int(index), 8), (2, 8))
+        logits, _, _ = forward(model.transformer, prompts.tokens, keep(mask))
+        wanted = float(prompts.metric(logits).mean())
+        assert table.ravel()[index] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_search_finds_a_planted_set_and_effects_are_those_of_its_heads():
+    # Faithful if and only if heads 0.1 and 1.0 are both kept; 1.1 adds a little.
+    rows, columns = np.indices((4, 4))
+    table = ((rows & 2) > 0) * ((columns & 1) > 0) + 0.03 * ((columns & 2) > 0)
+    found = search(table, tolerances=(0.05, 0.01))
+    assert found["0.05"] == {"size": 2, "number_of_that_size": 1, "heads": ["0.1", "1.0"]}
+    assert found["0.01"]["heads"] == ["0.1", "1.0", "1.1"]
+    seen = effects(table)
+    assert seen["0.1"]["greatest"] == pytest.approx(1 / 1.03, abs=1e-3)
+    assert set(seen["0.0"].values()) == {0.0}
+    assert seen["1.1"]["alone"] == pytest.approx(0.03 / 1.03, abs=1e-3)
+    assert faithfulness(table)[-1] == 1
+
+
+def test_the_truth_of_trained_induction_is_what_the_search_found():
+    model = MODELS[INDUCTION]
+    truth, report = load_task(INDUCTION).truth(model), model.construction.report
+    found = report["search"]["zero"][str(report["tolerance"])]
+    assert sorted(map(str, truth.heads)) == sorted(found["heads"])
+    scores = report["previous_token_score"], report["prefix_matching_score"]
+    for role, score in zip(("previous-token", "induction"), scores, strict=True):
+        for head in truth.roles[role].heads:
+            assert score[str(head)] > 0.3
+    oracle = oracle_of(INDUCTION)
+    only = grid_of(truth.heads, oracle.shape)
+    left = 1 - float(oracle.query(only[None], control=False).task[0]) / oracle.clean_metric
+    assert left > 1 - report["tolerance"] - 0.05
+
+
+def test_attention_scores_of_a_perfect_induction_head():
+    tokens = torch.tensor([[0, 5, 6, 7, 5, 6, 7]])
+    target = torch.tensor([0, 0, 1, 2, 2, 3, 4])
+    pattern = torch.nn.functional.one_hot(target, 7).float()[None, None]
+    previous, matching = attention_scores(tokens, [pattern])
+    assert matching == {"0.0": 1.0}
+    assert previous["0.0"] == pytest.approx(0.5)
+
+
+def test_counterfactual_answers_are_those_of_the_reordered_stretch():
+    model, task = MODELS[INDUCTION], load_task(INDUCTION)
+    prompts = task.prompts(model, 64, np.random.default_rng(3))
+    assert prompts.tokens.shape == (64, 24)
+    for row in range(64):
+        for tokens, column in ((prompts.tokens[row], 0), (prompts.counterfactual[row], 1)):
+            for position, ids in zip(prompts.positions[row], prompts.token_ids[row], strict=True):
+                seen = (tokens[:position] == tokens[position]).nonzero().max()
+                assert tokens[seen + 1] == ids[column]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_swapping_the_last_node_gives_the_donors_answer_and_none_changes_nothing(name):
+    algorithm = ALGORITHMS[name]
+    pairs = algorithm.draw(64, np.random.default_rng(5))
+    last = list(algorithm.nodes)[-1]
+    everywhere = torch.ones(64, dtype=torch.bool)
+    own, donors = (algorithm.values(x)[last] for x in (pairs.tokens, pairs.donors))
+    swapped = algorithm.values(pairs.tokens, pairs.donors, {last: everywhere})[last]
+    same = algorithm.values(pairs.tokens, pairs.donors, {last: ~everywhere})[last]
+    assert torch.equal(swapped, donors)
+    assert torch.equal(same, own)
+    assert not torch.equal(own, donors)
+
+
+def test_algorithms_on_prompts_written_by_hand():
+    induct, ioi, hop = ALGORITHMS.values()
+    tokens = torch.tensor([[0, 3, 4, 5, 3, 4, 9]])
+    assert induct.values(tokens)["induction"][0, 1:].tolist() == [13, 13, 13, 4, 5, 13]
+    names = torch.tensor([[0, 7, 2, 7, 5, 7, 7, 5, 7, 7]])
+    assert ioi.values(names)["mover"][0, -1] == 2
+    chain = torch.tensor([[0, 8, 9, 1, 2, 5, 6, 2, 3, 1]])
+    values = hop.values(chain)
+    assert values["first"][0, 0] == 2
+    assert values["second"][0, -1] == 3
+    # With the donor's keys, 1 stands before 9 and nothing follows that.
+    donor = torch.tensor([[0, 1, 9, 8, 2, 5, 6, 2, 3, 1]])
+    swap_keys = {"key": torch.tensor([True])}
+    assert hop.values(chain, donor, swap_keys)["second"][0, -1] == hop.none
+
+
+def test_repeated_symbols_repeat_with_their_period():
+    tokens, filler, period = repeated_symbols(50, 24, 31, np.random.default_rng(0))
+    for row, start, width in zip(tokens.tolist(), filler.tolist(), period.tolist(), strict=True):
+        stretch = row[1 + start :]
+        assert len(stretch) >= 2 * width
+        assert stretch[width:] == stretch[:-width]
+        assert len(set(row[: 1 + start + width])) == 1 + start + width
+
+
+def test_training_is_reproducible_and_learns(capsys):
+    runs = [induction.train(seed=3, steps=12, batch=8) for _ in range(2)]
+    for a, b in zip(*(parameters(m).values() for m in runs), strict=True):
+        assert torch.equal(a, b)
+    algorithm, text = ALGORITHMS["siit-two-hop"], SkipGrams.draw(4, np.random.default_rng(0))
+    shape = siit.config(algorithm, text, n_layers=4)
+    fresh = initial(shape, np.random.default_rng(0))
+    made = siit.train(algorithm, text, shape, steps=40, batch=16, log=39)
+    errors = [
+        siit_report(m, algorithm, text, contexts=0)["strict_answers_changed"] for m in (fresh, made)
+    ]
+    assert errors[1] < errors[0]
+    assert "interchange" in capsys.readouterr().out
+
+
+def test_what_cannot_be_loaded_is_refused_with_the_command_that_makes_it(tmp_path):
+    with pytest.raises(ModelUnavailable, match=r"python -m circuitbench.models.training siit-ioi"):
+        trained.load("siit-ioi", tmp_path)
+    (tmp_path / "siit-ioi.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelUnavailable, match="cannot read the weights"):
+        trained.load("siit-ioi", tmp_path)
+    with pytest.raises(InvalidSpec, match="takes no variant"):
+        load_model("siit-ioi@3")
+    with pytest.raises(InvalidSpec, match="runs on the model siit-ioi, not on siit-two-hop"):
+        load_task("siit-ioi").prompts(MODELS["siit-two-hop"], 2, np.random.default_rng(0))
+
+
+def test_weights_survive_saving(tmp_path):
+    model = MODELS["siit-induction"].transformer
+    trained.save("siit-induction", model, tmp_path)
+    again = trained.load("siit-induction", tmp_path)
+    assert again.config == model.config
+    for key, value in parameters(model).items():
+        assert torch.equal(parameters(again)[key], value)
