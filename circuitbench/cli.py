@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,8 @@ import click
 from rich.table import Table
 
 from circuitbench import __version__
+from circuitbench.cli_examine import doctor, reproduce, stability, validate_task
+from circuitbench.cli_options import Failed, fail, out_option, settings_of, spec_options
 from circuitbench.display import (
     err_console,
     head_grid_lines,
@@ -53,37 +53,13 @@ def cli() -> None:
     """
 
 
-def _spec_options(command: Any) -> Any:
-    """The options of every verb that runs a method; absent ones stay None."""
-    options = [
-        click.option("--model", help="Model, or model@variant; default: the task's own."),
-        click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
-        click.option("--ablation", help="What replaces a head: zero, mean or resample."),
-        click.option("--weight", type=float, help="Price of control damage in the reward."),
-        click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
-        click.option("--device", help="auto, cpu or cuda (default auto)."),
-        click.option("--precision", help="exact, fast or approx (default exact)."),
-        click.option("--functional", help="Truth-free tests: none, quick or full (default quick)."),
-        click.option(
-            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
-        ),
-        click.option("--config", type=Path, help="YAML file of settings; options override it."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-_out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
-
-
 @cli.command()
 @click.option("--method", help="Method (default rl-ppo); see `circuitbench list methods`.")
 @click.option("--task", help="Task (default induction); see `circuitbench list tasks`.")
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
-@_spec_options
-@_out_option
+@spec_options
+@out_option
 def run(as_json: bool, **options: Any) -> None:
     """Run one method on one task and write one record.
 
@@ -94,7 +70,7 @@ def run(as_json: bool, **options: Any) -> None:
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
       circuitbench run --config run.yaml --budget 144
     """
-    settings, out = _settings(options)
+    settings, out = settings_of(options)
     from circuitbench.results import check_folder
     from circuitbench.runner import prepare
     from circuitbench.runner import run as run_prepared
@@ -112,15 +88,15 @@ def run(as_json: bool, **options: Any) -> None:
         out_console.print(summary(record))
         out_console.print(f"record: {path}", soft_wrap=True)
     if record.status != "done":
-        _fail(f"run failed: {record.reason} (record: {path})", 1)
+        fail(f"run failed: {record.reason} (record: {path})", 1)
 
 
 @cli.command()
 @click.option("--methods", default="rl-ppo", help="Names, separated by commas.")
 @click.option("--tasks", default="induction", help="Names, separated by commas.")
 @click.option("--seeds", default="0", help="Seeds: 0,1,2 or 0-4.")
-@_spec_options
-@_out_option
+@spec_options
+@out_option
 def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.
 
@@ -128,7 +104,7 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
     Example:
       circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
     """
-    settings, out = _settings(options, single=False)
+    settings, out = settings_of(options, single=False)
     from circuitbench.spec import build_spec
     from circuitbench.sweep import grid, parse_names, parse_seeds, run_all
 
@@ -149,7 +125,7 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
     if failures:
-        _fail(f"{failures} of {len(specs)} runs failed; the reasons are in their records", 1)
+        fail(f"{failures} of {len(specs)} runs failed; the reasons are in their records", 1)
 
 
 @cli.command(name="list")
@@ -274,132 +250,11 @@ def validate(results: Path) -> None:
     report = validate_folder(results)
     click.echo(report.text(), nl=False)
     if not report.ok:
-        _fail(f"{len(report.problems)} problems in {results}", 1)
+        fail(f"{len(report.problems)} problems in {results}", 1)
 
 
-@cli.command()
-@click.option("--method", help="Method (default rl-ppo).")
-@click.option("--task", help="Task (default induction).")
-@click.option("--seed", type=int, help="Root of every random draw (default 0).")
-@click.option("--resamples", default=100, show_default=True, type=click.IntRange(2))
-@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(2))
-@_spec_options
-def stability(resamples: int, repetitions: int, **options: Any) -> None:
-    """Say how alike a method's answers are on other prompts and with other seeds, as JSON.
-
-    \b
-    Example:
-      circuitbench stability --method acdc --task ioi --resamples 20
-    """
-    from circuitbench.results import plain
-    from circuitbench.runner import measure_stability, prepare
-    from circuitbench.spec import build_spec
-
-    prepared = prepare(build_spec(*_settings(options)[0]))
-    with progress_bar(f"stability of {prepared.spec.method}") as progress:
-        found = measure_stability(prepared, resamples, repetitions, progress)
-    click.echo(json.dumps(plain({"spec": prepared.identity, **found}), indent=1))
-
-
-@cli.command(name="validate-task")
-@click.argument("task")
-@click.option("--model", help="Model, or model@variant; default: the task's own.")
-@click.option("--ablation", help="One the truth is claimed under; default: its first.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Root of the draws.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
-@click.option("--figure", type=Path, help="Also draw effects beside the truth into this PNG.")
-def validate_task(
-    task: str, model: str | None, ablation: Any, seed: int, device: Any, as_json: bool, figure: Path
-) -> None:
-    """Put a task and its truth through the health gate and print its card.
-
-    \b
-    Example:
-      circuitbench validate-task ioi
-      circuitbench validate-task ioi --model planted-redundant@3 --figure ioi.png
-    """
-    from circuitbench.registry import load_model, load_task
-    from circuitbench.results.store import write_atomically
-    from circuitbench.runner import resolve_device
-    from circuitbench.spec import RunSpec, build_spec
-    from circuitbench.tasks import health, health_card
-
-    build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
-    loaded = load_task(task)
-    with progress_bar(f"validate {task}") as progress:
-        progress("asking", None)
-        card = health.validate_task(
-            task,
-            load_model(model or loaded.default_model),
-            loaded,
-            ablation=ablation,
-            seed=seed,
-            device=resolve_device(device),
-        )
-    if figure is not None:
-        drawn = io.BytesIO()
-        health_card.figure(card).savefig(drawn, format="png", dpi=150)
-        write_atomically(figure, drawn.getvalue())
-    click.echo(json.dumps(card.as_dict(), indent=1) if as_json else health_card.render(card))
-    if not card.passed:
-        _fail(f"{task} on {card.model} does not pass the gate", 1)
-
-
-@cli.command()
-@click.argument("experiment", metavar="mechrl")
-@click.option("--quick", is_flag=True, help="Fewer seeds, steps and prompts.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
-@click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
-def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: Path) -> None:
-    """Repeat the seed paper's experiment, its evaluation repaired; resumable.
-
-    \b
-    Example:
-      circuitbench reproduce mechrl --quick --out mechrl/
-      circuitbench reproduce mechrl --set seeds=5 --set held_out_task=docstring
-    """
-    if experiment != "mechrl":
-        raise UnknownName("experiment", experiment, ["mechrl"])
-    from dataclasses import asdict
-
-    from circuitbench.agents import reproduce as mechrl
-    from circuitbench.agents.reproduce_report import markdown, write_report
-    from circuitbench.results import check_folder
-    from circuitbench.spec import configure, parse_assignment
-
-    base = asdict(mechrl.QUICK) if quick else {}
-    overrides = dict(parse_assignment(text) for text in assignments)
-    settings = configure(mechrl.MechRL, {**base, **overrides}, "mechrl")
-    check_folder(out)
-    with progress_bar("mechrl") as progress:
-        results = mechrl.reproduce(settings, out, lambda done, text: progress(text, done))
-    paths = write_report(results, out)
-    click.echo(markdown(results))
-    out_console.print("written: " + ", ".join(map(str, paths)), soft_wrap=True)
-
-
-@cli.command()
-@click.option("--model", default="planted", show_default=True, help="Model to measure on.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="exact", show_default=True, help="exact, fast or approx.")
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Prompts per batch.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(model: str, device: Any, precision: str, batch_size: int, as_json: bool) -> None:
-    """Show device, precision, threads, measured speed, and what runs will cost here.
-
-    \b
-    Example:
-      circuitbench doctor
-      circuitbench doctor --model gpt2 --precision fast
-    """
-    from circuitbench import doctor as examination
-    from circuitbench.runner import resolve_device
-    from circuitbench.spec import build_spec
-
-    build_spec({"device": device, "precision": precision, "batch_size": batch_size})
-    found = examination.report(resolve_device(device), model, precision, batch_size)
-    click.echo(json.dumps(found, indent=1) if as_json else examination.render(found))
+for verb in (stability, validate_task, reproduce, doctor):
+    cli.add_command(verb)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -408,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         cli.main(args=argv, prog_name="circuitbench", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except _Failed as failed:
+    except Failed as failed:
         err_console.print(f"error: {failed}", style="red", markup=False, soft_wrap=True)
         return failed.status
     except click.ClickException as error:
@@ -432,18 +287,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-class _Failed(Exception):
-    """Ends a verb with a message and an exit status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _fail(message: str, status: int) -> None:
-    raise _Failed(message, status)
-
-
 def _report(message: str, status: int) -> int:
     line = " ".join(message.split())
     err_console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
@@ -459,30 +302,6 @@ def _click_message(error: click.ClickException) -> str:
         known = [name for p in error.ctx.command.params for name in p.opts if name.startswith("--")]
         return f"unknown option {error.option_name!r}; {nearest(error.option_name, known)}"
     return error.format_message()
-
-
-def _settings(options: dict[str, Any], single: bool = True) -> tuple[list[Mapping[str, Any]], Path]:
-    """Settings from the config file and the command line, in rising rank, and the out folder."""
-    from circuitbench.spec import parse_assignment, read_config
-
-    config, out = options.pop("config"), options.pop("out", None)
-    assignments = dict(parse_assignment(text) for text in options.pop("assignments"))
-    layers: list[Mapping[str, Any]] = []
-    folder = out or Path("results")
-    if config is not None:
-        content = read_config(config)
-        if out is None and "out" in content:
-            folder = Path(str(content["out"]))
-        content.pop("out", None)
-        for key in ("method", "task", "seed"):
-            if not single and key in content:
-                raise InvalidSpec(
-                    f"{config}: a sweep takes --{key}s on the command line, not {key!r}"
-                )
-        layers.append(content)
-    layers.append({key: value for key, value in options.items() if value is not None})
-    layers.append({"hyperparameters": assignments})
-    return layers, folder
 
 
 def _save(record: Record, out: Path) -> Path:

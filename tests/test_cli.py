@@ -251,3 +251,8 @@ def test_it_runs_as_a_program_and_survives_a_closed_pipe(results):
     assert done.stderr == ""
     done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("circuitbench, version ")
+
+
+def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(capsys):
+    assert main(["validate-task", "docstring", "--model", "planted-redundant", "--pairs"]) == 0
+    assert "| argument_reader | 1 | +1.00 |" in capsys.readouterr().out

@@ -82,3 +82,21 @@ def super_additivity(
         "relative_inside": relative("inside"),
         "relative_across": relative("across"),
     }
+
+
+def render(found: dict[str, Any]) -> str:
+    """What :func:`super_additivity` found as a markdown table, in shares of its scale."""
+    scale = found["scale"]
+    lines = [
+        f"Two heads off, beyond the sum of each alone ({found['ablation']} ablation, share of the "
+        f"gap {scale:.3g}): above 0 they stand in for each other, below 0 they are links of one "
+        "chain.",
+        "",
+        "| roles | pairs | excess / gap |",
+        "|---|---:|---:|",
+    ]
+    for roles, group in (found["inside"] | found["across"]).items():
+        name = roles.replace("|", " with ")
+        share = f"{round(group['mean'] / scale, 2) + 0.0:+.2f}" if abs(scale) >= RESOLUTION else "undefined"
+        lines.append(f"| {name} | {group['n_pairs']} | {share} |")
+    return "\n".join(lines) + "\n"

@@ -150,7 +150,8 @@ def render(card: Card) -> str:
             f"| {role.name} | {' '.join(role.heads)} | {role.needed} of {len(role.heads)} | "
             f"{_span(role.alone)} | {_span(role.in_context)} | {role.shows} |"
         )
-    for title, facts in (("Dials", card.dials), ("Provenance", card.provenance)):
+    provenance = {k: v for k, v in card.provenance.items() if k not in ("dials", "health")}
+    for title, facts in (("Dials", card.dials), ("Provenance", provenance)):
         if facts:
             lines += ["", f"{title}: " + ", ".join(f"{k} {v}" for k, v in facts.items()) + "."]
     if card.blind_spots:
@@ -161,7 +162,7 @@ def render(card: Card) -> str:
 
 def _span(effects: tuple[float, ...]) -> str:
     """Smallest and largest effect, once where they agree."""
-    low, high = (f"{x:.2f}".replace("-0.00", "0.00") for x in (min(effects), max(effects)))
+    low, high = (f"{round(x, 2) + 0.0:.2f}" for x in (min(effects), max(effects)))
     return low if low == high else f"{low} to {high}"
 
 

@@ -203,10 +203,13 @@ def test_training_is_reproducible_and_learns(capsys):
     shape = siit.config(algorithm, text, n_layers=4)
     fresh = initial(shape, np.random.default_rng(0))
     made = siit.train(algorithm, text, shape, steps=40, batch=16, log=39)
+    pairs = algorithm.draw(64, np.random.default_rng(5))
+    answers = algorithm.values(pairs.tokens)[list(algorithm.nodes)[-1]].gather(1, pairs.positions)
     errors = [
-        siit_report(m, algorithm, text, contexts=0)["strict_answers_changed"] for m in (fresh, made)
+        siit.distance(siit.read(algorithm, forward(m, pairs.tokens)[0], pairs.positions), answers)
+        for m in (fresh, made)
     ]
-    assert errors[1] < errors[0]
+    assert errors[1] < 0.97 * errors[0]
     assert "interchange" in capsys.readouterr().out
 
 
