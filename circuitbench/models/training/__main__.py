@@ -19,7 +19,7 @@ from circuitbench.models.training.reports import induction_report, siit_report
 
 SIIT: dict[str, tuple[int, dict[str, Any]]] = {
     "siit-induction": (3, {"steps": 2500}),
-    "siit-ioi": (4, {"steps": 5000, "silence": True}),
+    "siit-ioi": (4, {"steps": 11000, "silence": True}),
     "siit-two-hop": (4, {"steps": 3000}),
 }
 """Layers and how to train."""
