@@ -20,7 +20,7 @@ from circuitbench.models.training.exhaustive import (
     search,
     subset_table,
 )
-from circuitbench.models.training.network import forward, initial, keep
+from circuitbench.models.training.network import detached, forward, initial, keep
 from circuitbench.models.training.reports import siit_report, text_loss
 from circuitbench.models.weight_names import parameters
 from circuitbench.oracle import AblationOracle
@@ -201,7 +201,7 @@ def test_training_is_reproducible_and_learns(capsys):
         assert torch.equal(a, b)
     algorithm, text = ALGORITHMS["siit-two-hop"], SkipGrams.draw(4, np.random.default_rng(0))
     shape = siit.config(algorithm, text, n_layers=4)
-    fresh = initial(shape, np.random.default_rng(0))
+    fresh = detached(initial(shape, np.random.default_rng(0)))
     made = siit.train(algorithm, text, shape, steps=40, batch=16, log=39)
     words = text.text(64, shape.n_ctx, algorithm.n_symbols + 2, np.random.default_rng(5))
     assert text_loss(made, words) < 0.95 * text_loss(fresh, words)
