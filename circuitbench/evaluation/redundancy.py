@@ -97,6 +97,10 @@ def render(found: dict[str, Any]) -> str:
     ]
     for roles, group in (found["inside"] | found["across"]).items():
         name = roles.replace("|", " with ")
-        share = f"{round(group['mean'] / scale, 2) + 0.0:+.2f}" if abs(scale) >= RESOLUTION else "undefined"
+        share = (
+            f"{round(group['mean'] / scale, 2) + 0.0:+.2f}"
+            if abs(scale) >= RESOLUTION
+            else "undefined"
+        )
         lines.append(f"| {name} | {group['n_pairs']} | {share} |")
     return "\n".join(lines) + "\n"
