@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from circuitbench.agents.episodes import KnockoutRules, PruningRules, Rules
+from circuitbench.agents.episodes import PruningRules, Rules
 from circuitbench.agents.evidence import Evidence, KeptEvidence, LargestEvidence
+from circuitbench.agents.knockout import KnockoutRules
 from circuitbench.agents.ppo import PPOHeadDiscovery
 from circuitbench.agents.training import PolicyTraining
-from circuitbench.agents.warm_start import baseline_rankings, imitate
+from circuitbench.agents.warm_start import baseline_rankings, explore, imitate
 
 if TYPE_CHECKING:
     from circuitbench.oracle import AblationOracle
@@ -24,26 +25,66 @@ KEPT = 0.2  # share of the heads that a warm-started pruning policy is shown to 
 class KnockoutDiscovery(PPOHeadDiscovery):
     """``rl-knockout``: masked PPO on HeadKnockout.
 
-    A head's score is the largest fall of the contrastive reward it caused in any episode, so a
-    backup counts by what it did once its partners were off. The episode ends when the task
-    metric has collapsed, and the next one starts from the whole model.
+    A head's score is the largest change it caused in any episode, so a backup counts by what it
+    did once its partners were off, and a copy that any other can replace by what it did when it
+    was the one put back.
+
+    Training begins with episodes of random actions, long enough to chance upon cuts; the policy
+    imitates what they found, and PPO goes on from there. Making a cut minimal is part of the
+    environment and is not learned.
 
     Args:
-        collapse: see :class:`circuitbench.agents.episodes.KnockoutRules`.
+        explore: training queries spent on random actions; 0 leaves everything to PPO.
+        collapse, cuts, tolerance, signed: see
+            :class:`circuitbench.agents.knockout.KnockoutRules`.
     """
 
     episodes: int = 20
-    total_steps: int = 8_000
+    steps: int = 48
+    train_pool: int = 32
+    total_steps: int = 1_200
+    n_envs: int = 4
+    learning_rate: float = 1e-3
+    gamma: float = 0.95
+    entropy: float = 0.01
+    explore: int = 1_200
     collapse: float = 0.98
+    cuts: int = 4
+    tolerance: float = 0.05
+    signed: bool = False
 
     name: ClassVar[str] = "rl-knockout"
 
-    def rules(self, shape: tuple[int, int]) -> Rules:
-        """The environment's constants on a grid of heads."""
-        return KnockoutRules(steps=min(self.steps, shape[0] * shape[1]), collapse=self.collapse)
+    def rules(self, shape: tuple[int, int]) -> KnockoutRules:
+        """The environment's constants; 0 steps means as many as there are heads."""
+        return KnockoutRules(
+            steps=self.steps or shape[0] * shape[1],
+            collapse=self.collapse,
+            cuts=self.cuts,
+            tolerance=self.tolerance,
+            signed=self.signed,
+        )
+
+    def prepare(self, oracles: Sequence[AblationOracle], rng: np.random.Generator) -> None:
+        """Explore, and imitate what was found; or imitate a baseline, if one is named."""
+        if self.warm_start or self.explore == 0:
+            super().prepare(oracles, rng)
+        elif isinstance(self.training, PolicyTraining):
+            shape = oracles[0].shape
+            nothing = np.zeros(shape[0] * shape[1])
+            rankings = explore(
+                oracles,
+                # A random order meets a whole cut only after many of the heads.
+                replace(self.rules(shape), steps=2 * len(nothing)),
+                lambda oracle: self.evidence(oracle, nothing),
+                self.explore,
+                rng,
+            )
+            floor = min(self.cutoff(oracle) for oracle in oracles)
+            imitate(self.training, rankings, rng, floor=floor)
 
     def evidence(self, oracle: AblationOracle, preference: np.ndarray) -> Evidence:
-        """Largest falls."""
+        """Largest changes."""
         return LargestEvidence(oracle.shape, preference)
 
 

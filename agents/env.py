@@ -9,12 +9,12 @@ import gymnasium
 import numpy as np
 
 from circuitbench.agents.episodes import (
-    KnockoutRules,
     Observation,
     PruningRules,
     Rules,
     SearchRules,
 )
+from circuitbench.agents.knockout import KnockoutRules
 from circuitbench.agents.vector_env import EpisodeBatch, Place
 from circuitbench.errors import InvalidSpec
 

@@ -162,7 +162,7 @@ class SearchRules:
     bound: float = 20.0
 
     def __post_init__(self) -> None:
-        _require_positive(steps=self.steps, scale=self.scale, bound=self.bound)
+        require_positive(steps=self.steps, scale=self.scale, bound=self.bound)
 
     def episode(self, shape: tuple[int, int], n_tasks: int) -> Episode:
         """A fresh episode."""
@@ -198,76 +198,6 @@ class SearchEpisode(Episode):
 
 
 @dataclass(frozen=True)
-class KnockoutRules:
-    """HeadKnockout: ablations accumulate; an action earns the change of the contrastive reward.
-
-    Once the primary heads are off, their backups show: what a single-head ablation cannot see.
-
-    Args:
-        steps: longest episode, in ablated heads.
-        collapse: the episode ends once this fraction of the clean metric is destroyed, where
-            nothing more can be learned.
-        penalty, scale, bound: as in :class:`SearchRules`.
-    """
-
-    steps: int = 50
-    collapse: float = 0.98
-    penalty: float = -1.0
-    scale: float = 5.0
-    bound: float = 20.0
-
-    def __post_init__(self) -> None:
-        _require_positive(
-            steps=self.steps, scale=self.scale, bound=self.bound, collapse=self.collapse
-        )
-
-    def episode(self, shape: tuple[int, int], n_tasks: int) -> Episode:
-        """A fresh episode."""
-        return KnockoutEpisode(self, shape, n_tasks)
-
-
-class KnockoutEpisode(Episode):
-    """See :class:`KnockoutRules`. The observation's global is the destroyed fraction."""
-
-    n_globals = 1
-
-    def __init__(self, rules: KnockoutRules, shape: tuple[int, int], n_tasks: int) -> None:
-        self.rules = rules
-        super().__init__(shape, n_tasks, rules.bound)
-
-    def begin(self, task: int | None, clean_metric: float) -> None:
-        """Start over with all heads on."""
-        super().begin(task, clean_metric)
-        self.reward_so_far, self.destroyed = 0.0, 0.0
-
-    def question(self, action: int) -> np.ndarray | None:
-        """The mask without this head and all that went before it."""
-        if self.chosen[action]:
-            return None
-        removed = self.chosen.copy()
-        removed[action] = True
-        return self.without(removed)
-
-    def settle(self, action: int, answer: Answer | None) -> Outcome:
-        """What this head added to the contrastive reward of the ablated set."""
-        self.steps += 1
-        reward = self.rules.penalty
-        if answer is not None:
-            reward = answer.reward - self.reward_so_far
-            self.reward_so_far = answer.reward
-            self.destroyed = answer.task / self.clean_metric if self.clean_metric else 0.0
-            self.chosen[action] = True
-            self.signal[action] = reward / self.rules.scale
-        collapsed = self.destroyed >= self.rules.collapse
-        self.over = self.steps >= self.rules.steps or collapsed or bool(self.chosen.all())
-        return Outcome(reward, self.over, False)
-
-    def globals(self) -> np.ndarray:
-        """The destroyed fraction of the clean metric, ``[1]``."""
-        return np.array([self.destroyed])
-
-
-@dataclass(frozen=True)
 class PruningRules:
     """CircuitPruning: start from the whole model, remove heads or groups of heads, or stop.
 
@@ -295,9 +225,9 @@ class PruningRules:
     bound: float = 20.0
 
     def __post_init__(self) -> None:
-        _require_positive(price=self.price, bound=self.bound, tau=self.tau)
+        require_positive(price=self.price, bound=self.bound, tau=self.tau)
         if self.steps is not None:
-            _require_positive(steps=self.steps)
+            require_positive(steps=self.steps)
 
     def episode(self, shape: tuple[int, int], n_tasks: int) -> Episode:
         """A fresh episode."""
@@ -381,7 +311,8 @@ class PruningEpisode(Episode):
         return np.array([self.faithfulness, self.chosen.mean()])
 
 
-def _require_positive(**values: float) -> None:
+def require_positive(**values: float) -> None:
+    """Refuse a constant that is not above zero."""
     for name, value in values.items():
         if not value > 0:
             raise InvalidSpec(f"{name} must be above 0, not {value}")

@@ -1,13 +1,16 @@
-"""Warm start: a policy first imitates a baseline's ranking, then learns on its own."""
+"""Warm start: a policy first imitates a ranking, a baseline's or its own, then learns on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from circuitbench.agents.acting import Acting, play_episode
+from circuitbench.agents.episodes import Rules
+from circuitbench.agents.evidence import Evidence
 from circuitbench.agents.training import PolicyTraining
 from circuitbench.agents.vector_env import EpisodeBatch, Place
 from circuitbench.registry import method_class
@@ -33,23 +36,49 @@ def baseline_rankings(
     return [np.ravel(baseline().discover(oracle, rng).scores) for oracle in oracles]
 
 
+def explore(
+    oracles: Sequence[AblationOracle],
+    rules: Rules,
+    evidence: Callable[[AblationOracle], Evidence],
+    queries: int,
+    rng: np.random.Generator,
+) -> list[np.ndarray]:
+    """What episodes of random actions say of each training oracle, as :func:`baseline_rankings`.
+
+    Whole episodes are played on each oracle until at least ``queries`` queries are spent on it;
+    imitating what they found is self-imitation (Oh et al. 2018, arXiv 1806.05635).
+    """
+    rankings = []
+    for oracle in oracles:
+        batch, seen = EpisodeBatch([oracle], rules, 1, rng), evidence(oracle)
+        while seen.queries < queries:
+            play_episode(batch, Place(0, int(rng.integers(2**31))), _uniform, Acting(), rng, seen)
+        rankings.append(np.ravel(seen.scores()))
+    return rankings
+
+
 def imitate(
     training: PolicyTraining,
     rankings: Sequence[np.ndarray],
     rng: np.random.Generator,
     share: float = 1.0,
+    floor: float = -np.inf,
 ) -> float:
     """Behaviour cloning (Pomerleau 1991) of episodes that follow the rankings from the top.
 
     One episode per training oracle is played on a fresh batch (its queries are the training's),
     then the policy's log-likelihood of what was done is raised for some epochs. Episodes end
-    after ``share`` of the heads where they would not end before.
+    after ``share`` of the heads where they would not end before, or where no head is left that
+    is ranked above ``floor``.
 
     Returns:
-        The mean probability of the imitated actions afterwards.
+        The mean probability of the imitated actions afterwards; 0 if there was none.
     """
     batch, policy = training.batch, training.model.policy
-    observations, legal, actions = _demonstrate(batch, rankings, rng, share)
+    demonstration = _demonstrate(batch, rankings, rng, share, floor)
+    if demonstration is None:
+        return 0.0
+    observations, legal, actions = demonstration
     policy.set_training_mode(True)
     for _ in range(EPOCHS):
         order = torch.from_numpy(rng.permutation(len(actions)))
@@ -65,9 +94,13 @@ def imitate(
 
 
 def _demonstrate(
-    batch: EpisodeBatch, rankings: Sequence[np.ndarray], rng: np.random.Generator, share: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Observations, legal actions and actions of one episode per oracle."""
+    batch: EpisodeBatch,
+    rankings: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    share: float,
+    floor: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Observations, legal actions and actions of one episode per oracle; None if there are none."""
     seen: list[tuple[np.ndarray, np.ndarray, int]] = []
     for index, ranking in enumerate(rankings):
         batch.begin([0], [Place(index, int(rng.integers(2**31)))])
@@ -75,11 +108,19 @@ def _demonstrate(
         while not episode.over and episode.steps < share * episode.n:
             legal = episode.legal()
             action = int(np.where(legal[: episode.n], ranking, -np.inf).argmax())
+            if ranking[action] <= floor:
+                break
             seen.append((episode.observe(batch.observation), legal, action))
             batch.advance({0: action})
+    if not seen:
+        return None
     observations, masks, actions = zip(*seen, strict=True)
     return (
         torch.from_numpy(np.stack(observations)),
         torch.from_numpy(np.stack(masks)),
         torch.tensor(actions),
     )
+
+
+def _uniform(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    return legal / legal.sum(1, keepdims=True)

@@ -1,23 +1,50 @@
-"""Where the time of a PPO training goes: oracle, environment, stable-baselines3.
+"""What the tables of docs/agents.md are made by.
 
-``python benchmarks/agents.py [--steps 8000] [--pool 32]`` trains rl-ppo on the embedded model
-with one thread and prints CPU seconds. The first updates fill the per-prompt memo; what comes
-after is the steady state, from which the cost of 200,000 steps is extrapolated.
+``python benchmarks/agents.py [--steps 8000] [--pool 32]``: where the time of a PPO training goes
+(oracle, environment, stable-baselines3). Trains rl-ppo on the embedded model with one thread and
+prints CPU seconds. The first updates fill the per-prompt memo; what comes after is the steady
+state, from which the cost of 200,000 steps is extrapolated.
+
+``python benchmarks/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--model ...]``: average
+precision of rl-knockout and its controls beside head-ablation at as many queries as that asks.
+A seed draws other prompts, another policy and other actions.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 
 from circuitbench.agents.episodes import SearchRules
 from circuitbench.agents.training import PolicySettings, PolicyTraining
 from circuitbench.agents.vector_env import EpisodeBatch
+from circuitbench.errors import RunFailed
 from circuitbench.oracle import AblationOracle
 from circuitbench.registry import load_model, load_task
+from circuitbench.runner import prepare, run
+from circuitbench.spec import RunSpec
+
+TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+PROMPTS = 4
+KNOCKOUT: dict[str, dict[str, Any]] = {
+    "random order": {"explore": 0, "total_steps": 1, "n_envs": 1, "n_steps": 2, "steps": 0},
+    "imitation alone": {"total_steps": 1, "n_envs": 1, "n_steps": 2},
+    "rl-knockout": {},
+}
+
+
+class Score(NamedTuple):
+    """What one run reached and cost."""
+
+    precision: float
+    f1: float
+    training: int
+    seconds: float
 
 
 class Clock:
@@ -36,13 +63,8 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--pool", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=16)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def training_cost(options: argparse.Namespace) -> None:
+    """Print where the time of a PPO training goes."""
     model = load_model("planted")
     oracles = [
         AblationOracle(
@@ -82,6 +104,86 @@ def main() -> None:
         print(f"  {name:32s}{1000 * (last[name] - first[name]) / steps:8.3f}")
     print(f"  {'all':32s}{total:8.3f}")
     print(f"200,000 steps in the steady state: {200 * total:.0f} s")
+
+
+def score(model: str, task: str, seed: int, method: str, budget: int, **settings: Any) -> Score:
+    """Run a method once, with other prompts for training than for discovery."""
+    spec = RunSpec(
+        method=method,
+        task=task,
+        model=model,
+        seed=seed,
+        budget=budget,
+        batch_size=PROMPTS,
+        functional="none",
+        hyperparameters=settings,
+    )
+    began = time.process_time()
+    record = run(prepare(spec))
+    if record.status != "done":
+        raise RunFailed(f"{method} on {task}, seed {seed}: {record.reason}")
+    assert record.metrics is not None
+    return Score(
+        record.metrics["ranking"]["average_precision"],
+        record.metrics["selection"]["f1"],
+        record.costs["training"]["queries"],
+        time.process_time() - began,
+    )
+
+
+def redundant(options: argparse.Namespace) -> None:
+    """Print a table: a row per task and method, means over seeds."""
+    model = load_model(options.model)
+    budget = model.n_layers * model.n_heads
+    pool = {"train_pool": PROMPTS}
+    print(f"{options.model}, {budget} queries, {options.seeds} seeds")
+    print("| task | method | average precision | lowest | F1 | over head-ablation | "
+          "training queries | CPU s |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
+    for task in options.tasks:
+        seeds = range(options.seeds)
+        sweep = [score(options.model, task, seed, "head-ablation", budget) for seed in seeds]
+        show(task, "head-ablation", sweep, sweep)
+        for label in options.agents:
+            settings = KNOCKOUT[label] | pool
+            scores = [
+                score(options.model, task, seed, "rl-knockout", budget, **settings)
+                for seed in seeds
+            ]
+            show(task, label, scores, sweep)
+
+
+def show(task: str, label: str, scores: list[Score], sweep: list[Score]) -> None:
+    """Print a row: means, and the 95 % t interval of the paired differences to the sweep."""
+    means = np.mean(scores, axis=0)
+    gains = np.array([a.precision - b.precision for a, b in zip(scores, sweep, strict=True)])
+    spread = 0.0
+    if len(gains) > 1:
+        spread = float(stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains))
+    lowest = min(score.precision for score in scores)
+    print(
+        f"| {task} | {label} | {means[0]:.3f} | {lowest:.3f} | {means[1]:.2f} | "
+        f"{gains.mean():+.3f} ± {spread:.3f} | {means[2]:.0f} | {means[3]:.0f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--pool", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--redundant", action="store_true")
+    parser.add_argument("--model", default="planted-redundant")
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--agents", nargs="+", default=list(KNOCKOUT), choices=list(KNOCKOUT))
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.redundant:
+        redundant(options)
+    else:
+        training_cost(options)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ AGENTS = {
     "rl-a2c": lambda **k: A2CHeadDiscovery(**(FEW | k)),
     "rl-reinforce": lambda **k: ReinforceHeadDiscovery(**(FEW | {"n_steps": 4} | k)),
     "rl-transformer": lambda **k: TransformerHeadDiscovery(**(ROLLOUT | {"epochs": 1} | k)),
-    "rl-knockout": lambda **k: KnockoutDiscovery(**(ROLLOUT | {"episodes": 4} | k)),
+    "rl-knockout": lambda **k: KnockoutDiscovery(**(ROLLOUT | {"episodes": 4, "explore": 40} | k)),
     "rl-pruning": lambda **k: PruningDiscovery(**(ROLLOUT | {"steps": 0} | k)),
     "rl-dqn": lambda **k: DQNHeadDiscovery(**(FEW | {"warm_up": 32, "minibatch": 8} | k)),
 }

@@ -5,7 +5,8 @@ from agents_kit import GAINS, additive_model
 
 from circuitbench.agents import vector_env
 from circuitbench.agents.env import HeadDiscoveryEnv
-from circuitbench.agents.episodes import KnockoutRules, PruningRules, SearchRules
+from circuitbench.agents.episodes import PruningRules, SearchRules
+from circuitbench.agents.knockout import KnockoutRules
 from circuitbench.agents.vector_env import EpisodeBatch, OracleVecEnv, OracleVectorEnv, Place
 from circuitbench.errors import InvalidSpec
 

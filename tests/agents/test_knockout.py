@@ -1,0 +1,143 @@
+"""Cuts of HeadKnockout, on circuits given as a formula: stages in series, copies in parallel."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitbench.agents.circuits import KnockoutDiscovery
+from circuitbench.agents.env import HeadKnockoutEnv
+from circuitbench.agents.episodes import Answer
+from circuitbench.agents.knockout import KnockoutRules
+from circuitbench.errors import InvalidSpec
+
+CLEAN = 10.0
+READERS, MOVERS, AGAINST, LANGUAGE = {0, 1, 2}, {5, 6}, 9, 11
+
+
+def damage(mask):
+    """Any reader suffices, the movers share the work, one head works against the task."""
+    on = set(np.flatnonzero(mask.ravel()).tolist())
+    read = 1.0 if on & READERS else 0.0
+    metric = read * (len(on & MOVERS) / 2 * 14.0 - (4.0 if AGAINST in on else 0.0))
+    return Answer(CLEAN - metric, CLEAN - metric - (0.0 if LANGUAGE in on else 3.0))
+
+
+def play(order, **rules):
+    """Ablate in the given order whatever is legal; returns the episode and all rewards."""
+    episode = KnockoutRules(**rules).episode((3, 4), 1)
+    episode.begin(0, CLEAN)
+    earned = []
+    while not episode.over:
+        legal = episode.legal()
+        action = next(head for head in order if legal[head])
+        asked = episode.question(action)
+        earned.append((action, episode.settle(action, damage(asked)).reward))
+    return episode, earned
+
+
+def largest(earned):
+    scores = np.full(12, -np.inf)
+    for head, reward in earned:
+        scores[head] = max(scores[head], reward)
+    return scores
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(range(12)))
+def test_every_order_finds_both_stages_and_pays_all_copies(order):
+    episode, earned = play(order, steps=100, cuts=2, signed=False)
+    assert episode.cuts == 2
+    assert set(np.flatnonzero(episode.spent)) - {AGAINST} == READERS | MOVERS
+    scores = largest(earned)
+    assert (scores[list(READERS | MOVERS)] >= 3.0).all()
+    others = sorted(set(range(12)) - READERS - MOVERS - {AGAINST})
+    assert (scores[others] <= 0.0).all()  # the language head changes the control text instead
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(12)))
+def test_without_cuts_the_first_collapse_ends_the_episode(order):
+    episode, earned = play(order, steps=100)
+    assert len(earned) == episode.steps == episode.chosen.sum()
+    assert episode.destroyed >= 0.98
+    removed = [head for head, _ in earned[:-1]]
+    before = np.ones(12, dtype=bool)
+    before[removed] = False
+    assert damage(before).task < 0.98 * CLEAN
+
+
+def test_a_head_against_the_task_pays_only_for_the_size_of_its_change():
+    order = [AGAINST, *range(9), 10, 11]
+    assert play(order, steps=1)[1] == [(AGAINST, -4.0)]
+    assert play(order, steps=1, signed=False)[1] == [(AGAINST, 4.0)]
+    order = [LANGUAGE, *range(11)]
+    assert play(order, steps=1, signed=False)[1] == [(LANGUAGE, -3.0)]
+
+
+def test_bystanders_return_in_doubling_groups_and_needed_heads_are_all_paid():
+    episode, earned = play([3, 4, 7, 8, 10, 0, 1, 2, 5, 6, 9, 11], steps=13, cuts=1)
+    # 3; then 4 and 7; then 8, 10, 0 and 1 matter together, so 8 and 10; 0 and 1; 0 alone; 1
+    assert [head for head, _ in earned[8:]] == [3, 4, 8, 8, 0]
+    episode, earned = play([3, 4, 7, 8, 10, 0, 1, 2, 5, 6, 9, 11], steps=20, cuts=1)
+    assert [reward for _, reward in earned[8:]] == [0, 0, 0, 0, 0, 10.0, 10.0]
+    assert np.flatnonzero(episode.spent).tolist() == [0, 1, 2]
+    assert episode.steps == 15
+
+
+def test_while_heads_are_put_back_only_their_turn_is_legal():
+    episode = KnockoutRules(cuts=2).episode((3, 4), 1)
+    episode.begin(0, CLEAN)
+    for head in (0, 1, 2):
+        episode.settle(head, damage(episode.question(head)))
+    assert np.flatnonzero(episode.legal()).tolist() == [0]
+    assert episode.question(5) is None
+    assert episode.settle(5, None).reward == -1.0
+    assert episode.globals().tolist() == [1.0, 1.0]
+    for head in (0, 1):
+        episode.settle(head, damage(episode.question(head)))
+    assert np.flatnonzero(~episode.legal()).tolist() == [0, 1, 2]
+    assert episode.globals().tolist() == [0.0, 0.0]
+
+
+def test_a_saved_episode_goes_on_exactly():
+    order = list(range(11, -1, -1))
+    whole, earned = play(order, steps=100, cuts=2)
+    for stop in range(1, len(earned)):
+        episode = KnockoutRules(steps=100, cuts=2).episode((3, 4), 1)
+        episode.begin(0, CLEAN)
+        for head, _ in earned[:stop]:
+            episode.settle(head, damage(episode.question(head)))
+        other = KnockoutRules(steps=100, cuts=2).episode((3, 4), 1)
+        other.begin(0, 1.0)
+        other.restore(episode.state())
+        assert other.state() == episode.state()
+        head, reward = earned[stop]
+        assert other.settle(head, damage(other.question(head))).reward == reward
+    assert whole.over
+
+
+def test_the_environment_takes_the_rules_and_refuses_bad_ones(make_oracle):
+    env = HeadKnockoutEnv([make_oracle()], cuts=2)
+    env.reset(seed=0)
+    for head in (0, 4, 2, 8):
+        assert not env.step(head)[2]
+    assert np.flatnonzero(env.action_masks()).tolist() == [0]
+    with pytest.raises(InvalidSpec, match="cuts must be 0 or more"):
+        KnockoutRules(cuts=-1)
+    with pytest.raises(InvalidSpec, match="tolerance must be above 0"):
+        KnockoutRules(tolerance=0.0)
+
+
+def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle):
+    def found():
+        method = KnockoutDiscovery(total_steps=32, n_steps=8, n_envs=2, width=8, explore=40)
+        method.train([make_oracle(pool=2)], np.random.default_rng(0))
+        oracle = make_oracle(budget=13)
+        answer = method.discover(oracle, np.random.default_rng(1))
+        assert oracle.meter.queries == answer.trace[-1].queries == 13
+        return answer
+
+    first, second = found(), found()
+    assert np.array_equal(first.scores, second.scores)
+    assert first.selected == second.selected
