@@ -33,6 +33,7 @@ from circuitbench.models.base import Model
 from circuitbench.models.pretrained import to_transformer_lens
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 from circuitbench.oracle import AblationOracle, query_together
+from circuitbench.oracle.peak import peak_bytes
 from circuitbench.tasks.base import Prompts
 
 POS = 60
@@ -380,7 +381,7 @@ def scaling(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[s
         rows.append(
             dict[str, object](setting)
             | {"seconds": seconds, "ms_per_mask": 1000 * seconds / len(masks)}
-            | {"peak_memory_gib": oracle.meter.peak_memory_bytes / 2**30}
+            | {"peak_memory_gib": peak_bytes() / 2**30}
         )
     return rows
 
@@ -400,7 +401,7 @@ def memory(args: argparse.Namespace) -> list[dict[str, object]]:
     ):
         _ = oracle.clean_metric, oracle.clean_control
         oracle.query(masks)
-        rows.append({"after": name, "peak_memory_gib": oracle.meter.peak_memory_bytes / 2**30})
+        rows.append({"after": name, "peak_memory_gib": peak_bytes() / 2**30})
     return rows
 
 

@@ -19,6 +19,7 @@ from circuitbench.models.base import Model
 from circuitbench.oracle import AblationOracle
 from circuitbench.oracle.engines import PRECISIONS, dtypes, usable_device
 from circuitbench.oracle.linear import Linear
+from circuitbench.oracle.peak import peak_bytes
 from circuitbench.tasks.base import Prompts
 
 PACKAGES = ("circuitbench", "torch", "transformer_lens", "transformers", "numpy")
@@ -130,7 +131,7 @@ def measure(model: Model, device: str, precision: str, batch_size: int) -> dict[
         "sweep_seconds": sweep_seconds * len(sweep) / swept,
         "sweep_measured_masks": swept,
         "gradient_seconds": time.perf_counter() - start,
-        "peak_memory_gib": oracle.meter.peak_memory_bytes / 2**30,
+        "peak_memory_gib": peak_bytes() / 2**30,
     }
 
 

@@ -23,6 +23,7 @@ from circuitbench.evaluation.stability import stability
 from circuitbench.method import Discovery, Method, TrainableMethod
 from circuitbench.models.base import Model
 from circuitbench.oracle import AblationOracle, Meter
+from circuitbench.oracle.peak import start_afresh
 from circuitbench.registry import Plugin, list_plugins, load_model, load_task, method_class
 from circuitbench.results import Record, hardware, run_id, versions
 from circuitbench.results.record import truth_of
@@ -83,6 +84,7 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
     status ``failed`` and the reason; so does an exhausted budget.
     """
     spec = prepared.spec
+    start_afresh()
     discovery_meter, training_meter, evaluation_meter = Meter(), Meter(), Meter()
     truth = prepared.task.truth(prepared.model)
     facts: dict[str, Any] = {}

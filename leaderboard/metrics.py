@@ -121,7 +121,7 @@ METRICS: tuple[Metric, ...] = (
         "memory",
         "costs.discovery.peak_memory_bytes",
         "Memory",
-        "Peak memory of the process.",
+        "Peak memory of the whole run.",
         unit="MiB",
         cost=True,
         digits=0,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
-_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+from circuitbench.oracle.peak import peak_bytes
 
 
 @dataclass
@@ -40,9 +36,9 @@ class Meter:
     memo_hits: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """All counters and ``peak_memory_bytes``, JSON-able."""
+        """All counters and ``peak_memory_bytes`` (of the whole run so far), JSON-able."""
         counts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**counts, "peak_memory_bytes": self.peak_memory_bytes}
+        return {**counts, "peak_memory_bytes": peak_bytes()}
 
     def copy(self) -> Meter:
         """The counters as they stand now."""
@@ -53,10 +49,3 @@ class Meter:
         return Meter(
             **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
         )
-
-    @property
-    def peak_memory_bytes(self) -> int:
-        """Peak resident memory of this process, or of the GPU's allocator if one was used."""
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            return int(torch.cuda.max_memory_allocated())
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT

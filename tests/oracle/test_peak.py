@@ -1,0 +1,17 @@
+import sys
+
+import numpy as np
+import pytest
+
+from circuitbench.oracle.peak import peak_bytes, start_afresh
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
+def test_the_peak_is_of_what_came_after_the_start():
+    start_afresh()
+    small = peak_bytes()
+    big = np.ones(2**25)
+    assert peak_bytes() > small + 0.9 * big.nbytes
+    del big
+    start_afresh()
+    assert peak_bytes() < small + 2**27
