@@ -90,6 +90,11 @@ class KnockoutEpisode(Episode):
         """The destroyed fraction of the clean metric."""
         return self.damage.task / self.clean_metric if self.clean_metric else 0.0
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether the ablated heads hold a cut of the circuit."""
+        return self.destroyed >= self.rules.collapse
+
     def legal(self) -> np.ndarray:
         """Heads that can be ablated; while heads are put back, the one whose turn it is."""
         if not self.doubtful.any():
@@ -118,16 +123,25 @@ class KnockoutEpisode(Episode):
             reward = self._put_back(answer)
         else:
             reward = self._ablate(action, answer)
-        done = self._collapsed() if self.rules.cuts == 0 else self.cuts == self.rules.cuts
+        done = self.collapsed if self.rules.cuts == 0 else self.cuts == self.rules.cuts
         self.over = done or self.steps >= self.rules.steps or not self.legal().any()
         return Outcome(reward, self.over, False)
+
+    def put_back(self, order: np.ndarray, answer: Answer) -> None:
+        """Ablate many heads at once and, where that is a collapse, begin to put them back.
+
+        For searchers, whose step is not one head; ``answer`` is that of all of ``order`` ablated.
+        """
+        self.damage, self.group = answer, 1
+        if not self.collapsed:
+            self.damage = Answer(0.0, 0.0)
+            return
+        self.chosen[order] = self.ablated[order] = self.doubtful[order] = True
+        self.since[order] = np.arange(len(order))
 
     def globals(self) -> np.ndarray:
         """The destroyed fraction, and 1 while heads are put back, ``[2]``."""
         return np.array([self.destroyed, float(self.doubtful.any())])
-
-    def _collapsed(self) -> bool:
-        return self.destroyed >= self.rules.collapse
 
     def state(self) -> dict[str, Any]:
         """Everything that changes during an episode, JSON-able and exact."""
@@ -136,9 +150,6 @@ class KnockoutEpisode(Episode):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Return to a :meth:`state`."""
         super().restore({**state, "damage": Answer(*state["damage"])})
-
-    def _collapsed(self) -> bool:
-        return self.destroyed >= self.rules.collapse
 
     def _returning(self) -> np.ndarray:
         """The doubtful heads whose turn it is, the first ablated first."""
@@ -150,7 +161,7 @@ class KnockoutEpisode(Episode):
         self.damage = answer
         self.chosen[head] = self.ablated[head] = True
         self.since[head], self.signal[head] = self.steps, reward / self.rules.scale
-        if self.rules.cuts and self._collapsed():
+        if self.rules.cuts and self.collapsed:
             self.doubtful, self.group = self.ablated.copy(), 1
             self.doubtful[head] = False  # before it went, the task stood
             self._finish()
@@ -162,6 +173,9 @@ class KnockoutEpisode(Episode):
         if change <= self.rules.tolerance * abs(self.clean_metric):
             self.ablated[heads] = self.doubtful[heads] = False
             self.group *= 2
+            # The task's level stays that of the collapse, so that small changes cannot add up.
+            control = answer.task - answer.reward
+            self.damage = self.damage._replace(reward=self.damage.task - control)
         elif len(heads) > 1:
             self.group = len(heads) // 2
         else:

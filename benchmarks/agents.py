@@ -32,6 +32,7 @@ from circuitbench.spec import RunSpec
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
 PROMPTS = 4
 KNOCKOUT: dict[str, dict[str, Any]] = {
+    "cut-search": {},
     "random order": {"explore": 0, "total_steps": 1, "n_envs": 1, "n_steps": 2, "steps": 0},
     "imitation alone": {"total_steps": 1, "n_envs": 1, "n_steps": 2},
     "rl-knockout": {},
@@ -135,7 +136,6 @@ def redundant(options: argparse.Namespace) -> None:
     """Print a table: a row per task and method, means over seeds."""
     model = load_model(options.model)
     budget = model.n_layers * model.n_heads
-    pool = {"train_pool": PROMPTS}
     print(f"{options.model}, {budget} queries, {options.seeds} seeds")
     print("| task | method | average precision | lowest | F1 | over head-ablation | "
           "training queries | CPU s |")  # fmt: skip
@@ -145,10 +145,11 @@ def redundant(options: argparse.Namespace) -> None:
         sweep = [score(options.model, task, seed, "head-ablation", budget) for seed in seeds]
         show(task, "head-ablation", sweep, sweep)
         for label in options.agents:
-            settings = KNOCKOUT[label] | pool
+            method, settings = "rl-knockout", KNOCKOUT[label] | {"train_pool": PROMPTS}
+            if label == "cut-search":
+                method, settings = label, {}
             scores = [
-                score(options.model, task, seed, "rl-knockout", budget, **settings)
-                for seed in seeds
+                score(options.model, task, seed, method, budget, **settings) for seed in seeds
             ]
             show(task, label, scores, sweep)
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from agents_kit import GAINS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitbench.agents.circuits import KnockoutDiscovery
+from circuitbench.agents.cuts import CutSearch
 from circuitbench.agents.env import HeadKnockoutEnv
 from circuitbench.agents.episodes import Answer
 from circuitbench.agents.knockout import KnockoutRules
@@ -127,6 +129,22 @@ def test_the_environment_takes_the_rules_and_refuses_bad_ones(make_oracle):
         KnockoutRules(cuts=-1)
     with pytest.raises(InvalidSpec, match="tolerance must be above 0"):
         KnockoutRules(tolerance=0.0)
+
+
+def test_cut_search_scores_what_putting_back_changes(make_oracle):
+    oracle = make_oracle(budget=30)
+    found = CutSearch().discover(oracle, np.random.default_rng(0))
+    assert found.scores == pytest.approx(np.maximum(GAINS, 0.0), abs=1e-4)
+    assert {tuple(head) for head in found.selected} == set(zip(*GAINS.nonzero(), strict=True))
+    assert oracle.meter.queries == found.trace[-1].queries == 30
+    assert found.info["cuts"] >= 1
+
+
+def test_cut_search_finds_nothing_where_nothing_matters(make_oracle):
+    gains = np.zeros((2, 2))
+    found = CutSearch(queries=5).discover(make_oracle(gains), np.random.default_rng(0))
+    assert found.selected == frozenset()
+    assert found.info["cuts"] == 0
 
 
 def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle):

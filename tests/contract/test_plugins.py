@@ -16,7 +16,15 @@ from circuitbench.oracle import AblationOracle
 from circuitbench.registry import list_plugins, load_model, load_task, method_class
 
 # What makes a learning method short enough to check; others run with their defaults.
-QUICK = {"total_steps": 80, "n_envs": 2, "n_steps": 10, "minibatch": 10, "steps": 5, "width": 8}
+QUICK = {
+    "total_steps": 80,
+    "n_envs": 2,
+    "n_steps": 10,
+    "minibatch": 10,
+    "steps": 5,
+    "width": 8,
+    "explore": 20,
+}
 
 
 @pytest.mark.parametrize("name", [p.name for p in list_plugins("method")])
