@@ -147,6 +147,27 @@ def test_cut_search_finds_nothing_where_nothing_matters(make_oracle):
     assert found.info["cuts"] == 0
 
 
+@pytest.mark.parametrize("explore", [0, 40])
+def test_exploring_shows_the_policy_where_to_begin(make_oracle, explore):
+    gains = np.zeros((3, 4))
+    gains[0, 1] = gains[2, 2] = 2.0
+    method = KnockoutDiscovery(
+        total_steps=1, n_envs=2, n_steps=4, width=64, explore=explore, steps=8
+    )
+    oracle = make_oracle(gains, pool=2)
+    method.train([oracle], np.random.default_rng(0))
+    chosen = method.preference(method.seat(oracle, np.random.default_rng(0)))
+    assert (chosen[gains.ravel() > 0].sum() > 0.3) == (explore > 0)  # a sixth by chance
+    assert oracle.meter.queries >= explore + 8
+
+
+def test_where_exploring_finds_nothing_there_is_nothing_to_imitate(make_oracle):
+    method = KnockoutDiscovery(total_steps=1, n_envs=2, n_steps=4, width=8, explore=10)
+    oracle = make_oracle(np.zeros((2, 2)), pool=2)
+    method.train([oracle], np.random.default_rng(0))
+    assert not method.discover(oracle, np.random.default_rng(0)).selected
+
+
 def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle):
     def found():
         method = KnockoutDiscovery(total_steps=32, n_steps=8, n_envs=2, width=8, explore=40)
