@@ -28,6 +28,7 @@ class Training(Protocol):
 
     batch: EpisodeBatch
     curve: list[CurvePoint]
+    queries: int
     stopped_early: bool
 
     def learn(
@@ -108,7 +109,9 @@ class LearningAgent:
         check_candidates(self.candidates, int(batch.action_space.n))
         self.training = self.start(batch, seed)
         if self.checkpoints is None or not checkpoint.exists(self.checkpoints):
+            before = batch.queries
             self.prepare(oracles, rng)
+            self.training.queries += batch.queries - before
         self.training.learn(self.progress, self.checkpoints, tensorboard=self.tensorboard)
 
     def discover(self, oracle: AblationOracle, rng: np.random.Generator) -> Discovery:

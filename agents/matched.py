@@ -104,19 +104,20 @@ def play(
 ) -> Score:
     """One episode of one contender."""
     rewards = stage.rewards(seed)
-    preference = None
+    preference, greedy = None, False
     if contender.agent is not None:
         agent = contender.agent
         batch = agent.seat(stage.oracle, rng, contender.shown_as)
         preference = agent.preference(batch)
         policy: Policy = agent.policy()
+        greedy = agent.greedy
     else:
         if contender.policy is None:
             raise ValueError(f"{contender.name} has neither a policy nor an agent")
         rules = SearchRules(steps=min(steps, len(rewards)))
         batch = EpisodeBatch([stage.oracle], rules, 1, rng, task_ids=[None], n_tasks=1)
         policy = contender.policy(stage, rewards, rng)
-    acting = Acting(candidates=contender.candidates)
+    acting = Acting(greedy, contender.candidates)
     taken = play_episode(batch, Place(0, seed), policy, acting, rng)
     return score(taken, rewards, stage, preference)
 

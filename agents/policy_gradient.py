@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from circuitbench.agents.episodes import Observation
 from circuitbench.agents.ppo import PPOHeadDiscovery
+from circuitbench.agents.rehearsal import RehearsalSettings, lessons, rehearse
+from circuitbench.agents.training import PolicyTraining
+from circuitbench.agents.warm_start import baseline_rankings
+
+if TYPE_CHECKING:
+    from circuitbench.oracle import AblationOracle
 
 
 @dataclass
@@ -67,7 +76,11 @@ class TransformerHeadDiscovery(PPOHeadDiscovery):
     grids (Vaswani et al. 2017, arXiv 1706.03762; Lee et al. 2019, arXiv 1810.00825).
 
     Heads it has not tried look alike within a layer, so what an episode earns later is mostly
-    luck of the draw; a short horizon keeps that noise out of the advantages.
+    luck of the draw. A short horizon keeps that noise out of the advantages, and a warm start
+    learns from simulated episodes instead (see :mod:`circuitbench.agents.rehearsal`).
+
+    Args:
+        rehearsal: rounds of rehearsal after a ``warm_start``'s ranking.
     """
 
     learning_rate: float = 3e-3
@@ -76,9 +89,17 @@ class TransformerHeadDiscovery(PPOHeadDiscovery):
     epochs: int = 3
     entropy: float = 0.03
     width: int = 32
-    layers: int = 1
+    layers: int = 2
     attention_heads: int = 4
+    rehearsal: int = 100
 
     name: ClassVar[str] = "rl-transformer"
     observation: ClassVar[Observation] = "tokens"
     fixed: ClassVar[dict[str, Any]] = {"network": "tokens"}
+
+    def prepare(self, oracles: Sequence[AblationOracle], rng: np.random.Generator) -> None:
+        """Rehearse a baseline's ranking, if one is named."""
+        if self.warm_start and isinstance(self.training, PolicyTraining):
+            rankings = baseline_rankings(self.warm_start, oracles, rng)
+            taught = lessons(self.training, oracles, rankings, rng)
+            rehearse(self.training, taught, RehearsalSettings(rounds=self.rehearsal), rng)

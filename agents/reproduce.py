@@ -44,7 +44,7 @@ from circuitbench.registry import load_model, load_task
 from circuitbench.seeding import derive_seed, generator
 
 Progress = Callable[[float, str], None]
-SMALL_CACHE = 64 * 2**20  # bytes
+SMALL_CACHE = 16 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class MechRL:
         candidates: values of K.
         batch_size, pool: prompts per episode, and in the pool they are drawn from.
         token_models: other plantings the token policy learns on; 0 leaves that part out.
-        token_steps: environment steps of the token policy.
+        token_start: the method whose ranking it rehearses first (see
+            :mod:`circuitbench.agents.rehearsal`).
+        token_rehearsal: rounds of that rehearsal.
+        token_steps: environment steps of PPO on the token policy after it.
         held_out_models: plantings it is judged on.
         token_batch: prompts per episode in the part on held-out models (there the pool holds
             as many: the prompts vary less, the models more).
@@ -78,9 +81,11 @@ class MechRL:
     candidates: tuple[int, ...] = (1, 5)
     batch_size: int = 32
     pool: int = 128
-    token_models: int = 16
-    token_steps: int = 100_000
-    held_out_models: int = 8
+    token_models: int = 64
+    token_start: str = "head-ablation"
+    token_rehearsal: int = 100
+    token_steps: int = 20_000
+    held_out_models: int = 32
     token_batch: int = 16
     device: str = "cpu"
 
@@ -99,7 +104,22 @@ class MechRL:
 
     def token_agent(self) -> TransformerHeadDiscovery:
         """The policy over head tokens, untrained."""
-        return TransformerHeadDiscovery(total_steps=self.token_steps, steps=self.steps)
+        # What was rehearsed is polished, so PPO goes gently; its value network starts from
+        # nothing and shares the encoder, so it must not speak too loudly.
+        return TransformerHeadDiscovery(
+            total_steps=self.token_steps,
+            steps=self.steps,
+            greedy=True,
+            warm_start=self.token_start,
+            rehearsal=self.token_rehearsal,
+            learning_rate=5e-5,
+            gamma=0.9,
+            gae_lambda=0.9,
+            minibatch=100,
+            epochs=2,
+            entropy=0.0,
+            value=0.01,
+        )
 
     @property
     def identity(self) -> str:
@@ -109,17 +129,17 @@ class MechRL:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-# Small enough for two busy cores; what docs/agents.md reports unless it says otherwise.
+# Small enough for two busy cores; what docs/mechrl.md reports.
 QUICK = MechRL(
-    seeds=3,
     total_steps=40_000,
     episodes=4,
-    batch_size=16,
-    pool=32,
-    token_models=8,
-    token_steps=24_000,
-    held_out_models=4,
-    token_batch=8,
+    batch_size=8,
+    pool=16,
+    token_models=48,
+    token_rehearsal=80,
+    token_steps=4_000,
+    held_out_models=24,
+    token_batch=4,
 )
 
 
@@ -213,7 +233,7 @@ class Lab:
             )  # fmt: skip
             result["training"]["rl-transformer"] = {"queries": spent, "curve": _curve(tokens)}
             known = self._values(training)
-            contenders = [
+            players = [
                 *(self._agent("rl-transformer", tokens, k) for k in s.candidates),
                 self._agent("rl-ppo", agent, 1),
                 *self._controls(known),
@@ -223,7 +243,7 @@ class Lab:
                 progress(0.9 + 0.1 * k / s.held_out_models, f"judging on {model}")
                 for task in s.train_tasks:
                     stage = self.stage(model, task, "tokens", seed)
-                    rows += self._judge("models", model, contenders, stage, seed)
+                    rows += self._judge("models", model, players, stage, seed)
         return {"seed": seed, **result, "rows": rows}
 
     def oracle(self, model: str, task: str, purpose: str) -> AblationOracle:
@@ -275,7 +295,7 @@ class Lab:
         """Queries spent on training."""
         agent.progress, agent.checkpoints = progress, folder
         agent.train(oracles, generator(seed, "mechrl", agent.name))
-        return agent.training.curve[-1].queries if agent.training is not None else 0
+        return agent.training.queries if agent.training is not None else 0
 
     def _values(self, training: Sequence[AblationOracle]) -> dict[str, np.ndarray]:
         """Mean reward of every head on the training prompts, by task, over its models."""

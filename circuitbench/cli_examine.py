@@ -104,7 +104,7 @@ def validate_task(
 
 @click.command()
 @click.argument("experiment", metavar="mechrl")
-@click.option("--quick", is_flag=True, help="Fewer seeds, steps and prompts.")
+@click.option("--quick", is_flag=True, help="Fewer steps and prompts.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
 def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: Path) -> None:

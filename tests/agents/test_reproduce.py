@@ -96,6 +96,7 @@ def tiny(monkeypatch):
         batch_size=2,
         pool=4,
         token_models=2,
+        token_rehearsal=1,
         token_steps=400,
         held_out_models=2,
         token_batch=2,
