@@ -63,6 +63,17 @@ def test_another_grid_is_refused(make_oracle):
         trained(make_oracle).discover(make_oracle(np.ones((2, 2))), np.random.default_rng(0))
 
 
+def test_tasks_on_models_of_different_grids_are_refused(make_oracle):
+    with pytest.raises(InvalidSpec, match="one grid of heads; these models have 2 x 2, 3 x 3"):
+        Quick().train([make_oracle(), make_oracle(np.ones((2, 2)))], np.random.default_rng(0))
+
+
+def test_planning_asks_no_more_candidates_than_are_legal(make_oracle):
+    oracle = make_oracle()
+    trained(make_oracle, episodes=1, candidates=8).discover(oracle, np.random.default_rng(0))
+    assert oracle.meter.queries == 8 + 8 + 7 + 6
+
+
 def test_an_unseen_task_is_shown_as_unknown(make_oracle):
     method = trained(make_oracle, ("a", "b"))
     unseen = method.discover(make_oracle(task_name="c"), np.random.default_rng(0))

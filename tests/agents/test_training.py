@@ -114,6 +114,13 @@ def test_a_checkpoint_of_another_layout_is_refused(make_oracle, tmp_path):
         start(make_oracle, np.ones((2, 2))).load(tmp_path)
     with pytest.raises(InvalidSpec, match="another gamma"):
         start(make_oracle, gamma=0.5).load(tmp_path)
+    with pytest.raises(InvalidSpec, match="network mlp, but this run needs tokens"):
+        start(make_oracle, observation="tokens", network="tokens").load(tmp_path)
+    more_tasks = EpisodeBatch(
+        [make_oracle(pool=4)], SearchRules(3), 4, np.random.default_rng(0), n_tasks=2
+    )
+    with pytest.raises(InvalidSpec, match=r"observation \[19\], but this run needs \[20\]"):
+        PolicyTraining(more_tasks, PolicySettings(**SMALL), 3, "test").load(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_refused(make_oracle, tmp_path):
