@@ -16,7 +16,13 @@ from circuitbench.agents.matched import (
     score,
 )
 from circuitbench.agents.reproduce import MechRL, reproduce
-from circuitbench.agents.reproduce_report import lines, markdown, verdicts, write_report
+from circuitbench.agents.reproduce_report import (
+    crossed_interval,
+    lines,
+    markdown,
+    verdicts,
+    write_report,
+)
 from circuitbench.circuit import Circuit, Head, Role
 from circuitbench.errors import InvalidSpec
 
@@ -139,6 +145,18 @@ def test_a_killed_experiment_loses_no_seed_and_ends_the_same(tiny, tmp_path):
     resumed = reproduce(tiny, tmp_path / "killed")
     for a, b in zip(whole["seeds"], resumed["seeds"], strict=True):
         assert a["rows"] == b["rows"]
+
+
+def test_intervals_do_not_take_runs_on_one_model_for_independent():
+    rng = np.random.default_rng(0)
+    models = rng.normal(size=20)
+    values = np.broadcast_to(models, (2, 50, 20))  # all seeds agree, so models alone count
+    low, high = crossed_interval(values, rng)
+    assert high - low == pytest.approx(2 * 1.96 * models.std() / 20**0.5, rel=0.1)
+    assert low < models.mean() < high
+    seeds = np.broadcast_to(rng.normal(size=(5, 1)), (1, 5, 1))
+    assert np.ptp(crossed_interval(seeds, rng)) > 0.3
+    assert crossed_interval(np.ones((1, 1, 1)), rng) == (1.0, 1.0)
 
 
 def test_bad_settings_are_refused(tmp_path):
