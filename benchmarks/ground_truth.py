@@ -5,7 +5,8 @@
     python benchmarks/ground_truth.py cards     # health cards and heat maps of the presets
 
 Tables go to the terminal as markdown, figures to docs/figures. Every figure is the mean over
-seeds; a seed plants another model and draws other prompts.
+seeds; a seed plants another model (compiled and trained ones stay as they are) and draws other
+prompts, four to a batch: enough for these models, and cheap.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from circuitbench.seeding import generator
 from circuitbench.tasks.health import figure, render, validate_task
 
 PLANTED_TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+TRAINED_TASKS = ("trained-induction", "siit-induction", "siit-ioi", "siit-two-hop")
 COMPILED_TASKS = ("reverse", "sort", "histogram", "frac-prevs", "dyck", "most-frequent")
 METHODS = ("random", "head-ablation", "activation-patching", "acdc", "integrated-gradients")
-GROUPS = ("planted", "planted-redundant", "planted-easy", "planted-hard", "compiled")
+GROUPS = ("planted", "planted-redundant", "planted-easy", "planted-hard", "compiled", "trained")
+FIXED = {"compiled": COMPILED_TASKS, "trained": TRAINED_TASKS}
 DIAL_TASKS = ("ioi", "two-hop")
 DIAL_METHODS = ("head-ablation", "acdc", "integrated-gradients")
 PROMPTS = 4
@@ -79,8 +82,8 @@ def methods(seeds: int, group: str) -> None:
     print(
         f"\n`{group}` (AUROC / F1, mean of {seeds} seeds)\n\n{header('task', METHODS)}", flush=True
     )
-    for task in COMPILED_TASKS if group == "compiled" else PLANTED_TASKS:
-        if group == "compiled":
+    for task in FIXED.get(group, PLANTED_TASKS):
+        if group in FIXED:
             models = [load_model(load_task(task).default_model)] * seeds
         else:
             models = [planted_model(group, PRESETS[group], str(seed)) for seed in range(seeds)]
@@ -104,8 +107,18 @@ def with_superposition(features: float) -> PlantedConfig:
 
 DIALS: dict[str, tuple[Callable[..., PlantedConfig], tuple[float, ...]]] = {
     "or-copies": (with_copies, (1, 2, 3)),
-    "superposition": (with_superposition, (1.0, 1.03, 1.06)),
+    "superposition": (with_superposition, (1.0, 1.03, 1.06, 1.1)),
 }
+
+
+def accuracy(models: Iterable[Model]) -> float:
+    """Share of prompts answered correctly, mean over models and the dials' tasks."""
+    oracles = [
+        AblationOracle(model, load_task(task), task_name=task, seed=0, batch_size=64)
+        for model in models
+        for task in DIAL_TASKS
+    ]
+    return float(np.mean([oracle.batch.accuracy for oracle in oracles]))
 
 
 def dials(seeds: int) -> None:
@@ -113,23 +126,27 @@ def dials(seeds: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(9, 3.4), layout="constrained")
+    drawing = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(drawing)
-    panels = drawing.subplots(1, len(DIALS), sharey=True)
-    for axes, (dial, (config, settings)) in zip(panels, DIALS.items(), strict=True):
+    panels = drawing.subplots(2, len(DIALS), sharey=True, sharex="col")
+    for column, (dial, (config, settings)) in zip(panels.T, DIALS.items(), strict=True):
         print(f"\n{dial}: mean over {' and '.join(DIAL_TASKS)}, {seeds} seeds\n")
-        print(header(dial, DIAL_METHODS))
+        print(header(f"{dial} (accuracy)", DIAL_METHODS))
         curves = []
         for setting in settings:
             models = [planted_model("dial", config(setting), str(seed)) for seed in range(seeds)]
             cells = [mean_scores(m, models.__getitem__, DIAL_TASKS, seeds) for m in DIAL_METHODS]
-            curves.append([cell[:, 0] for cell in cells])
-            print(row(f"{setting:g}", cells), flush=True)
-        for method, values in zip(DIAL_METHODS, np.moveaxis(np.array(curves), 1, 0), strict=True):
-            axes.errorbar(settings, values.mean(1), values.std(1), marker="o", label=method)
-        axes.set(xlabel=dial, ylim=(0.3, 1.03), xticks=settings)
-    panels[0].set(ylabel=f"AUROC ({', '.join(DIAL_TASKS)})")
-    panels[-1].legend(fontsize="small")
+            curves.append(cells)
+            print(row(f"{setting:g} ({accuracy(models):.3f})", cells), flush=True)
+        values = np.array(curves)  # [settings, methods, seeds, 2]
+        for axes, metric in zip(column, np.moveaxis(values, 3, 0), strict=True):
+            for method, curve in zip(DIAL_METHODS, np.moveaxis(metric, 1, 0), strict=True):
+                axes.errorbar(settings, curve.mean(1), curve.std(1), marker="o", label=method)
+            axes.set(ylim=(0.0, 1.03), xticks=settings)
+        column[-1].set(xlabel=dial)
+    for axes, name in zip(panels[:, 0], ("AUROC", "F1"), strict=True):
+        axes.set(ylabel=f"{name} ({', '.join(DIAL_TASKS)})")
+    panels[0, 0].legend(fontsize="small")
     FIGURES.mkdir(parents=True, exist_ok=True)
     drawing.savefig(FIGURES / "planted-dials.png", dpi=110)
 

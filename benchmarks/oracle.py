@@ -33,7 +33,7 @@ from circuitbench.models.base import Model
 from circuitbench.models.pretrained import to_transformer_lens
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 from circuitbench.oracle import AblationOracle, query_together
-from circuitbench.oracle.peak import peak_bytes
+from circuitbench.oracle.peak import peak_bytes, start_afresh
 from circuitbench.tasks.base import Prompts
 
 POS = 60
@@ -359,6 +359,7 @@ def scaling(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[s
     ]
     rows: list[dict[str, object]] = []
     for setting in grown:
+        start_afresh()
         n_layers, n_heads = setting["layers"], setting["heads"]
         t = random_transformer(n_layers, n_heads, setting["d_model"], 1000)
         oracle = AblationOracle(
