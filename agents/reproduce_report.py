@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import seaborn as sns
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -49,13 +50,17 @@ class Line:
     estimates: dict[str, Estimate]
 
 
+def rows_of(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rows, each with its training seed."""
+    return [row | {"seed": run["seed"]} for run in results["seeds"] for row in run["rows"]]
+
+
 def lines(results: dict[str, Any]) -> list[Line]:
     """The table; held-out models are pooled, and their tasks weigh the same."""
     tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for seed in results["seeds"]:
-        for row in seed["rows"]:
-            part = "held-out models" if row["part"] == "models" else row["task"]
-            tables.setdefault((part, row["contender"]), []).append(row | {"seed": seed["seed"]})
+    for row in rows_of(results):
+        part = "held-out models" if row["part"] == "models" else row["task"]
+        tables.setdefault((part, row["contender"]), []).append(row)
     return [Line(part, contender, _estimates(rows)) for (part, contender), rows in tables.items()]
 
 
@@ -182,28 +187,43 @@ def write_report(results: dict[str, Any], out: Path) -> list[Path]:
 
 
 def discovery_curves(results: dict[str, Any]) -> Figure:
-    """Best head so far as a share of the episode's best, by step; bands over seeds."""
-    rows = [row for seed in results["seeds"] for row in seed["rows"] if "curve" in row]
+    """Best head so far as a share of the episode's best, by step; bands over seeds.
+
+    Agents are solid (dashed with planning), controls dotted; the oracle is the line at 1.
+    """
+    rows = [r for r in rows_of(results) if "curve" in r and r["contender"] != "oracle"]
     panels = list(dict.fromkeys((row["part"], row["task"]) for row in rows))
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(panels), 4.0), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    names = list(dict.fromkeys(row["contender"] for row in rows))
-    colours = dict(zip(names, sns.color_palette("husl", len(names)), strict=True))
+    names = list(dict.fromkeys(row["contender"].partition(" (")[0] for row in rows))
+    colours = dict(zip(names, sns.color_palette("bright", len(names)), strict=True))
     for axis, (part, task) in zip(axes, panels, strict=True):
         here = [row for row in rows if (row["part"], row["task"]) == (part, task)]
         for name in dict.fromkeys(row["contender"] for row in here):
-            curves = np.array([row["curve"] for row in here if row["contender"] == name])
+            curves = _by_seed([row for row in here if row["contender"] == name])
             steps = np.arange(1, curves.shape[1] + 1)
             low, high = np.quantile(curves, [0.025, 0.975], axis=0)
-            axis.plot(steps, curves.mean(0), color=colours[name], label=name, linewidth=1.2)
-            axis.fill_between(steps, low, high, color=colours[name], alpha=0.12, linewidth=0)
-        axis.axhline(1.0, color="0.4", linestyle=":", linewidth=1)
+            agent, _, candidates = name.partition(" (")
+            style = ":" if not candidates else "-" if candidates == "K=1)" else "--"
+            axis.plot(steps, curves.mean(0), style, color=colours[agent], label=name, linewidth=1.4)
+            axis.fill_between(steps, low, high, color=colours[agent], alpha=0.1, linewidth=0)
+        axis.axhline(1.0, color="0.4", linewidth=0.6)
         axis.set_title(f"{task} (held-out models)" if part == "models" else task)
         axis.set_xlabel("step")
     axes[0].set_ylabel("best head so far / oracle's best")
     handles = {h.get_label(): h for a in axes for h in a.get_lines() if h.get_label()[0] != "_"}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
+
+
+def _by_seed(rows: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Curves ``[seed, step]``, each the mean over a seed's models."""
+    width = max(len(row["curve"]) for row in rows)
+    padded: dict[int, list[np.ndarray]] = {}
+    for row in rows:
+        curve = np.pad(row["curve"], (0, width - len(row["curve"])), mode="edge")
+        padded.setdefault(row["seed"], []).append(curve)
+    return np.array([np.mean(curves, axis=0) for curves in padded.values()])
 
 
 def learning_curves(results: dict[str, Any]) -> Figure:
@@ -224,18 +244,19 @@ def learning_curves(results: dict[str, Any]) -> Figure:
 
 
 def preferences(results: dict[str, Any]) -> Figure:
-    """What the first seed's policy would try first, beside the true heads (outlined)."""
+    """The first seed's policy before it has asked anything, beside the true heads (outlined)."""
     grids = results["seeds"][0]["preference"]
-    figure = Figure(figsize=(3.6 * len(grids), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.8 * len(grids), 3.8), layout="constrained")
     axes = figure.subplots(1, len(grids), squeeze=False)[0]
     for axis, (task, grid) in zip(axes, grids.items(), strict=True):
         policy, truth = np.array(grid["policy"]), np.array(grid["truth"])
-        axis.imshow(policy, cmap="magma", aspect="equal")
+        image = axis.imshow(policy, norm=LogNorm(1e-6, 1.0, clip=True), cmap="magma")
         for layer, head in np.argwhere(truth):
             axis.add_patch(_outline(layer, head))
-        axis.set_title(f"{task}: policy at the start")
+        axis.set_title(f"{task}: first choice")
         axis.set_xlabel("head")
     axes[0].set_ylabel("layer")
+    figure.colorbar(image, ax=axes, label="probability", shrink=0.9)
     return figure
 
 
