@@ -5,9 +5,9 @@
 prints CPU seconds. The first updates fill the per-prompt memo; what comes after is the steady
 state, from which the cost of 200,000 steps is extrapolated.
 
-``python benchmarks/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--model ...]``: average
-precision of rl-knockout and its controls beside head-ablation at as many queries as that asks.
-A seed draws other prompts, another policy and other actions.
+``python benchmarks/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--prompts 4]``: average
+precision of rl-knockout and its controls beside head-ablation at as many queries as that asks,
+on batches of a few prompts. A seed draws other prompts, another policy and other actions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from circuitbench.runner import prepare, run
 from circuitbench.spec import RunSpec
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
-PROMPTS = 4
 KNOCKOUT: dict[str, dict[str, Any]] = {
     "cut-search": {},
     "random order": {"explore": 0, "total_steps": 1, "n_envs": 1, "n_steps": 2, "steps": 0},
@@ -107,15 +106,17 @@ def training_cost(options: argparse.Namespace) -> None:
     print(f"200,000 steps in the steady state: {200 * total:.0f} s")
 
 
-def score(model: str, task: str, seed: int, method: str, budget: int, **settings: Any) -> Score:
+def score(
+    options: argparse.Namespace, task: str, seed: int, method: str, budget: int, **settings: Any
+) -> Score:
     """Run a method once, with other prompts for training than for discovery."""
     spec = RunSpec(
         method=method,
         task=task,
-        model=model,
+        model=options.model,
         seed=seed,
         budget=budget,
-        batch_size=PROMPTS,
+        batch_size=options.prompts,
         functional="none",
         hyperparameters=settings,
     )
@@ -142,15 +143,13 @@ def redundant(options: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for task in options.tasks:
         seeds = range(options.seeds)
-        sweep = [score(options.model, task, seed, "head-ablation", budget) for seed in seeds]
+        sweep = [score(options, task, seed, "head-ablation", budget) for seed in seeds]
         show(task, "head-ablation", sweep, sweep)
         for label in options.agents:
-            method, settings = "rl-knockout", KNOCKOUT[label] | {"train_pool": PROMPTS}
+            method, settings = "rl-knockout", KNOCKOUT[label] | {"train_pool": options.prompts}
             if label == "cut-search":
                 method, settings = label, {}
-            scores = [
-                score(options.model, task, seed, method, budget, **settings) for seed in seeds
-            ]
+            scores = [score(options, task, seed, method, budget, **settings) for seed in seeds]
             show(task, label, scores, sweep)
 
 
@@ -177,7 +176,8 @@ def main() -> None:
     parser.add_argument("--redundant", action="store_true")
     parser.add_argument("--model", default="planted-redundant")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
-    parser.add_argument("--agents", nargs="+", default=list(KNOCKOUT), choices=list(KNOCKOUT))
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--agents", nargs="*", default=list(KNOCKOUT), choices=list(KNOCKOUT))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
