@@ -238,7 +238,7 @@ def learning_curves(results: dict[str, Any]) -> Figure:
                 [p["steps"] for p in curve], [p["episode_return"] for p in curve], linewidth=0.8
             )
         axis.set_title(agent)
-        axis.set_xlabel("environment steps (= queries)")
+        axis.set_xlabel("environment steps")
     axes[0].set_ylabel("mean return of an episode")
     return figure
 
