@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from circuitbench.circuit import Ablation
 from circuitbench.errors import UnknownName
 from circuitbench.models.base import Model
 
@@ -101,7 +102,7 @@ class Card:
 
     task: str
     model: str
-    ablation: str
+    ablation: Ablation
     prompts: int
     seed: int
     checks: tuple[Check, ...]
