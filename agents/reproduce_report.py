@@ -99,7 +99,8 @@ def markdown(results: dict[str, Any]) -> str:
     table = lines(results)
     out = io.StringIO()
     for part in dict.fromkeys(line.part for line in table):
-        print(f"### {part}\n\n| contender | {' | '.join(METRICS.values())} |", file=out)
+        header = " | ".join(title.replace("|", "\\|") for title in METRICS.values())
+        print(f"### {part}\n\n| contender | {header} |", file=out)
         print("|---" * (len(METRICS) + 1) + "|", file=out)
         for line in table:
             if line.part == part:
@@ -193,8 +194,13 @@ def discovery_curves(results: dict[str, Any]) -> Figure:
     """
     rows = [r for r in rows_of(results) if "curve" in r and r["contender"] != "oracle"]
     panels = list(dict.fromkeys((row["part"], row["task"]) for row in rows))
-    figure = Figure(figsize=(4.2 * len(panels), 4.0), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    columns = min(3, len(panels))
+    n_rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.3 * n_rows + 0.7), layout="constrained")
+    grid = figure.subplots(n_rows, columns, sharey=True, squeeze=False)
+    axes = grid.ravel()[: len(panels)]
+    for spare in grid.ravel()[len(panels) :]:
+        spare.set_axis_off()
     names = list(dict.fromkeys(row["contender"].partition(" (")[0] for row in rows))
     colours = dict(zip(names, sns.color_palette("bright", len(names)), strict=True))
     for axis, (part, task) in zip(axes, panels, strict=True):
@@ -210,7 +216,8 @@ def discovery_curves(results: dict[str, Any]) -> Figure:
         axis.axhline(1.0, color="0.4", linewidth=0.6)
         axis.set_title(f"{task} (held-out models)" if part == "models" else task)
         axis.set_xlabel("step")
-    axes[0].set_ylabel("best head so far / oracle's best")
+    for axis in grid[:, 0]:
+        axis.set_ylabel("best head so far / oracle's best")
     handles = {h.get_label(): h for a in axes for h in a.get_lines() if h.get_label()[0] != "_"}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
