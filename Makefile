@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: run test lint clean
+.PHONY: run test lint published clean
 
 run: $(VENV)/.installed
 	$(BIN)/circuitbench run --method rl-ppo
@@ -35,6 +35,15 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# The reference run; finished runs are not repeated, so it can be stopped and gone on with.
+EMBEDDED := induction,ioi,docstring,greater-than,two-hop,reverse,sort,histogram,frac-prevs,dyck,most-frequent,trained-induction,siit-induction,siit-ioi,siit-two-hop
+COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts
+published: $(VENV)/.installed
+	$(BIN)/circuitbench sweep --methods $(COMPARED) --tasks $(EMBEDDED) --seeds 0-4 --batch-size 16 \
+		--out leaderboard/published/records
+	$(BIN)/circuitbench leaderboard leaderboard/published/records --format html --out leaderboard/published
+	$(BIN)/circuitbench leaderboard leaderboard/published/records --format markdown --out leaderboard/published
 
 clean:
 	rm -rf $(VENV) build *.egg-info

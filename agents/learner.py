@@ -61,7 +61,7 @@ class LearningAgent:
         greedy: act by the likeliest head instead of sampling.
         threshold: commits to heads above this fraction of the clean metric.
         train_tasks: tasks to learn on; none means the one that is to be discovered.
-        train_pool: prompts in the pool the training episodes draw from.
+        train_pool: prompts in the pool the training episodes draw from (never less than a batch).
     """
 
     episodes: int = 3

@@ -258,6 +258,7 @@ def _train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
     method, spec = prepared.method, prepared.spec
     assert isinstance(method, TrainableMethod)
     names = tuple(getattr(method, "train_tasks", ())) or (spec.task,)
+    pool = getattr(method, "train_pool", None)
     oracles = [
         _oracle(
             prepared,
@@ -265,7 +266,7 @@ def _train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
             prepared.task if name == spec.task else load_task(name),
             "training",
             meter,
-            pool=getattr(method, "train_pool", None),
+            pool=None if pool is None else max(pool, spec.batch_size),
         )
         for name in names
     ]

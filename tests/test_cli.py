@@ -256,3 +256,9 @@ def test_it_runs_as_a_program_and_survives_a_closed_pipe(results):
 def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(capsys):
     assert main(["validate-task", "docstring", "--model", "planted-redundant", "--pairs"]) == 0
     assert "| argument_reader | 1 | +1.00 |" in capsys.readouterr().out
+
+
+def test_a_batch_may_be_larger_than_a_learners_pool_of_prompts(call):
+    options = ["--set", "train_pool=4", "--set", "total_steps=64", "--set", "n_envs=2"]
+    more = ["--batch-size", "8", "--functional", "none", "--budget", "20"]
+    assert call("run", *options, *more)[0] == 0
