@@ -166,7 +166,8 @@ def test_a_warm_start_begins_at_the_baselines_ranking(name, make_oracle):
     gains = np.zeros((3, 3))
     gains[2] = [1.0, 1.0, 1.0]
     oracle = make_oracle(gains, pool=4)
-    method = AGENTS[name](total_steps=16, warm_start="head-ablation", learning_rate=3e-3)
+    rounds = {"rehearsal": 40} if name == "rl-transformer" else {}
+    method = AGENTS[name](total_steps=16, warm_start="head-ablation", learning_rate=3e-3, **rounds)
     method.train([oracle], np.random.default_rng(0))
     cold = AGENTS[name](total_steps=16, learning_rate=3e-3)
     cold.train([make_oracle(gains, pool=4)], np.random.default_rng(0))
