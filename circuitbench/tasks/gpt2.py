@@ -1,0 +1,285 @@
+"""Induction, IOI and greater-than on GPT-2 small, with the circuits its literature reports.
+
+Unlike planted circuits these are disputed, and found by methods much like those under test: a
+method that disagrees with them need not be wrong. Every truth says so in its blind spots.
+
+Prompts need the model's tokenizer (in the folder of its weights); control text is ordinary
+English from ``$CIRCUITBENCH_DATA/wikitext-2-raw/wiki.test.raw`` (Merity et al. 2016).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from circuitbench.circuit import Circuit, Head, Role
+from circuitbench.errors import InvalidSpec
+from circuitbench.models.base import Model
+from circuitbench.tasks.base import Prompts
+
+DATA_VARIABLE = "CIRCUITBENCH_DATA"
+TEXT = Path("wikitext-2-raw") / "wiki.test.raw"
+SPAN = 60  # tokens of control text, BOS included
+FILLERS = 57  # as MechRL (arXiv 2605.26343)
+# fmt: off
+NAMES = (
+    "Aaron", "Adam", "Alex", "Amy", "Andrew", "Anna", "Anthony", "Brian", "Carl", "Charles",
+    "Chris", "Daniel", "David", "Emma", "Eric", "George", "Jack", "James", "John", "Kate",
+    "Laura", "Mark", "Mary", "Paul", "Peter", "Sarah",
+)
+# fmt: on
+TEMPLATES = (
+    "When {a} and {b} went to the store, {s} gave a drink to",
+    "When {a} and {b} got to the park, {s} gave a ball to",
+    "After {a} and {b} went to the school, {s} sent a letter to",
+    "While {a} and {b} were at the office, {s} gave a book to",
+)
+EVENTS = ("war", "siege", "famine", "trial", "strike", "voyage", "reign", "conflict", "exile")
+CENTURIES = (13, 14, 15, 16, 17, 18)
+DISPUTED = "reported by papers that used ablation and patching themselves; other work disagrees"
+
+
+class _OnGPT2:
+    """What the tasks share: a tokenizer, a control text, a model that must fit."""
+
+    default_model: ClassVar[str] = "gpt2"
+    name: ClassVar[str]
+
+    def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
+        """``n`` spans of 60 tokens of English, BOS first, ``[n, 60]``.
+
+        Raises :class:`InvalidSpec` where the text is not on this machine.
+        """
+        tokenizer = self._tokenizer(model)
+        stream = _text(tokenizer, _text_file())
+        starts = rng.integers(len(stream) - SPAN, size=n)
+        spans = stream[starts[:, None] + np.arange(SPAN)]
+        spans[:, 0] = tokenizer.bos_token_id
+        return torch.from_numpy(spans)
+
+    def truth(self, model: Model) -> Circuit:
+        """The literature's heads; raises :class:`InvalidSpec` for a model they are not of."""
+        if not model.name.startswith("gpt2@") or (model.n_layers, model.n_heads) != (12, 12):
+            raise InvalidSpec(f"the circuit of {self.name} is known in gpt2, not in {model.name}")
+        return self._circuit()
+
+    def _circuit(self) -> Circuit:
+        raise InvalidSpec(f"no circuit is known for {self.name}")
+
+    def _tokenizer(self, model: Model) -> Any:
+        tokenizer = model.construction
+        if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "bos_token_id"):
+            raise InvalidSpec(
+                f"task {self.name} runs on gpt2 with its tokenizer, not on {model.name}; put "
+                "vocab.json and merges.txt (or tokenizer.json) beside the weights"
+            )
+        return tokenizer
+
+    def _even(self, rows: list[list[int]]) -> list[list[int]]:
+        if len({len(row) for row in rows}) > 1:
+            raise InvalidSpec(f"this tokenizer gives the prompts of {self.name} unequal lengths")
+        return rows
+
+    def _word(self, tokenizer: Any, word: str) -> int:
+        """The token of a word after a space."""
+        tokens = tokenizer.encode(f" {word}")
+        if len(tokens) != 1:
+            raise InvalidSpec(f"task {self.name} needs {word!r} to be one token, not {len(tokens)}")
+        return int(tokens[0])
+
+
+@dataclass(frozen=True)
+class GPT2Induction(_OnGPT2):
+    """``BOS A B x1 .. x57 A -> B`` on random tokens: logit of B minus that of another token.
+
+    The counterfactual has another token where A first stood, so nothing says what follows A.
+
+    Source: Olsson et al. 2022, arXiv 2209.11895; prompts as in MechRL, arXiv 2605.26343.
+    """
+
+    name: ClassVar[str] = "gpt2-induction"
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """``n`` prompts of 61 tokens, all tokens of a prompt different but for A."""
+        tokenizer = self._tokenizer(model)
+        words = np.setdiff1d(np.arange(len(tokenizer)), [tokenizer.bos_token_id])
+        drawn = np.array([rng.choice(words, FILLERS + 4, replace=False) for _ in range(n)])
+        first, second, stranger, wrong = drawn[:, :4].T
+        bos = np.full(n, tokenizer.bos_token_id)
+        tokens = np.column_stack([bos, first, second, drawn[:, 4:], first])
+        counterfactual = tokens.copy()
+        counterfactual[:, 1] = stranger
+        return _difference(tokens, counterfactual, second, wrong, words)
+
+    def _circuit(self) -> Circuit:
+        return Circuit(
+            roles={"induction": _role("5.1 5.5 6.9 7.2 7.10")},
+            source="heads of high prefix-matching score (Olsson et al. 2022, arXiv 2209.11895), "
+            "as most often listed",
+            kind="literature",
+            blind_spots=("lists differ between papers; previous-token heads are not in it",),
+        )
+
+
+@dataclass(frozen=True)
+class GPT2IOI(_OnGPT2):
+    """``When A and B went to the store, B gave a drink to -> A``: logit of A minus that of B.
+
+    Four templates of equal length, 26 names, both orders. The counterfactual's third name is
+    neither (ABC prompts).
+
+    Source: Wang et al. 2022, arXiv 2211.00593.
+    """
+
+    name: ClassVar[str] = "gpt2-ioi"
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """``n`` prompts of 15 tokens."""
+        tokenizer = self._tokenizer(model)
+        names = {self._word(tokenizer, name): name for name in NAMES}
+        ids = np.array(list(names))
+        answer, subject, stranger = rng.permuted(np.tile(ids, (n, 1)), axis=1)[:, :3].T
+        swapped, chosen = rng.random(n) < 0.5, rng.integers(len(TEMPLATES), size=n)
+
+        def write(third: np.ndarray) -> np.ndarray:
+            rows = []
+            for i in range(n):
+                pair = [names[int(x)] for x in (answer[i], subject[i])]
+                a, b = pair[::-1] if swapped[i] else pair
+                text = TEMPLATES[chosen[i]].format(a=a, b=b, s=names[int(third[i])])
+                rows.append([tokenizer.bos_token_id, *tokenizer.encode(text)])
+            return np.array(self._even(rows))
+
+        return _difference(write(subject), write(stranger), answer, subject, ids)
+
+    def _circuit(self) -> Circuit:
+        return Circuit(
+            roles={
+                "name_mover": _role("9.9 10.0 9.6"),
+                "negative_name_mover": _role("10.7 11.10", sign=-1),
+                "s_inhibition": _role("7.3 7.9 8.6 8.10"),
+                "backup_name_mover": _role("10.10 10.6 10.2 10.1 11.2 9.7 9.0 11.9"),
+                "induction": _role("5.5 5.8 5.9 6.9"),
+                "duplicate_token": _role("0.1 0.10 3.0"),
+                "previous_token": _role("2.2 4.11"),
+            },
+            source="Wang et al. 2022 (arXiv 2211.00593)",
+            kind="literature",
+            blind_spots=(DISPUTED, "backup name movers act only while name movers are off"),
+        )
+
+
+@dataclass(frozen=True)
+class GPT2GreaterThan(_OnGPT2):
+    """``The war lasted from the year 1732 to the year 17 -> above 32``.
+
+    The metric is the mean logit of the years above minus that of the others, all two-digit
+    endings from 02 to 98. The counterfactual starts in year 01.
+
+    Source: Hanna et al. 2023, arXiv 2305.00586 (which takes probabilities, not logits).
+    """
+
+    name: ClassVar[str] = "gpt2-greater-than"
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """``n`` prompts of 13 tokens whose years are two tokens each."""
+        tokenizer = self._tokenizer(model)
+        endings = {}
+        for year in range(2, 99):
+            tokens = tokenizer.encode(f"{year:02}")
+            if len(tokens) == 1:
+                endings[year] = int(tokens[0])
+        years, ids = np.array(list(endings)), np.array(list(endings.values()))
+        usable = [
+            (century, int(year))
+            for century in CENTURIES
+            for year in years[1:-1]
+            if len(tokenizer.encode(f" {century}{year:02}")) == 2
+            and len(tokenizer.encode(f" {century}01")) == 2
+        ]
+        if not usable:
+            raise InvalidSpec(f"this tokenizer does not split the years of {self.name} in two")
+        drawn = [usable[i] for i in rng.integers(len(usable), size=n)]
+        nouns = rng.choice(EVENTS, n)
+        rows: list[list[int]] = []
+        others: list[list[int]] = []
+        weights = []
+        for noun, (century, year) in zip(nouns, drawn, strict=True):
+            for start, into in ((year, rows), (1, others)):
+                text = f"The {noun} lasted from the year {century}{start:02} to the year {century}"
+                into.append([tokenizer.bos_token_id, *tokenizer.encode(text)])
+            above = years > year
+            weights.append(np.where(above, 1 / above.sum(), -1 / (~above).sum()))
+        self._even(rows + others)
+        return Prompts(
+            tokens=torch.tensor(rows),
+            counterfactual=torch.tensor(others),
+            positions=torch.full((n, 1), len(rows[0]) - 1),
+            token_ids=torch.from_numpy(np.tile(ids, (n, 1, 1))),
+            weights=torch.tensor(np.array(weights)[:, None], dtype=torch.float32),
+            choices=torch.from_numpy(ids),
+        )
+
+    def _circuit(self) -> Circuit:
+        return Circuit(
+            roles={"greater_than": _role("0.1 0.3 0.5 5.5 6.1 6.9 7.10 8.11 9.1")},
+            source="Hanna et al. 2023 (arXiv 2305.00586), heads as listed by ACDC (arXiv "
+            "2304.14997); the circuit's MLPs are left out",
+            kind="literature",
+            blind_spots=(DISPUTED, "most of the work is done by MLPs"),
+        )
+
+
+def _role(heads: str, sign: int = 1) -> Role:
+    pairs = (text.split(".") for text in heads.split())
+    return Role(tuple(Head(int(layer), int(head)) for layer, head in pairs), sign=sign)
+
+
+def _difference(
+    tokens: np.ndarray,
+    counterfactual: np.ndarray,
+    answer: np.ndarray,
+    wrong: np.ndarray,
+    choices: np.ndarray,
+) -> Prompts:
+    """Logit of ``answer [n]`` minus that of ``wrong [n]`` at the last position."""
+    n, length = tokens.shape
+    return Prompts(
+        tokens=torch.from_numpy(tokens),
+        counterfactual=torch.from_numpy(counterfactual),
+        positions=torch.full((n, 1), length - 1),
+        token_ids=torch.from_numpy(np.stack([answer, wrong], -1)[:, None]),
+        weights=torch.tensor([1.0, -1.0]).expand(n, 1, 2).contiguous(),
+        choices=torch.from_numpy(choices),
+    )
+
+
+def _text_file() -> Path:
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder:
+        raise InvalidSpec(
+            f"control text for GPT-2 is read from {DATA_VARIABLE}/{TEXT}; set {DATA_VARIABLE} to a "
+            "folder that holds it"
+        )
+    path = Path(folder) / TEXT
+    if not path.is_file():
+        raise InvalidSpec(f"no control text at {path} (from {DATA_VARIABLE})")
+    return path
+
+
+@cache
+def _text(tokenizer: Any, path: Path) -> np.ndarray:
+    """All tokens of a text, one long row."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # Line by line: as one piece it would exceed the longest input the tokenizer warns about.
+    tokens = np.array([x for line in lines for x in tokenizer.encode(line)], dtype=np.int64)
+    if len(tokens) <= SPAN:
+        raise InvalidSpec(f"{path} holds {len(tokens)} tokens; more than {SPAN} are needed")
+    return tokens
