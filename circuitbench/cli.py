@@ -92,9 +92,9 @@ def run(as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--methods", default="rl-ppo", help="Names, separated by commas.")
-@click.option("--tasks", default="induction", help="Names, separated by commas.")
-@click.option("--seeds", default="0", help="Seeds: 0,1,2 or 0-4.")
+@click.option("--methods", default="rl-ppo", show_default=True, help="Names, separated by commas.")
+@click.option("--tasks", default="induction", show_default=True, help="Names, separated by commas.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds: 0,1,2 or 0-4.")
 @spec_options
 @out_option
 def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
@@ -184,7 +184,13 @@ def show(record: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("results", type=Path)
-@click.option("--format", "format_", default="markdown", help="markdown, csv, latex, html, json.")
+@click.option(
+    "--format",
+    "format_",
+    default="markdown",
+    show_default=True,
+    help="markdown, csv, latex, html, json.",
+)
 @click.option("--by", help="The metric that ranks (default: average precision).")
 @click.option("--tasks", help="Only these tasks, separated by commas.")
 @click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
@@ -219,7 +225,11 @@ def leaderboard(
 @click.argument("a")
 @click.argument("b")
 @click.option(
-    "--results", type=Path, default=Path("results"), help="Where the two methods' records are."
+    "--results",
+    type=Path,
+    default=Path("results"),
+    show_default=True,
+    help="Where the two methods' records are.",
 )
 @click.option("--by", help="The metric to compare (default: the leaderboard's).")
 def compare(a: str, b: str, results: Path, by: str | None) -> None:
@@ -248,6 +258,8 @@ def validate(results: Path) -> None:
     from circuitbench.leaderboard import validate as validate_folder
 
     report = validate_folder(results)
+    if report.ok and not report.n_records:
+        raise InvalidSpec(f"no records in {results}")
     click.echo(report.text(), nl=False)
     if not report.ok:
         fail(f"{len(report.problems)} problems in {results}", 1)
@@ -263,6 +275,9 @@ def main(argv: list[str] | None = None) -> int:
         cli.main(args=argv, prog_name="circuitbench", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as help_:
+        click.echo(help_.format_message())
+        return 0
     except Failed as failed:
         err_console.print(f"error: {failed}", style="red", markup=False, soft_wrap=True)
         return failed.status

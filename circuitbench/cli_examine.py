@@ -18,8 +18,20 @@ from circuitbench.errors import UnknownName
 @click.option("--method", help="Method (default rl-ppo).")
 @click.option("--task", help="Task (default induction).")
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
-@click.option("--resamples", default=100, show_default=True, type=click.IntRange(2))
-@click.option("--repetitions", default=5, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--resamples",
+    default=100,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Discoveries on other prompts.",
+)
+@click.option(
+    "--repetitions",
+    default=5,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Discoveries with other seeds of the method.",
+)
 @spec_options
 def stability(resamples: int, repetitions: int, **options: Any) -> None:
     """Say how alike a method's answers are on other prompts and with other seeds, as JSON.

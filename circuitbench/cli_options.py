@@ -16,8 +16,10 @@ def spec_options(command: Any) -> Any:
     options = [
         click.option("--model", help="Model, or model@variant; default: the task's own."),
         click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
-        click.option("--ablation", help="What replaces a head: zero, mean or resample."),
-        click.option("--weight", type=float, help="Price of control damage in the reward."),
+        click.option("--ablation", help="What replaces a head: zero (default), mean or resample."),
+        click.option(
+            "--weight", type=float, help="Price of control damage in the reward (default 1)."
+        ),
         click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
         click.option("--device", help="auto, cpu or cuda (default auto)."),
         click.option("--precision", help="exact, fast or approx (default exact)."),

@@ -85,7 +85,10 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
             ),
             ("F1", _number(selection.get("f1")), _number(selection.get("chance", {}).get("f1"))),
         ]
-    rows += [("queries", str(spent.get("queries", 0)), ""), ("seconds", _seconds(spent), "")]
+    rows += [
+        ("queries", str(spent.get("queries", 0)), ""),
+        ("discovery seconds", _seconds(spent), ""),
+    ]
     if training.get("queries"):
         rows += [
             ("training queries", str(training["queries"]), ""),

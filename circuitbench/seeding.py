@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
 
 
 def derive_seed(root: int, *axes: str | int) -> int:
@@ -21,10 +20,3 @@ def derive_seed(root: int, *axes: str | int) -> int:
 def generator(root: int, *axes: str | int) -> np.random.Generator:
     """A numpy generator on :func:`derive_seed`."""
     return np.random.default_rng(derive_seed(root, *axes))
-
-
-def torch_generator(
-    rng: np.random.Generator, device: str | torch.device = "cpu"
-) -> torch.Generator:
-    """A torch generator seeded by the next draw of ``rng``."""
-    return torch.Generator(device).manual_seed(int(rng.integers(2**63 - 1)))

@@ -107,7 +107,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidSpec(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        reason = problem or " ".join(str(error).split())
+        raise InvalidSpec(f"{path}{where} is not valid YAML: {reason}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -143,7 +146,7 @@ def configure(cls: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
     values = {}
     for key, value in overrides.items():
         if key not in fields:
-            raise UnknownName(f"hyperparameter of {owner}", key, fields)
+            raise UnknownName(f"setting of {owner}", key, fields)
         values[key] = coerce(hints[key], value, f"{owner}.{key}")
     return cls(**values)
 

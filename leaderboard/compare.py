@@ -89,6 +89,8 @@ class Comparison:
             for d in self.differences
         ]
         lines += ["", f"{self.matched} runs matched, {self.identical} with identical metrics."]
+        if not self.matched:
+            lines.append("Nothing to compare: no task, model and seed in common.")
         if self.differences:
             lines.append(
                 "p: sign-flip test on matched runs, Holm-corrected over the problems; "

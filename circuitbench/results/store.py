@@ -111,7 +111,11 @@ def read_folder(folder: Path | str) -> tuple[list[Record], list[Problem]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InvalidSpec(f"no such results folder: {folder}")
+        raise InvalidSpec(
+            f"{folder} is a file, not a folder of records; show one with 'circuitbench show'"
+            if folder.exists()
+            else f"no such results folder: {folder}"
+        )
     records, problems = [], []
     for path in sorted(folder.rglob("*.json")):
         if path.name == TABLE_FILE or path.name.startswith("."):
