@@ -38,7 +38,7 @@ $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 
 # The reference run; finished runs are not repeated, so it can be stopped and gone on with.
 EMBEDDED := induction,ioi,docstring,greater-than,two-hop,reverse,sort,histogram,frac-prevs,dyck,most-frequent,trained-induction,siit-induction,siit-ioi,siit-two-hop
-COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts
+COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search
 published: $(VENV)/.installed
 	$(BIN)/circuitbench sweep --methods $(COMPARED) --tasks $(EMBEDDED) --seeds 0-4 --batch-size 16 \
 		--out leaderboard/published/records
