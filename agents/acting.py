@@ -15,6 +15,11 @@ from circuitbench.errors import InvalidSpec
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+def uniform(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """The policy that takes any legal action alike."""
+    return legal / legal.sum(1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class Acting:
     """How to choose from a policy.

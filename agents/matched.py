@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitbench.agents.acting import Acting, Policy, play_episode
+from circuitbench.agents.acting import Acting, Policy, play_episode, uniform
 from circuitbench.agents.bandits import HeadBelief
 from circuitbench.agents.episodes import SearchRules
 from circuitbench.agents.evidence import Evidence
@@ -159,7 +159,7 @@ def score(
 
 def random_control() -> Contender:
     """Untried heads, uniformly."""
-    return Contender("random", lambda stage, rewards, rng: _uniform)
+    return Contender("random", lambda stage, rewards, rng: uniform)
 
 
 def oracle_control() -> Contender:
@@ -223,10 +223,6 @@ def ranked(values: np.ndarray) -> Policy:
         return _certain(values, legal[0])
 
     return policy
-
-
-def _uniform(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    return legal / legal.sum(1, keepdims=True)
 
 
 def _certain(values: np.ndarray, legal: np.ndarray) -> np.ndarray:

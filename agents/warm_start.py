@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from circuitbench.agents.acting import Acting, play_episode
+from circuitbench.agents.acting import Acting, play_episode, uniform
 from circuitbench.agents.episodes import Rules
 from circuitbench.agents.evidence import Evidence
 from circuitbench.agents.training import PolicyTraining
@@ -52,7 +52,7 @@ def explore(
     for oracle in oracles:
         batch, seen = EpisodeBatch([oracle], rules, 1, rng), evidence(oracle)
         while seen.queries < queries:
-            play_episode(batch, Place(0, int(rng.integers(2**31))), _uniform, Acting(), rng, seen)
+            play_episode(batch, Place(0, int(rng.integers(2**31))), uniform, Acting(), rng, seen)
         rankings.append(np.ravel(seen.scores()))
     return rankings
 
@@ -120,7 +120,3 @@ def _demonstrate(
         torch.from_numpy(np.stack(masks)),
         torch.tensor(actions),
     )
-
-
-def _uniform(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    return legal / legal.sum(1, keepdims=True)

@@ -262,3 +262,16 @@ def test_a_batch_may_be_larger_than_a_learners_pool_of_prompts(call):
     options = ["--set", "train_pool=4", "--set", "total_steps=64", "--set", "n_envs=2"]
     more = ["--batch-size", "8", "--functional", "none", "--budget", "20"]
     assert call("run", *options, *more)[0] == 0
+
+
+def test_without_a_verb_it_prints_its_help(call):
+    status, out, _ = call()
+    assert status == 0
+    assert "Commands:" in out
+
+
+def test_validate_refuses_what_holds_no_records(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    refused(call("validate", "empty"), "no records in empty")
+    refused(call("validate", "file"), "file is a file, not a folder of records")

@@ -88,6 +88,28 @@ class Prompts:
         return hit.any(-1)
 
 
+def answer_against(
+    choices: np.ndarray,
+    tokens: np.ndarray,
+    counterfactual: np.ndarray,
+    positions: np.ndarray,
+    answer: np.ndarray,
+    wrong: np.ndarray,
+) -> Prompts:
+    """Prompts whose metric is the logit of ``answer [n, k]`` minus that of ``wrong [n, k]``.
+
+    A prompt is done correctly if the answer beats every other of the tokens ``choices``.
+    """
+    return Prompts(
+        tokens=torch.from_numpy(tokens),
+        counterfactual=torch.from_numpy(counterfactual),
+        positions=torch.from_numpy(positions),
+        token_ids=torch.from_numpy(np.stack([answer, wrong], -1)),
+        weights=torch.tensor([1.0, -1.0]).expand(*answer.shape, 2).contiguous(),
+        choices=torch.from_numpy(choices),
+    )
+
+
 @runtime_checkable
 class Task(Protocol):
     """The contract of the entry-point group ``circuitbench.tasks``.

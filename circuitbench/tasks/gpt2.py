@@ -22,7 +22,7 @@ from torch import Tensor
 from circuitbench.circuit import Circuit, Head, Role
 from circuitbench.errors import InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.tasks.base import Prompts
+from circuitbench.tasks.base import Prompts, answer_against
 
 DATA_VARIABLE = "CIRCUITBENCH_DATA"
 TEXT = Path("wikitext-2-raw") / "wiki.test.raw"
@@ -116,7 +116,9 @@ class GPT2Induction(_OnGPT2):
         tokens = np.column_stack([bos, first, second, drawn[:, 4:], first])
         counterfactual = tokens.copy()
         counterfactual[:, 1] = stranger
-        return _difference(tokens, counterfactual, second, wrong, words)
+        return answer_against(
+            words, tokens, counterfactual, _last(tokens), second[:, None], wrong[:, None]
+        )
 
     def _circuit(self) -> Circuit:
         return Circuit(
@@ -157,7 +159,10 @@ class GPT2IOI(_OnGPT2):
                 rows.append([tokenizer.bos_token_id, *tokenizer.encode(text)])
             return np.array(self._even(rows))
 
-        return _difference(write(subject), write(stranger), answer, subject, ids)
+        tokens = write(subject)
+        return answer_against(
+            ids, tokens, write(stranger), _last(tokens), answer[:, None], subject[:, None]
+        )
 
     def _circuit(self) -> Circuit:
         return Circuit(
@@ -191,19 +196,8 @@ class GPT2GreaterThan(_OnGPT2):
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         """``n`` prompts of 13 tokens whose years are two tokens each."""
         tokenizer = self._tokenizer(model)
-        endings = {}
-        for year in range(2, 99):
-            tokens = tokenizer.encode(f"{year:02}")
-            if len(tokens) == 1:
-                endings[year] = int(tokens[0])
+        endings, usable = _years(tokenizer)
         years, ids = np.array(list(endings)), np.array(list(endings.values()))
-        usable = [
-            (century, int(year))
-            for century in CENTURIES
-            for year in years[1:-1]
-            if len(tokenizer.encode(f" {century}{year:02}")) == 2
-            and len(tokenizer.encode(f" {century}01")) == 2
-        ]
         if not usable:
             raise InvalidSpec(f"this tokenizer does not split the years of {self.name} in two")
         drawn = [usable[i] for i in rng.integers(len(usable), size=n)]
@@ -238,27 +232,26 @@ class GPT2GreaterThan(_OnGPT2):
 
 
 def _role(heads: str, sign: int = 1) -> Role:
-    pairs = (text.split(".") for text in heads.split())
-    return Role(tuple(Head(int(layer), int(head)) for layer, head in pairs), sign=sign)
+    return Role(tuple(map(Head.parse, heads.split())), sign=sign)
 
 
-def _difference(
-    tokens: np.ndarray,
-    counterfactual: np.ndarray,
-    answer: np.ndarray,
-    wrong: np.ndarray,
-    choices: np.ndarray,
-) -> Prompts:
-    """Logit of ``answer [n]`` minus that of ``wrong [n]`` at the last position."""
-    n, length = tokens.shape
-    return Prompts(
-        tokens=torch.from_numpy(tokens),
-        counterfactual=torch.from_numpy(counterfactual),
-        positions=torch.full((n, 1), length - 1),
-        token_ids=torch.from_numpy(np.stack([answer, wrong], -1)[:, None]),
-        weights=torch.tensor([1.0, -1.0]).expand(n, 1, 2).contiguous(),
-        choices=torch.from_numpy(choices),
-    )
+def _last(tokens: np.ndarray) -> np.ndarray:
+    """The last position of every prompt, ``[n, 1]``."""
+    return np.full((len(tokens), 1), tokens.shape[1] - 1)
+
+
+@cache
+def _years(tokenizer: Any) -> tuple[dict[int, int], list[tuple[int, int]]]:
+    """Endings that are one token, and the (century, ending) that are split between the two."""
+    encoded = {year: tokenizer.encode(f"{year:02}") for year in range(2, 99)}
+    endings = {year: int(tokens[0]) for year, tokens in encoded.items() if len(tokens) == 1}
+
+    def splits(century: int, year: int) -> bool:
+        return len(tokenizer.encode(f" {century}{year:02}")) == 2
+
+    inner = list(endings)[1:-1]  # some ending must be below, some above
+    usable = [(c, y) for c in CENTURIES if splits(c, 1) for y in inner if splits(c, y)]
+    return endings, usable
 
 
 def _text_file() -> Path:

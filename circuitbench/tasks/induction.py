@@ -10,9 +10,8 @@ from torch import Tensor
 from circuitbench.circuit import Circuit
 from circuitbench.models.base import Model
 from circuitbench.models.language import BOS
-from circuitbench.tasks.base import Prompts
+from circuitbench.tasks.base import Prompts, answer_against
 from circuitbench.tasks.planted_prompts import (
-    answer_against,
     control_text,
     distinct,
     planted_of,
@@ -40,7 +39,7 @@ class Induction:
         bos = np.full((n, 1), BOS)
         inner = np.arange(1, self.half - 1)
         return answer_against(
-            language,
+            language.ordinary,
             np.hstack([bos, seq, seq]),
             np.hstack([bos, seq[:, ::-1], seq]),
             np.tile(1 + self.half + inner, (n, 1)),

@@ -10,9 +10,8 @@ from torch import Tensor
 from circuitbench.circuit import Circuit
 from circuitbench.models.base import Model
 from circuitbench.models.language import BOS, END
-from circuitbench.tasks.base import Prompts
+from circuitbench.tasks.base import Prompts, answer_against
 from circuitbench.tasks.planted_prompts import (
-    answer_against,
     control_text,
     distinct,
     planted_of,
@@ -50,7 +49,7 @@ class IOI:
         counterfactual = tokens.copy()
         counterfactual[rows, third] = stranger
         return answer_against(
-            language,
+            language.ordinary,
             tokens,
             counterfactual,
             np.full((n, 1), LENGTH - 1),

@@ -9,10 +9,8 @@ from torch import Tensor
 from circuitbench.circuit import Circuit, Role
 from circuitbench.errors import InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.models.language import Language
 from circuitbench.models.planted_build import PlantedModel
 from circuitbench.models.planted_roles import CATALOGUE, task_roles
-from circuitbench.tasks.base import Prompts
 
 SPAN = 24
 """Tokens of a control span."""
@@ -37,28 +35,6 @@ def control_text(model: Model, task: str, n: int, rng: np.random.Generator) -> T
 def distinct(items: np.ndarray, n: int, k: int, rng: np.random.Generator) -> np.ndarray:
     """``n`` rows of ``k`` different items in random order, ``[n, k]``."""
     return rng.permuted(np.tile(items, (n, 1)), axis=1)[:, :k]
-
-
-def answer_against(
-    language: Language,
-    tokens: np.ndarray,
-    counterfactual: np.ndarray,
-    positions: np.ndarray,
-    answer: np.ndarray,
-    wrong: np.ndarray,
-) -> Prompts:
-    """Prompts whose metric is the logit of ``answer [n, k]`` minus that of ``wrong [n, k]``.
-
-    A prompt is done correctly if the answer beats every ordinary token.
-    """
-    return Prompts(
-        tokens=torch.from_numpy(tokens),
-        counterfactual=torch.from_numpy(counterfactual),
-        positions=torch.from_numpy(positions),
-        token_ids=torch.from_numpy(np.stack([answer, wrong], -1)),
-        weights=torch.tensor([1.0, -1.0]).expand(*answer.shape, 2).contiguous(),
-        choices=torch.from_numpy(language.ordinary),
-    )
 
 
 def planted_truth(model: Model, task: str, modelled_on: str) -> Circuit:

@@ -10,9 +10,8 @@ from torch import Tensor
 from circuitbench.circuit import Circuit
 from circuitbench.models.base import Model
 from circuitbench.models.language import BOS, SKIP
-from circuitbench.tasks.base import Prompts
+from circuitbench.tasks.base import Prompts, answer_against
 from circuitbench.tasks.planted_prompts import (
-    answer_against,
     control_text,
     distinct,
     planted_of,
@@ -40,7 +39,7 @@ class TwoHop:
         start = rng.integers(0, self.length - 3, n)
         bos, skip = np.full((n, 1), BOS), np.full((n, 1), SKIP)
         return answer_against(
-            language,
+            language.ordinary,
             np.hstack([bos, seq, skip, seq[rows, start][:, None]]),
             np.hstack([bos, seq[:, ::-1], skip, seq[rows, start + 3][:, None]]),
             np.full((n, 1), self.length + 2),
