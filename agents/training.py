@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -259,10 +259,6 @@ class PolicyTraining:
         self.model.num_timesteps = len(self.curve) * self.settings.rollout
         self.model._last_obs = self.batch.observe()
         self.model._last_episode_starts = np.array(state["starts"], dtype=bool)
-
-    def adopt(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over a checkpoint's policy weights alone (transfer to another environment)."""
-        self.model.policy.load_state_dict(checkpoint.parts(tensors)["policy"])
 
     def _model(self) -> MaskablePPO:
         s = self.settings

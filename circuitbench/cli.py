@@ -14,7 +14,14 @@ from rich.table import Table
 
 from circuitbench import __version__
 from circuitbench.cli_examine import doctor, reproduce, stability, validate_task
-from circuitbench.cli_options import Failed, fail, out_option, settings_of, spec_options
+from circuitbench.cli_options import (
+    Failed,
+    fail,
+    functional_option,
+    out_option,
+    settings_of,
+    spec_options,
+)
 from circuitbench.display import (
     err_console,
     head_grid_lines,
@@ -59,6 +66,7 @@ def cli() -> None:
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
+@functional_option
 @out_option
 def run(as_json: bool, **options: Any) -> None:
     """Run one method on one task and write one record.
@@ -96,6 +104,7 @@ def run(as_json: bool, **options: Any) -> None:
 @click.option("--tasks", default="induction", show_default=True, help="Names, separated by commas.")
 @click.option("--seeds", default="0", show_default=True, help="Seeds: 0,1,2 or 0-4.")
 @spec_options
+@functional_option
 @out_option
 def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.

@@ -23,7 +23,6 @@ def spec_options(command: Any) -> Any:
         click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
         click.option("--device", help="auto, cpu or cuda (default auto)."),
         click.option("--precision", help="exact, fast or approx (default exact)."),
-        click.option("--functional", help="Truth-free tests: none, quick or full (default quick)."),
         click.option(
             "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
         ),
@@ -34,6 +33,9 @@ def spec_options(command: Any) -> Any:
     return command
 
 
+functional_option = click.option(
+    "--functional", help="Truth-free tests: none, quick or full (default quick)."
+)
 out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
 
 

@@ -275,3 +275,19 @@ def test_validate_refuses_what_holds_no_records(call, tmp_path):
     (tmp_path / "file").write_text("x")
     refused(call("validate", "empty"), "no records in empty")
     refused(call("validate", "file"), "file is a file, not a folder of records")
+
+
+def test_stability_prints_agreement_over_prompts_and_seeds(call):
+    words = ["--method", "attribution-patching", "--task", "reverse", "--batch-size", 4]
+    status, out, err = call("stability", *words, "--resamples", 3, "--repetitions", 2)
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["spec"]["method"] == "attribution-patching"
+    # It draws nothing itself, so on the same prompts it agrees with itself.
+    assert found["seeds"]["jaccard"] == 1
+    assert 0 <= found["prompts"]["jaccard"] <= 1
+
+
+def test_stability_has_no_option_it_would_ignore(call):
+    assert refused(call("stability", "--functional", "full"), "--functional")
+    assert refused(call("stability", "--resamples", 1), "--resamples")
