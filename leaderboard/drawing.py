@@ -22,6 +22,7 @@ from circuitbench.leaderboard.table import Board
 INK = "#24292e"
 MUTED = "#8b949e"
 MARKERS = "osD^vPX*<>hp"
+LEGEND_LINE = 0.19  # inches
 LINES: tuple[str, ...] = ("-", "--", "-.", ":")
 # Without the palette's yellow, which paper swallows.
 COLOURS = [colour for i, colour in enumerate(sns.color_palette("colorblind")) if i != 8]
@@ -130,5 +131,9 @@ def new_axes(width: float = 6.4, height: float = 3.8) -> tuple[Figure, Axes]:
 
 
 def legend_beside(axes: Axes) -> None:
-    """The legend to the right of the plot, never over the data."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+    """The legend to the right of the plot, never over the data; the figure grows to hold it."""
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        needed = LEGEND_LINE * (len(legend.get_texts()) + 3)  # and room for the x axis
+        figure.set_figheight(max(figure.get_figheight(), needed))

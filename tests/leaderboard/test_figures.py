@@ -45,6 +45,14 @@ def test_methods_are_told_apart_without_colour(drawings):
     assert len(looks) == len(axes.lines) == 4
 
 
+def test_a_legend_of_many_methods_stays_on_the_paper():
+    records = [light(f"method-{i}", "t", seed, i / 30) for i in range(30) for seed in range(2)]
+    (figure,) = (d.figure for d in draw(board(records)) if d.name == "performance-profiles")
+    box = figure.axes[0].get_legend().get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= figure.bbox.y1
+
+
 def test_files_are_written_and_valid(drawings, tmp_path):
     paths = write_figures([drawings["critical-difference"]], tmp_path / "figures")
     assert [p.name for p in paths] == ["critical-difference.png", "critical-difference.svg"]
