@@ -37,13 +37,19 @@ $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 # The reference run; finished runs are not repeated, so it can be stopped and gone on with.
+# Training is shorter than by default, and on the prompts of one batch, to fit two cores.
 EMBEDDED := induction,ioi,docstring,greater-than,two-hop,reverse,sort,histogram,frac-prevs,dyck,most-frequent,trained-induction,siit-induction,siit-ioi,siit-two-hop
 COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search
+TRAINED := rl-ppo,rl-ppo-plan,rl-a2c,rl-reinforce,rl-transformer,rl-dqn
+PUBLISHED := leaderboard/published
+SWEEP := $(BIN)/circuitbench sweep --tasks $(EMBEDDED) --seeds 0-4 --batch-size 16 --out $(PUBLISHED)/records
 published: $(VENV)/.installed
-	$(BIN)/circuitbench sweep --methods $(COMPARED) --tasks $(EMBEDDED) --seeds 0-4 --batch-size 16 \
-		--out leaderboard/published/records
-	$(BIN)/circuitbench leaderboard leaderboard/published/records --format html --out leaderboard/published
-	$(BIN)/circuitbench leaderboard leaderboard/published/records --format markdown --out leaderboard/published
+	$(SWEEP) --methods $(COMPARED)
+	$(SWEEP) --methods $(TRAINED) --set train_pool=16 --set total_steps=10000
+	$(SWEEP) --methods rl-knockout --set train_pool=16
+	$(SWEEP) --methods rl-pruning --set train_pool=16 --set total_steps=4000
+	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
+	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 
 from circuitbench.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation.statistics import holm, paired_test, probability_of_improvement
-from circuitbench.leaderboard.entries import gather
+from circuitbench.leaderboard.entries import flat_settings, gather
 from circuitbench.leaderboard.formats import escape_markdown
 from circuitbench.leaderboard.metrics import DEFAULT, QUALITY, Metric, metric
-from circuitbench.results import Record, read_folder
+from circuitbench.leaderboard.validate import checked_records
+from circuitbench.results import Record
 from circuitbench.results.record import canonical
 from circuitbench.seeding import generator
 
@@ -57,6 +58,7 @@ class Comparison:
         matched: matched runs.
         only_a, only_b: runs without a partner, one line each.
         versions: version -> what each side has, where the sides differ.
+        settings: likewise, of runs without a partner that differ in settings alone.
     """
 
     a: str
@@ -68,6 +70,7 @@ class Comparison:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     versions: Mapping[str, tuple[str, str]]
+    settings: Mapping[str, tuple[str, str]]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -90,13 +93,17 @@ class Comparison:
         ]
         lines += ["", f"{self.matched} runs matched, {self.identical} with identical metrics."]
         if not self.matched:
-            lines.append("Nothing to compare: no task, model and seed in common.")
+            why = "the settings differ" if self.settings else "no task, model and seed in common"
+            lines.append(f"Nothing to compare: {why}.")
         if self.differences:
             lines.append(
                 "p: sign-flip test on matched runs, Holm-corrected over the problems; "
                 "with fewer than 6 runs it cannot fall below 0.05."
             )
-        lines += [f"{key}: A has {a}, B has {b}" for key, (a, b) in self.versions.items()]
+        lines += [
+            f"{escape_markdown(key)}: A has {escape_markdown(a)}, B has {escape_markdown(b)}"
+            for key, (a, b) in {**self.versions, **self.settings}.items()
+        ]
         for side, runs in (("A", self.only_a), ("B", self.only_b)):
             if runs:
                 lines += ["", f"Only in {side}:", *(f"- {escape_markdown(run)}" for run in runs)]
@@ -153,6 +160,8 @@ def _compare(
         values = (by.of(left), by.of(right))
         if values[0] is not None and values[1] is not None:
             groups.setdefault(group_of(left), []).append((values[0], values[1]))
+    alone_a = [side_a[k] for k in side_a if k not in side_b]
+    alone_b = [side_b[k] for k in side_b if k not in side_a]
     return Comparison(
         a,
         b,
@@ -160,9 +169,10 @@ def _compare(
         tuple(_differences(groups, by)),
         sum(_metrics(left) == _metrics(right) for left, right in pairs),
         len(pairs),
-        tuple(sorted(_with_seed(side_a[k]) for k in side_a if k not in side_b)),
-        tuple(sorted(_with_seed(side_b[k]) for k in side_b if k not in side_a)),
-        _versions(side_a.values(), side_b.values()),
+        tuple(sorted(map(_with_seed, alone_a))),
+        tuple(sorted(map(_with_seed, alone_b))),
+        _apart(_versions(side_a.values()), _versions(side_b.values())),
+        _settings_apart(alone_a, alone_b),
     )
 
 
@@ -201,7 +211,7 @@ def _test(table: np.ndarray, by: Metric, group: str) -> float:
 
 
 def _read(folder: Path | str, warn: Callable[[str], None]) -> list[Record]:
-    records, problems = read_folder(folder)
+    records, problems = checked_records(folder)
     for problem in problems:
         warn(f"left out {problem}")
     if not records:
@@ -239,21 +249,38 @@ def _metrics(record: Record) -> dict[str, float | None]:
     return {m.key: m.of(record) for m in QUALITY}
 
 
-def _versions(side_a: Collection[Record], side_b: Collection[Record]) -> dict[str, tuple[str, str]]:
-    def seen(records: Collection[Record]) -> dict[str, str]:
-        keys = sorted({key for record in records for key in record.versions})
-        return {
-            key: ", ".join(sorted({str(record.versions.get(key)) for record in records}))
-            for key in keys
-        }
+def _versions(records: Iterable[Record]) -> dict[str, set[str]]:
+    return _seen(record.versions for record in records)
 
-    left, right = seen(side_a), seen(side_b)
-    keys = sorted({*left, *right})
-    return {
-        key: (left.get(key, "none"), right.get(key, "none"))
-        for key in keys
-        if left.get(key) != right.get(key)
+
+def _settings_apart(a: Sequence[Record], b: Sequence[Record]) -> dict[str, tuple[str, str]]:
+    """What keeps runs of the same method, task, model and seed from being partners."""
+    others: dict[str, list[Record]] = {}
+    for record in b:
+        others.setdefault(_with_seed(record), []).append(record)
+    shared = [record for record in a if _with_seed(record) in others]
+    partners = [record for run in {_with_seed(r) for r in shared} for record in others[run]]
+    return _apart(_settings(shared), _settings(partners))
+
+
+def _settings(records: Iterable[Record]) -> dict[str, set[str]]:
+    return _seen(flat_settings(record.spec) for record in records)
+
+
+def _seen(mappings: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            found.setdefault(key, set()).add(str(value))
+    return found
+
+
+def _apart(a: Mapping[str, set[str]], b: Mapping[str, set[str]]) -> dict[str, tuple[str, str]]:
+    sides = {
+        key: tuple(", ".join(sorted(side.get(key, ()))) or "none" for side in (a, b))
+        for key in sorted({*a, *b})
     }
+    return {key: (left, right) for key, (left, right) in sides.items() if left != right}
 
 
 def _p_value(p: float) -> str:

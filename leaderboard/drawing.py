@@ -110,7 +110,8 @@ def looks_of(board: Board) -> dict[str, Look]:
         entry.label: Look(
             COLOURS[i % len(COLOURS)],
             MARKERS[i % len(MARKERS)],
-            LINES[i % len(LINES)],
+            # Once all markers are used up, the next round has other lines.
+            LINES[(i + i // len(MARKERS)) % len(LINES)],
         )
         for i, entry in enumerate(board.entries)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +102,7 @@ def gather(records: Iterable[Record]) -> list[Entry]:
 
 
 def widest_grid(filled: Iterable[Mapping[Cell, Mapping[int, float]]]) -> Grid:
-    """The widest grid that at least one entry fills: most cells, then most seeds.
+    """The widest grid that at least one entry fills: most runs, then most cells.
 
     Whoever fills it is complete. It is always a grid that some complete entry filled, so an
     entry that is incomplete by it could not have changed it: adding one never moves the others.
@@ -117,7 +118,7 @@ def widest_grid(filled: Iterable[Mapping[Cell, Mapping[int, float]]]) -> Grid:
 
     def preference(grid: Grid) -> tuple[Any, ...]:
         complete = sum(grid.covered(values) == grid.size for values in filled)
-        return (-len(grid.cells), -len(grid.seeds), -complete, grid)
+        return (-grid.size, -len(grid.cells), -complete, grid)
 
     return min(candidates, key=preference, default=Grid((), ()))
 
@@ -127,22 +128,36 @@ def all_cells(entries: Sequence[Entry]) -> list[Cell]:
     return sorted({Cell(r.task, r.model_name) for e in entries for r in e.records})
 
 
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings with dotted names, values as text."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
 def _settings(record: Record) -> dict[str, str]:
     spec = {k: v for k, v in record.spec.items() if k not in ("task", "model", "method", "seed")}
     versions = {k: v for k, v in record.versions.items() if k not in NOT_IDENTITY}
-    return dict(_flatten(spec)) | dict(_flatten(versions))
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            # Hyperparameters are the method's own words; no prefix helps there.
-            yield from _flatten(value, "" if key == "hyperparameters" else f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
+    return flat_settings({"spec": spec, "versions": versions})
 
 
 def _difference(own: Mapping[str, str], siblings: Sequence[Mapping[str, str]]) -> list[str]:
-    keys = sorted({key for flat in siblings for key in flat})
-    varying = [k for k in keys if len({flat.get(k) for flat in siblings}) > 1]
-    return [f"{key}={own.get(key, 'unset')}" for key in varying]
+    keys = {key for flat in siblings for key in flat}
+    varying = {k for k in keys if len({flat.get(k) for flat in siblings}) > 1}
+    # A method may have a hyperparameter that is called like an entry of the spec.
+    short = Counter(_short(key) for key in keys)
+    names = {key: _short(key) if short[_short(key)] == 1 else key for key in varying}
+    return [
+        f"{name}={own.get(key, 'unset')}" for name, key in sorted((n, k) for k, n in names.items())
+    ]
+
+
+def _short(key: str) -> str:
+    for prefix in ("spec.hyperparameters.", "spec.", "versions."):
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
+    return key

@@ -9,15 +9,19 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from circuitbench.leaderboard.entries import Cell
 from circuitbench.leaderboard.table import Board, Field, Row, Table
 from circuitbench.results import Record
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 _MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
+SIGNS = {"tied": "≈", "untested": "?"}
+LONG = 40  # rows that LaTeX can put on one page
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -28,6 +32,11 @@ _LATEX = {
     "–": "--",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
+
+
+LATEX_SIGNS = {"tied": r"$^{\sim}$", "untested": "$^{?}$"}
+LATEX_KEY = r"Bold: best. $^{\sim}$: tied. $^{?}$: untested."
+KEY = "Bold: best. " + " ".join(f"{sign}: {mark}." for mark, sign in SIGNS.items())
 
 
 def one_line(text: str) -> str:
@@ -60,16 +69,25 @@ def link(record: Record, base: Path) -> str:
 
 
 def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
-    """All tables, then the records behind every row, what did not finish and what was left out."""
+    """All tables, then the records behind every row, what did not finish and what was left out.
+
+    The name in a row links to the list of its records.
+    """
+    sources, anchors = _markdown_sources(board, base)
     parts = []
     for table in map(_essential, tables):
         head = [escape_markdown(c.label) for c in table.columns]
         rule = ["---:" if c.numeric else "---" for c in table.columns]
-        lines = [head, rule, *([_markdown_field(f) for f in row.fields] for row in table.rows)]
+        named = [column.key for column in table.columns].index("method")
+        lines = [head, rule]
+        for row in table.rows:
+            cells = [_markdown_field(field) for field in row.fields]
+            cells[named] = f"[{cells[named]}](#{anchors[row.records[0].run_id]})"
+            lines.append(cells)
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         note = escape_markdown(table.note)
-        parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} Bold: best. ≈: tied.")
-    parts.append("## Records\n\n" + "\n".join(_markdown_sources(board, base)))
+        parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} {KEY}")
+    parts.append("## Records\n\n" + "\n".join(sources))
     parts += [
         f"## {title}\n\n" + "\n".join(f"- {escape_markdown(line)}" for line in lines)
         for title, lines in (("Not finished", unfinished(board)), ("Left out", left_out(board)))
@@ -104,24 +122,30 @@ def csv_text(table: Table, base: Path) -> str:
 
 
 def latex(board: Board, tables: Sequence[Table], base: Path) -> str:
-    """All tables for the booktabs package; the records behind each row stand in comments."""
-    parts = ["% needs \\usepackage{booktabs}"]
+    """All tables; the records behind each row stand in comments. Long tables may break."""
+    parts = ["% needs \\usepackage{booktabs,longtable}"]
     for table in map(_essential, tables):
         align = "".join("r" if c.numeric else "l" for c in table.columns)
-        lines = [" & ".join(escape_latex(c.label) for c in table.columns) + r" \\"]
-        lines.append(r"\midrule")
+        head = " & ".join(escape_latex(c.label) for c in table.columns) + r" \\"
+        lines = []
         for row in table.rows:
             lines.append(" & ".join(_latex_field(f) for f in row.fields) + r" \\")
             sources = " ".join(filter(None, (link(r, base) for r in row.records)))
             lines.append(f"% records: {sources}")
         body = "\n".join(lines)
-        note = f"{table.title}. {table.note} Bold: best. Tilde: tied."
-        parts.append(
-            "\\begin{table}\n\\centering\\small\n"
-            f"\\caption{{{escape_latex(note)}}}\n"
-            f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n\\bottomrule\n"
-            "\\end{tabular}\n\\end{table}"
-        )
+        caption = f"\\caption{{{escape_latex(f'{table.title}. {table.note}')} {LATEX_KEY}}}"
+        if len(table.rows) > LONG:
+            parts.append(
+                f"{{\\small\n\\begin{{longtable}}{{{align}}}\n{caption}\\tabularnewline\n"
+                f"\\toprule\n{head}\n\\midrule\n\\endhead\n{body}\n\\bottomrule\n"
+                "\\end{longtable}}"
+            )
+        else:
+            parts.append(
+                f"\\begin{{table}}\n\\centering\\small\n{caption}\n"
+                f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{head}\n\\midrule\n{body}\n"
+                "\\bottomrule\n\\end{tabular}\n\\end{table}"
+            )
     parts += [f"% {line}" for line in (*unfinished(board), *left_out(board))]
     return "\n\n".join(parts) + "\n"
 
@@ -181,28 +205,36 @@ def _essential(table: Table) -> Table:
 
 def _markdown_field(field: Field) -> str:
     text = escape_markdown(field.text)
-    return _marked(text, field, "**{}**", "{} ≈")
+    if field.mark == "best":
+        return f"**{text}**"
+    return f"{text} {SIGNS[field.mark]}" if field.mark else text
 
 
 def _latex_field(field: Field) -> str:
-    return _marked(escape_latex(field.text), field, r"\textbf{{{}}}", r"{}$^{{\sim}}$")
-
-
-def _marked(text: str, field: Field, best: str, tied: str) -> str:
+    text = escape_latex(field.text)
     if field.mark == "best":
-        return best.format(text)
-    return tied.format(text) if field.mark == "tied" else text
+        return f"\\textbf{{{text}}}"
+    return text + LATEX_SIGNS[field.mark] if field.mark else text
 
 
-def _markdown_sources(board: Board, base: Path) -> list[str]:
-    lines = []
-    for cell, within in board.cells.items():
-        for standing in within.standings:
-            runs = " ".join(
-                f"[{r.seed}]({link(r, base)})" if r.path else str(r.seed) for r in standing.records
-            )
-            lines.append(f"- {escape_markdown(f'{standing.entry.label}, {cell}')}: seeds {runs}")
-    return sorted(lines)
+def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, str]]:
+    """One line per entry and problem, and the anchor of the line that each record stands in.
+
+    An entry's lines follow each other, so the anchor of its first record leads to all of them.
+    """
+    lines, anchors = [], {}
+    for entry in board.entries:
+        by_cell = groupby(entry.records, key=lambda r: Cell(r.task, r.model_name))
+        for cell, records in by_cell:
+            anchor = f"runs-{len(lines) + 1}"
+            runs = []
+            for record in records:
+                anchors[record.run_id] = anchor
+                seed = str(record.seed)
+                runs.append(f"[{seed}]({link(record, base)})" if record.path else seed)
+            name = escape_markdown(f"{entry.label}, {cell}")
+            lines.append(f'- <a id="{anchor}"></a>{name}: seeds {" ".join(runs)}')
+    return lines, anchors
 
 
 def _json_row(table: Table, row: Row, base: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -21,6 +21,8 @@ from circuitbench.leaderboard.heads import mean_scores, ranks, truth_grid, truth
 from circuitbench.leaderboard.table import Board
 
 PANELS_PER_LINE = 6
+EFFECTS_PER_LINE = 4
+EFFECT_WIDTH = 1.6  # inches
 
 
 def truth_against_scores(board: Board) -> Iterator[Drawing]:
@@ -124,25 +126,54 @@ def ablation_effects(board: Board) -> Iterator[Drawing]:
                 found.setdefault(cell, (mean_scores(runs.values()), truth_grid(record)))
     if not found:
         return
-    columns = min(len(found), 3)
-    lines = -(-len(found) // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.4, 2.6 * lines + 0.2), layout="compressed")
-    axes = figure.subplots(lines, columns, squeeze=False)
-    for axis in axes.flat[len(found) :]:
-        axis.axis("off")
-    colours = sns.color_palette("vlag", as_cmap=True)
-    for axis, (cell, (effect, truth)) in zip(axes.flat, sorted(found.items()), strict=False):
-        bound = float(np.abs(effect).max()) or 1.0
-        image = axis.imshow(effect, cmap=colours, vmin=-bound, vmax=bound)
-        axis.set_title(str(cell), fontsize=8)
-        axis.set(xlabel="head", ylabel="layer")
-        _outline(axis, truth, "black")
-        _head_ticks(axis)
-        figure.colorbar(image, ax=axis, label="effect (logits)", shrink=0.8)
     yield Drawing(
         "ablation-effect",
-        "Effect of ablating each head alone, mean over seeds: logits of task metric lost, less the "
-        "weighted control damage; true heads outlined",
+        "Effect of ablating each head alone, mean over seeds, in parts of the largest: logits of "
+        "task metric lost, less the weighted control damage; true heads outlined",
         f"Heat maps of single-head ablation effects in {len(found)} task and model pairs.",
-        figure,
+        _effect_panels(found),
     )
+
+
+def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    # Panels of one height share a line; like above, they are placed by hand, in inches.
+    ordered = sorted(found, key=lambda cell: (-_height(found[cell][0]), cell))
+    columns = min(len(ordered), EFFECTS_PER_LINE)
+    lines = [ordered[i : i + columns] for i in range(0, len(ordered), columns)]
+    heights = [max(_height(found[cell][0]) for cell in line) for line in lines]
+    left, right, above, below, gap = 0.5, 0.9, 0.45, 0.45, 0.5
+    width = left + columns * (EFFECT_WIDTH + gap) - gap + right
+    height = sum(heights) + len(lines) * (above + below)
+    figure = Figure(figsize=(width, height))
+    colours = ScalarMappable(Normalize(-1, 1), sns.color_palette("vlag", as_cmap=True))
+    top = height
+    for line, tall in zip(lines, heights, strict=True):
+        for column, cell in enumerate(line):
+            effect, truth = found[cell]
+            bound = float(np.abs(effect).max()) or 1.0
+            own = _height(effect)
+            place = (left + column * (EFFECT_WIDTH + gap), top - above - own, EFFECT_WIDTH, own)
+            axis = figure.add_axes(_shares(place, width, height))
+            axis.imshow(effect / bound, cmap=colours.cmap, norm=colours.norm)
+            axis.set_title(f"{cell}\nlargest {bound:.3g} logits", fontsize=7)
+            axis.set_xlabel("head", fontsize=8)
+            if column == 0:
+                axis.set_ylabel("layer", fontsize=8)
+            _outline(axis, truth, "black")
+            _head_ticks(axis)
+        top -= above + tall + below
+    bar = (width - right + 0.15, height - above - heights[0], 0.12, heights[0])
+    axis = figure.add_axes(_shares(bar, width, height))
+    figure.colorbar(colours, cax=axis, label="effect / largest effect")
+    return figure
+
+
+def _height(grid: np.ndarray) -> float:
+    return EFFECT_WIDTH * grid.shape[0] / grid.shape[1]
+
+
+def _shares(
+    inches: tuple[float, float, float, float], width: float, height: float
+) -> tuple[float, float, float, float]:
+    x, y, across, up = inches
+    return x / width, y / height, across / width, up / height

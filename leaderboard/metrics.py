@@ -29,6 +29,7 @@ class Metric:
         digits: decimals shown.
         scale: from the record's unit to the one shown.
         minor: left out of tables where room is scarce.
+        twice: where a record holds what is added to it, times two.
     """
 
     key: str
@@ -40,14 +41,20 @@ class Metric:
     digits: int = 3
     scale: float = 1.0
     minor: bool = False
+    twice: str = ""
 
     def of(self, record: Record) -> float | None:
         """The value in ``record``; None where it does not exist."""
-        found: Any = {"metrics": record.metrics, "costs": record.costs}
-        for part in self.path.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        is_number = isinstance(found, int | float) and not isinstance(found, bool)
-        return float(found) * self.scale if is_number else None
+        value = _number_at(record, self.path)
+        more = _number_at(record, self.twice) if self.twice else 0.0
+        return None if value is None or more is None else (value + 2 * more) * self.scale
+
+
+def _number_at(record: Record, path: str) -> float | None:
+    found: Any = {"metrics": record.metrics, "costs": record.costs}
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
 _ranking = partial("metrics.ranking.{}".format)
@@ -95,9 +102,30 @@ METRICS: tuple[Metric, ...] = (
         "queries",
         "costs.discovery.queries",
         "Queries",
-        "Oracle queries of the discovery.",
+        "Oracle queries of the discovery: a mask is one, a gradient three.",
         cost=True,
         digits=0,
+    ),
+    Metric(
+        "queries_to_90",
+        "metrics.efficiency.queries_to_90",
+        "To 90 %",
+        "Queries until 90 % of the circuit's heads were among as many best ranked; none where a "
+        "run never got there.",
+        unit="queries",
+        cost=True,
+        digits=0,
+        minor=True,
+    ),
+    Metric(
+        "passes",
+        "costs.discovery.forwards",
+        "Passes",
+        "Forward-equivalents of the discovery: passes of one batch, a backward one counts as two.",
+        cost=True,
+        digits=0,
+        minor=True,
+        twice="costs.discovery.backwards",
     ),
     Metric(
         "training_queries",

@@ -105,6 +105,7 @@ def _value(estimate: Estimate | None, digits: int) -> dict[str, Any] | None:
     return {
         "mean": estimate.mean,
         "text": f"{estimate.mean:,.{digits}f}",
+        "iqm": f"{estimate.iqm:,.{digits}f}",
         "interval": estimate.interval,
         "mark": estimate.mark,
     }

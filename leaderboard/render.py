@@ -10,7 +10,7 @@ from circuitbench.errors import InvalidSpec, UnknownName
 from circuitbench.leaderboard import formats
 from circuitbench.leaderboard.metrics import DEFAULT, metric
 from circuitbench.leaderboard.table import Board, board, tables
-from circuitbench.results import read_folder
+from circuitbench.leaderboard.validate import checked_records
 from circuitbench.results.store import TABLE_FILE, write_atomically
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
@@ -33,7 +33,7 @@ def load_board(
     that no record is about.
     """
     chosen = metric(by)
-    records, problems = read_folder(results)
+    records, problems = checked_records(results)
     for problem in problems:
         warn(f"left out {problem}")
     if not records:

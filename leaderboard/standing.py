@@ -20,7 +20,7 @@ from circuitbench.results import Record
 from circuitbench.seeding import generator
 
 LEVEL = 0.05
-Mark = Literal["best", "tied", ""]
+Mark = Literal["best", "tied", "untested", ""]
 Values = Mapping[Cell, Mapping[int, float]]
 
 
@@ -33,7 +33,8 @@ class Estimate:
         iqm: interquartile mean.
         interval: 95 % stratified bootstrap interval of the mean, None with one run per cell
             (nothing to resample) or where none was asked for.
-        mark: ``best``, ``tied`` (cannot be told from the best) or nothing.
+        mark: ``best``; ``tied`` (cannot be told from the best); ``untested`` (differs from the
+            best in too few runs for the test to tell them apart); or nothing: told apart.
     """
 
     mean: float
@@ -164,11 +165,17 @@ def _within(values: Values, cells: Sequence[Cell] | None) -> Values:
 
 def _marks(table: np.ndarray, key: str) -> list[Mark]:
     means = _rounded(table.mean(axis=1))
-    tied = np.zeros(len(table), dtype=bool)
-    if _testable(*table.shape):
-        tied = tied_with_best(table, generator(0, "leaderboard", key), LEVEL)
     best = means == means.max()
-    return ["best" if b else "tied" if t else "" for b, t in zip(best, tied, strict=True)]
+    if not _testable(*table.shape):
+        return ["best" if b else "" for b in best]
+    tied = tied_with_best(table, generator(0, "leaderboard", key), LEVEL)
+    # Runs that are equal carry no sign to flip.
+    differing = (table != table[means.argmax()]).sum(axis=1)
+    marks: list[Mark] = []
+    for b, t, runs in zip(best, tied, differing, strict=True):
+        told = "tied" if _testable(len(table), int(runs)) else "untested"
+        marks.append("best" if b else told if t else "")
+    return marks
 
 
 def _ranks(estimates: Sequence[Estimate | None]) -> list[int | None]:

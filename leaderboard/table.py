@@ -18,7 +18,8 @@ LEVELS = tuple(step * 10**power for power in range(7) for step in (1, 3))
 
 LEGEND = (
     "best: highest mean; tied: cannot be told from the best by sign-flip tests on runs of the "
-    "same task, model and seed (Holm-corrected, 5 %)"
+    "same task, model and seed (Holm-corrected, 5 %); untested: differs from the best in too few "
+    "runs for that test; no mark: told apart"
 )
 TOO_FEW = "best: highest mean; too few runs for a test to tell entries apart"
 
@@ -57,13 +58,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: ``key`` in file names, ``title`` and ``note`` above and below it."""
+    """A table: ``key`` in file names, ``title`` and ``note`` above and below it.
+
+    ``cell`` is set where all of it is about one problem.
+    """
 
     key: str
     title: str
     note: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    cell: Cell | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def tables(shown: Board) -> list[Table]:
     """All tables of the board: overall, per task, per cost level, per role of each cell."""
     roles = [_roles(cell, within) for cell, within in shown.cells.items()]
     made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), *roles]
-    return [table for table in made if len(table.columns) > 1]
+    return [table for table in made if table.columns]
 
 
 _RANK = Column("rank", "#", "Place by the mean; incomplete methods have none.", numeric=True)
@@ -122,6 +127,7 @@ _FAMILY = Column("family", "Family", "The kind of method.", minor=True)
 _COVERAGE = Column("coverage", "Runs", "Finished runs of those the comparison rests on.")
 _VERSION = Column("version", "Version", "circuitbench's, of all runs in the row.")
 _COMMIT = Column("commit", "Commit", "Of circuitbench's source.")
+_PROVENANCE = (_COVERAGE, _VERSION, _COMMIT)
 _PLACE = (Column("task", "Task"), Column("model", "Model"))
 
 
@@ -132,7 +138,7 @@ def _overall(shown: Board) -> Table:
         "iqm", f"{by.label} IQM", f"Interquartile mean of {by.label}.", numeric=True, minor=True
     )
     heads = [_column(m) for m in measures]
-    columns = (_RANK, _METHOD, _FAMILY, heads[0], iqm, *heads[1:], _COVERAGE, _VERSION, _COMMIT)
+    columns = (_RANK, _METHOD, _FAMILY, heads[0], iqm, *heads[1:], *_PROVENANCE)
 
     def row(standing: Standing) -> Row:
         main = standing.estimates[by.key]
@@ -148,6 +154,12 @@ def _overall(shown: Board) -> Table:
         f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
         "coverage and not ranked; the tables per task compare it where it has all runs."
     )
+    complete = sum(standing.rank is not None for standing in shown.overall.standings)
+    if complete < len(shown.entries):
+        note += (
+            f" {complete} of {count(len(shown.entries), 'method')} have all of these runs; "
+            "--tasks and --seeds narrow the comparison to what more of them share."
+        )
     rows = tuple(map(row, shown.overall.standings))
     return Table("overall", "Overall", note, columns, rows)
 
@@ -156,7 +168,7 @@ def _tasks(shown: Board) -> Table:
     by = shown.by
     measures = (by, *(m for m in METRICS if m != by))
     heads = [_column(m) for m in measures]
-    columns = (*_PLACE, _RANK, _METHOD, _FAMILY, *heads, _COVERAGE, _VERSION, _COMMIT)
+    columns = (*_PLACE, _RANK, _METHOD, _FAMILY, *heads, *_PROVENANCE)
     rows = [
         Row(
             (
@@ -198,6 +210,7 @@ def _levels(shown: Board) -> Table:
             for level in useful
         ),
         Column("training", "Training", "Oracle queries of training beforehand.", numeric=True),
+        *_PROVENANCE,
     )
     training = _metric("training_queries")
     rows = tuple(
@@ -206,6 +219,7 @@ def _levels(shown: Board) -> Table:
                 _text(standing.entry.label),
                 *(_number(found[level][i], shown.by) for level in useful),
                 _number(standing.estimates["training_queries"], training),
+                *_provenance(standing),
             ),
             standing.records,
         )
@@ -229,7 +243,11 @@ def _function(shown: Board) -> Table:
                 found[measure] = column
     rows = tuple(
         Row(
-            (_text(standing.entry.label), *(_number(found[m][i], m) for m in found)),
+            (
+                _text(standing.entry.label),
+                *(_number(found[m][i], m) for m in found),
+                *_provenance(standing),
+            ),
             standing.records,
         )
         for i, standing in enumerate(shown.overall.standings)
@@ -239,7 +257,8 @@ def _function(shown: Board) -> Table:
         "committed heads (1 = the whole metric kept), and the areas of MIB (Mueller et al. 2025) "
         "over circuit sizes, CPR never without CMD. For CMD lower is better; it alone is marked."
     )
-    return Table("function", "Function", note, (_METHOD, *map(_column, found)), rows)
+    columns = (_METHOD, *map(_column, found), *_PROVENANCE) if found else ()
+    return Table("function", "Function", note, columns, rows)
 
 
 def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:
@@ -263,7 +282,11 @@ def _roles(cell: Cell, within: Ranking) -> Table:
     names = list(found)
     rows = tuple(
         Row(
-            (_text(standing.entry.label), *(_number(found[name][i], _RECALL) for name in names)),
+            (
+                _text(standing.entry.label),
+                *(_number(found[name][i], _RECALL) for name in names),
+                *_provenance(standing),
+            ),
             standing.records,
         )
         for i, standing in enumerate(within.standings)
@@ -271,13 +294,14 @@ def _roles(cell: Cell, within: Ranking) -> Table:
     columns = (
         _METHOD,
         *(Column(name, name, f"Recall of the heads of {name}.", numeric=True) for name in names),
+        *_PROVENANCE,
     )
     note = (
         "Share of each role's heads among the R best ranked, R being the circuit's size; mean over "
         f"seeds; {_legend(within)}."
     )
     key = f"roles-{cell.task}-{cell.model}"
-    return Table(key, f"Per role: {cell}", note, columns, rows)
+    return Table(key, f"Per role: {cell}", note, columns if names else (), rows, cell)
 
 
 _RECALL = Metric("recall", "", "Recall", "")

@@ -150,7 +150,7 @@ def hits_p_value(ranking: TiedRanking, k: int) -> float:
 def auroc_p_value(ranking: TiedRanking) -> tuple[float, str]:
     """P(a random set of true items has at least this AUROC), and how it was computed.
 
-    ``"exact"``: the permutation distribution of the rank sum with mid-ranks, counted by dynamic
+    ``"exact"``: the permutation distribution of the rank sum with mid-ranks, by dynamic
     programming. ``"normal"`` where that would be too long: the tie-corrected normal
     approximation (Mann & Whitney 1947; Lehmann 1975) with continuity correction.
     """
@@ -166,11 +166,15 @@ def auroc_p_value(ranking: TiedRanking) -> tuple[float, str]:
         ranks, observed = ranks.max() - ranks, int(ranks.max()) * chosen - observed
     top = int(np.sort(ranks)[items - chosen :].sum())
     if items * chosen * (top + 1) <= EXACT_LIMIT:
-        ways = np.zeros((chosen + 1, top + 1))
-        ways[0, 0] = 1
-        for rank in ranks:
-            ways[1:, rank:] += ways[:-1, : top + 1 - rank].copy()
-        return float(min(1.0, ways[chosen, observed:].sum() / ways[chosen].sum())), "exact"
+        # Items are drawn one after the other; counting the ways instead would leave float's range.
+        chance = np.zeros((chosen + 1, top + 1))
+        chance[0, 0] = 1
+        for drawn, rank in enumerate(ranks):
+            take = (chosen - np.arange(chosen)[:, None]) / (items - drawn)
+            taken = chance[:-1, : top + 1 - rank] * take
+            chance[:-1] *= 1 - take
+            chance[1:, rank:] += taken
+        return float(min(1.0, chance[chosen, observed:].sum())), "exact"
     others = items - chosen
     ties = float((sizes**3 - sizes).sum()) / (items * (items - 1))
     spread = np.sqrt(chosen * others / 12 * (items + 1 - ties)) * 2 / unit

@@ -2,7 +2,7 @@
 
 Pure functions on numpy arrays. A *stratum* is the scores of one method on one task, one value
 per seed; strata of one method may differ in length. Nothing here accepts a missing value: what
-to do with an incomplete method is decided first, in :mod:`circuitbench.evaluation.coverage`.
+to do with an incomplete method is decided first, in :mod:`circuitbench.leaderboard.standing`.
 """
 
 from __future__ import annotations

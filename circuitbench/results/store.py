@@ -87,7 +87,11 @@ def read_record(path: Path | str) -> Record:
     path = Path(path)
     content = _parse(path)
     _check_schema(path, content)
-    if content.get("checksum") != checksum(content):
+    try:
+        expected = checksum(content)
+    except ValueError as error:
+        raise CorruptRecord(f"{path}: holds a number that is not finite") from error
+    if content.get("checksum") != expected:
         raise CorruptRecord(f"{path}: checksum does not match; the file was edited or damaged")
     unknown = set(content) - set(CONTENT) - {"schema", "run_id", "checksum"}
     missing = {*CONTENT, "run_id"} - set(content)
@@ -157,6 +161,8 @@ def _parse(path: Path) -> dict[str, Any]:
         raise CorruptRecord(f"{path}: {kind} ({error.msg}, line {error.lineno})") from error
     except RecursionError as error:
         raise CorruptRecord(f"{path}: not a record (nested too deeply)") from error
+    except ValueError as error:
+        raise CorruptRecord(f"{path}: holds a number with too many digits") from error
     if not isinstance(content, dict):
         raise CorruptRecord(f"{path}: not a record (expected a JSON object)")
     return content

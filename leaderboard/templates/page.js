@@ -63,7 +63,11 @@
 
   const averaged = () => filters.task.value === "overall" && chosen("model") === null;
 
+  // The method whose runs were asked for by a button; typing in the search field lets go of it.
+  let only = null;
+
   function passes(row) {
+    if (only !== null && row.dataset.label !== only) return false;
     const words = $("by-text").value.toLowerCase().split(/\s+/).filter(Boolean);
     const text = [row.dataset.label, row.dataset.task, row.dataset.model, row.dataset.family].join(" ").toLowerCase();
     const fits = ["task", "model", "family"].every((name) => {
@@ -118,16 +122,16 @@
   }
 
   for (const select of Object.values(filters)) select.addEventListener("change", update);
-  $("by-text").addEventListener("input", update);
+  $("by-text").addEventListener("input", () => { only = null; update(); });
   $("by-metric").addEventListener("change", () => place($("by-metric").value));
   $("filters").addEventListener("submit", (event) => event.preventDefault());
-  $("filters").addEventListener("reset", () => setTimeout(() => { place($("by-metric").value); update(); }));
+  $("filters").addEventListener("reset", () => setTimeout(() => { only = null; place($("by-metric").value); update(); }));
   for (const button of all(".runs-of")) {
     button.addEventListener("click", () => {
       const { task, model, label } = button.closest("tr").dataset;
       if (task) filters.task.value = `=${task}`;
       if (model) filters.model.value = `=${model}`;
-      $("by-text").value = label;
+      $("by-text").value = only = label;
       update();
       $("runs").scrollIntoView();
       $("run-table").querySelector("tbody tr:not([hidden]) button")?.focus({ preventScroll: true });

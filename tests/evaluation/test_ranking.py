@@ -105,6 +105,15 @@ def test_auroc_p_value_agrees_with_mann_whitney_and_its_normal_limit(monkeypatch
         assert normal == pytest.approx(asymptotic.pvalue, rel=0.02)
 
 
+def test_auroc_p_value_of_many_items_stays_in_range():
+    # All that is listed is true, the rest is tied: only a draw with all the listed is as good.
+    relevant, scores = np.arange(1200) < 600, np.zeros(1200)
+    scores[:100] = 1
+    p, how = rk.auroc_p_value(ranked(scores, relevant))
+    assert how == "exact"
+    assert p == pytest.approx(stats.hypergeom.sf(99, 1200, 600, 100), rel=1e-9)
+
+
 def test_chance_is_the_mean_over_random_rankings():
     relevant = np.array([1, 1, 0, 0, 0, 0], bool)
     chance = rk.ranking_metrics(np.arange(6.0), relevant)["chance"]

@@ -10,6 +10,7 @@ import pytest
 from synthetic_records import light, record, sweep
 
 from circuitbench.leaderboard.charts import mean_curve
+from circuitbench.leaderboard.drawing import looks_of
 from circuitbench.leaderboard.figures import NAMES, draw, write_figures
 from circuitbench.leaderboard.heads import ranks
 from circuitbench.leaderboard.table import board
@@ -43,6 +44,8 @@ def test_methods_are_told_apart_without_colour(drawings):
     axes = drawings["performance-profiles"].figure.axes[0]
     looks = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == len(axes.lines) == 4
+    many = looks_of(board([light(f"m{i}", "t", 0, 0.5) for i in range(40)]))
+    assert len({(look.marker, look.line) for look in many.values()}) == 40
 
 
 def test_a_legend_of_many_methods_stays_on_the_paper():

@@ -185,9 +185,27 @@ def test_filtering(page):
 def test_another_metric_ranks_anew(page, site):
     choose(page, "by-metric", "mcc")
     shown = rows(page, "standings")
-    values = [float(row["MCC"].rstrip("★≈ bestidwh\n")) for row in shown[:-1]]
+    values = [float(row["MCC"].split()[0].rstrip("★≈?")) for row in shown[:-1]]
     assert values == sorted(values, reverse=True)
     assert [row["#"] for row in shown] == ["1", "2", "3", "–"]
+
+
+def test_runs_of_a_method_leave_out_those_of_its_namesakes(page, tmp_path):
+    records = sweep(("rl-ppo", "rl-ppo-plan"), seeds=range(2))
+    path = tmp_path / "index.html"
+    path.write_text(render(store(records, tmp_path / "results"), "html"), encoding="utf-8")
+    page.get(f"file://{path}")
+    for row, n in (
+        ("#standings tr[data-scope=overall][data-label=rl-ppo]", 4),
+        ("#tables tr[data-task=''][data-label=rl-ppo]", 4),
+        ("#tables tr[data-task=ioi][data-label=rl-ppo]", 2),
+    ):
+        button = find(page, f"{row} .runs-of")
+        page.execute_script("arguments[0].click()", button)
+        shown = rows(page, "run-table")
+        assert [run["Method"] for run in shown] == ["rl-ppo"] * n
+    find(page, "#by-text").send_keys(" ")
+    assert {run["Method"] for run in rows(page, "run-table")} == {"rl-ppo", "rl-ppo-plan"}
 
 
 def test_a_run_shows_its_heads_curve_cost_and_command(page, site):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,8 +18,10 @@ from synthetic_records import light, record, store, sweep
 
 from circuitbench.errors import InvalidSpec, UnknownName
 from circuitbench.leaderboard import FORMATS, render
-from circuitbench.leaderboard.formats import escape_csv, escape_latex, escape_markdown
+from circuitbench.leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
+from circuitbench.leaderboard.metrics import metric
 from circuitbench.leaderboard.table import board, tables
+from circuitbench.results import write_record
 
 TASKS = ("a", "b", "c")
 SEEDS = (0, 1, 2)
@@ -83,6 +86,14 @@ def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so
     assert marks == ["best", "tied", ""]
 
 
+def test_a_difference_in_too_few_runs_is_not_called_a_tie():
+    runs = [(task, seed) for task in TASKS for seed in range(4)]
+    best = [light("best", task, seed, 1.0) for task, seed in runs]
+    less = [light("less", task, seed, 0.5 if task == "a" else 1.0) for task, seed in runs]
+    marks = [s.estimates["average_precision"].mark for s in board(best + less).overall.standings]
+    assert marks == ["best", "untested"]
+
+
 def test_interval_holds_the_mean_and_one_seed_has_none():
     (first, *_) = board(sweep()).overall.standings
     estimate = first.estimates["average_precision"]
@@ -120,8 +131,10 @@ def test_the_order_and_names_of_files_change_nothing(tmp_path):
 
 
 UNIT = st.floats(0, 1).map(lambda value: round(value, 3))
+# Incomplete methods may have tasks and seeds that nobody else has.
+WIDER = [(task, seed) for task in (*TASKS, "d") for seed in (*SEEDS, 3)]
 INCOMPLETE = st.tuples(
-    st.sets(st.sampled_from(CELLS), max_size=len(CELLS) - 1), st.floats(0, 1), st.booleans()
+    st.sets(st.sampled_from(WIDER), max_size=len(CELLS) - 1), st.floats(0, 1), st.booleans()
 )
 
 
@@ -139,6 +152,17 @@ def test_incomplete_methods_never_change_other_ranks(values, incomplete):
     after = ranks(complete + others)
     assert {name: after[name] for name in before} == before
     assert all(after[name] is None for name in after if name.startswith("x"))
+
+
+def test_one_seed_of_one_more_task_displaces_nobody():
+    more = [light("more", task, 0, 0.9) for task in (*TASKS, "d")]
+    assert ranks(full("a", 0.5) + full("b", 0.4) + more) == {"a": 1, "b": 2, "more": None}
+
+
+def test_the_table_says_who_has_all_runs():
+    note = by_key(full("whole", 0.5) + full("part", 0.9)[:-1])["overall"].note
+    assert "1 of 2 methods have all of these runs; --tasks and --seeds narrow" in note
+    assert "narrow" not in by_key(full("whole", 0.5))["overall"].note
 
 
 def test_an_incomplete_method_is_shown_with_its_coverage_and_no_numbers():
@@ -160,13 +184,12 @@ def test_ties_share_a_rank():
     assert ranks(full("a", 0.5) + full("b", 0.5) + full("c", 0.1)) == {"a": 1, "b": 1, "c": 3}
 
 
-def test_another_metric_ranks_by_itself(tmp_path):
+def test_another_metric_ranks_by_itself():
     low = record("acdc", skill=3.0)
     flipped = {**low.metrics, "ranking": {**low.metrics["ranking"], "auroc": 0.01}}
-    folder = store([replace(low, metrics=flipped), record("random")], tmp_path)
+    records = [replace(low, metrics=flipped), record("random")]
     for by, first in (("average_precision", "acdc"), ("auroc", "random")):
-        rows = json.loads(render(folder, "json", by=by))["tables"]["overall"]["rows"]
-        assert rows[0]["method"] == first
+        assert board(records, by=metric(by)).overall.standings[0].entry.label == first
 
 
 def test_settings_and_versions_are_never_averaged():
@@ -179,13 +202,21 @@ def test_settings_and_versions_are_never_averaged():
         "m (budget=unset, torch=9)",
         "m (budget=unset, torch=unset)",
     ]
+    # A hyperparameter may be called like an entry of the spec.
+    named = {**base.spec, "ablation": "zero", "hyperparameters": {"ablation": None}}
+    other = {**named, "ablation": "mean"}
+    labels = [e.label for e in board([replace(base, spec=s) for s in (named, other)]).entries]
+    assert labels == ["m (spec.ablation=mean)", "m (spec.ablation=zero)"]
     commit = replace(base, versions={"commit": "abc"}, spec={**base.spec, "seed": 1})
     assert [entry.label for entry in board([base, commit]).entries] == ["m"]
 
 
 def test_cost_levels_read_the_trace_and_leave_out_what_is_not_there_yet():
     table = by_key([record("acdc", seed=0)])["costs"]
-    assert [c.key for c in table.columns] == ["method", "q10", "q30", "q100", "training"]
+    assert [c.key for c in table.columns] == [
+        *("method", "q10", "q30", "q100", "training"),
+        *("coverage", "version", "commit"),
+    ]
     values = [column(table, key)[0] for key in ("q10", "q30", "q100")]
     assert values[2] == record("acdc", seed=0).metrics["ranking"]["average_precision"]
     late = record("acdc", seed=0)
@@ -223,6 +254,28 @@ def test_every_format_parses(tmp_path):
         assert len({row.count(" & ") for row in rows}) == 1
 
 
+def test_long_tables_may_break_across_pages_in_latex(tmp_path):
+    records = [light(f"m{i}", task, 0, 0.5) for i in range(15) for task in TASKS]
+    shown = board(records)
+    text = latex(shown, tables(shown), tmp_path)
+    assert text.count("\\begin{longtable}") == text.count("\\end{longtable}") == 1
+    (long,) = text.split("\\begin{longtable}")[1:]
+    assert "Per task." in long.split("\\toprule")[0]
+
+
+def test_the_name_in_a_markdown_row_links_to_its_records(tmp_path):
+    folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path)
+    body, sources = render(folder, "markdown").split("## Records")
+    rows = [line for line in body.splitlines() if line.startswith("| ") and "](#" in line]
+    assert len(rows) == sum(
+        len(t.rows) for t in tables(board(sweep(("acdc", "random"), seeds=range(2))))
+    )
+    for row in rows:
+        name, anchor = re.search(r"\[([\w-]+)\]\(#(runs-\d+)\)", row).groups()
+        (line,) = [x for x in sources.splitlines() if f'<a id="{anchor}"></a>{name},' in x]
+        assert line.count(".json)") == 2
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
     monkeypatch.setattr("circuitbench.leaderboard.figures.draw", lambda board: [])
@@ -238,8 +291,8 @@ def test_every_row_links_to_records_that_exist(tmp_path, no_figures):
     for row in rows:
         assert row["records"]
         assert all((out / unquote(run["path"])).resolve().is_file() for run in row["records"])
-    assert rows[0]["version"] == "0.1.0"
-    assert rows[0]["commit"] == "012345678"
+    assert {row["version"] for row in rows} == {"0.1.0"}
+    assert {row["commit"] for row in rows} == {"012345678"}
 
 
 NASTY = [
@@ -302,6 +355,52 @@ def test_bad_files_are_reported_and_left_out(tmp_path):
     assert len(warnings) == 2
     assert all(any(str(p) in w for w in warnings) for p in (second, max(copy, first)))
     assert {p["path"] for p in content["problems"]} == {str(second), str(max(copy, first))}
+
+
+GOOD = record("acdc", seed=0)
+BROKEN = {
+    "shape": {"discovery": {**GOOD.discovery, "scores": [[1.0, 2.0], [3.0]]}},
+    "costs": {"costs": {"discovery": 5}},
+    "roles": {"metrics": {**GOOD.metrics, "roles": ["x"]}},
+    "role without heads": {"truth": {**GOOD.truth, "roles": {"x": {"needed": 1, "sign": 1}}}},
+    "trace": {"discovery": {**GOOD.discovery, "trace": [{"scores": []}]}},
+    "truth": {
+        "truth": {**GOOD.truth, "roles": {"x": {"heads": ["99.0"], "needed": 1, "sign": 1}}}
+    },
+    "no answer": {"discovery": {}},
+    "forged": {
+        "metrics": {
+            **GOOD.metrics, "ranking": {**GOOD.metrics["ranking"], "average_precision": 1.0}
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("format", FORMATS)
+def test_content_that_does_not_hold_together_is_left_out(tmp_path, no_figures, format, fault):
+    store([record("random", seed=0), record("rl-ppo", seed=0)], tmp_path)
+    path = write_record(replace(GOOD, **BROKEN[fault]), tmp_path)
+    warnings: list[str] = []
+    text = render(tmp_path, format, warn=warnings.append)
+    assert str(path) in warnings[0]
+    assert "rl-ppo" in text
+    if format == "json":
+        rows = json.loads(text)["tables"]["overall"]["rows"]
+        assert [row["method"] for row in rows] == ["rl-ppo", "random"]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
+def test_numbers_out_of_range_are_reported_with_their_path(tmp_path, number):
+    folder = store([record("acdc", seed=0), record("random", seed=0)], tmp_path)
+    path = next(folder.glob("acdc*"))
+    path.write_text(path.read_text().replace('"queries": 88', f'"queries": {number}', 1))
+    assert number in path.read_text()
+    warnings: list[str] = []
+    rows = json.loads(render(folder, "json", warn=warnings.append))["tables"]["overall"]["rows"]
+    assert [row["method"] for row in rows] == ["random"]
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
 
 
 def test_tasks_and_seeds_narrow_the_comparison(tmp_path):
