@@ -50,6 +50,14 @@ class Edge(NamedTuple):
     def __str__(self) -> str:
         return f"{self.sender}->{self.receiver}"
 
+    @classmethod
+    def parse(cls, text: str) -> Edge:
+        """Read ``"0.1->2.3.k"``; raises :class:`InvalidSpec` on anything else."""
+        sender, arrow, receiver = text.partition("->")
+        if not (sender and arrow and receiver):
+            raise InvalidSpec(f"an edge looks like '0.1->2.3.k', not {text!r}")
+        return cls(sender, receiver)
+
 
 @dataclass(frozen=True)
 class Role:

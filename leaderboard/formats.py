@@ -222,7 +222,8 @@ def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, st
 
     An entry's lines follow each other, so the anchor of its first record leads to all of them.
     """
-    lines, anchors = [], {}
+    lines: list[str] = []
+    anchors: dict[str, str] = {}
     for entry in board.entries:
         by_cell = groupby(entry.records, key=lambda r: Cell(r.task, r.model_name))
         for cell, records in by_cell:

@@ -145,7 +145,7 @@ def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figur
     width = left + columns * (EFFECT_WIDTH + gap) - gap + right
     height = sum(heights) + len(lines) * (above + below)
     figure = Figure(figsize=(width, height))
-    colours = ScalarMappable(Normalize(-1, 1), sns.color_palette("vlag", as_cmap=True))
+    scale, colours = Normalize(-1, 1), sns.color_palette("vlag", as_cmap=True)
     top = height
     for line, tall in zip(lines, heights, strict=True):
         for column, cell in enumerate(line):
@@ -154,7 +154,7 @@ def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figur
             own = _height(effect)
             place = (left + column * (EFFECT_WIDTH + gap), top - above - own, EFFECT_WIDTH, own)
             axis = figure.add_axes(_shares(place, width, height))
-            axis.imshow(effect / bound, cmap=colours.cmap, norm=colours.norm)
+            axis.imshow(effect / bound, cmap=colours, norm=scale)
             axis.set_title(f"{cell}\nlargest {bound:.3g} logits", fontsize=7)
             axis.set_xlabel("head", fontsize=8)
             if column == 0:
@@ -164,7 +164,7 @@ def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figur
         top -= above + tall + below
     bar = (width - right + 0.15, height - above - heights[0], 0.12, heights[0])
     axis = figure.add_axes(_shares(bar, width, height))
-    figure.colorbar(colours, cax=axis, label="effect / largest effect")
+    figure.colorbar(ScalarMappable(scale, colours), cax=axis, label="effect / largest effect")
     return figure
 
 

@@ -157,6 +157,23 @@ METRICS: tuple[Metric, ...] = (
         minor=True,
     ),
 )
+_edges = partial("metrics.edges.{}".format)
+# Over edges: only where a truth names them and a method scores them, so in a table of their own.
+EDGE_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "edge_average_precision",
+        _edges("average_precision"),
+        "Edge AP",
+        "Average precision of the edge ranking.",
+    ),
+    Metric("edge_auroc", _edges("auroc"), "Edge AUROC", "Area under the ROC curve over edges."),
+    Metric(
+        "edge_r_precision",
+        _edges("r_precision"),
+        "Edge R-prec.",
+        "Share of true edges among the R best ranked, R being how many are true.",
+    ),
+)
 QUALITY: tuple[Metric, ...] = tuple(m for m in METRICS if not m.cost)
 DEFAULT = METRICS[0]
 

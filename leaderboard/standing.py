@@ -173,8 +173,10 @@ def _marks(table: np.ndarray, key: str) -> list[Mark]:
     differing = (table != table[means.argmax()]).sum(axis=1)
     marks: list[Mark] = []
     for b, t, runs in zip(best, tied, differing, strict=True):
-        told = "tied" if _testable(len(table), int(runs)) else "untested"
-        marks.append("best" if b else told if t else "")
+        if b or not t:
+            marks.append("best" if b else "")
+        else:
+            marks.append("tied" if _testable(len(table), int(runs)) else "untested")
     return marks
 
 

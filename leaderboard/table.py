@@ -9,7 +9,14 @@ from typing import Any
 
 from circuitbench.circuit import ABLATIONS
 from circuitbench.leaderboard.entries import Cell, Entry, all_cells, gather
-from circuitbench.leaderboard.metrics import DEFAULT, METRICS, Metric, curve, function_metrics
+from circuitbench.leaderboard.metrics import (
+    DEFAULT,
+    EDGE_METRICS,
+    METRICS,
+    Metric,
+    curve,
+    function_metrics,
+)
 from circuitbench.leaderboard.standing import Estimate, Mark, Ranking, Standing, estimates, ranking
 from circuitbench.results import Problem, Record
 
@@ -115,9 +122,10 @@ def board(
 
 
 def tables(shown: Board) -> list[Table]:
-    """All tables of the board: overall, per task, per cost level, per role of each cell."""
+    """All tables: overall, per task, per cost level, function, edges, per role of each cell."""
     roles = [_roles(cell, within) for cell, within in shown.cells.items()]
-    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), *roles]
+    edges = _edges(shown)
+    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges, *roles]
     return [table for table in made if table.columns]
 
 
@@ -259,6 +267,34 @@ def _function(shown: Board) -> Table:
     )
     columns = (_METHOD, *map(_column, found), *_PROVENANCE) if found else ()
     return Table("function", "Function", note, columns, rows)
+
+
+def _edges(shown: Board) -> Table:
+    main, *others = EDGE_METRICS
+    within = ranking([e for e in shown.entries if e.values(main.of)], main)
+    entries = [s.entry for s in within.standings]
+    found = {m: estimates(entries, m.of, within.grid, m.key) for m in others}
+    queries = _metric("queries")
+    rows = tuple(
+        Row(
+            (
+                _text(standing.entry.label),
+                _number(standing.estimates[main.key], main),
+                *(_number(found[m][i], m) for m in others),
+                _number(standing.estimates[queries.key], queries),
+                *_provenance(standing),
+            ),
+            standing.records,
+        )
+        for i, standing in enumerate(within.standings)
+    )
+    columns = (_METHOD, *map(_column, EDGE_METRICS), _column(queries), *_PROVENANCE)
+    note = (
+        f"Ranking of all edges, mean over {count(len(within.grid.cells), 'problem')} whose truth "
+        f"names edges x {count(len(within.grid.seeds), 'seed')}; methods that score edges; "
+        f"{_legend(within)}."
+    )
+    return Table("edges", "Edges", note, columns if rows else (), rows)
 
 
 def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:

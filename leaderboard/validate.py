@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitbench.circuit import Circuit, Head, Role
+from circuitbench.circuit import Circuit, Edge, Head, Role
 from circuitbench.errors import CircuitBenchError
 from circuitbench.evaluation import evaluate
 from circuitbench.method import Discovery, TracePoint
@@ -98,8 +98,13 @@ def _content_faults(record: Record) -> Iterator[str]:
     if queries and queries[-1] > spent:
         yield f"the trace ends after {queries[-1]} queries, but {spent} were spent"
     selected = frozenset(Head.parse(text) for text in record.discovery["selected"])
-    again = evaluate(Discovery(scores, selected, trace=trace), _truth(record.truth), *shape)
-    for group in ("ranking", "selection", "roles", "role_groups"):
+    edges = record.discovery.get("edges")
+    found = None if edges is None else {Edge.parse(text): score for text, score in edges.items()}
+    again = evaluate(Discovery(scores, selected, found, trace), _truth(record.truth), *shape)
+    groups = ["ranking", "selection", "roles", "role_groups"]
+    if "edges" in record.truth:  # records from before edge methods lack it
+        groups.append("edges")
+    for group in groups:
         for place in _unequal(again[group], record.metrics.get(group), f"metrics.{group}"):
             yield f"{place} is not what the record's scores and truth give"
 
@@ -109,7 +114,13 @@ def _truth(stored: Mapping[str, Any]) -> Circuit:
         name: Role(tuple(Head.parse(text) for text in role["heads"]), role["needed"], role["sign"])
         for name, role in stored["roles"].items()
     }
-    return Circuit(roles, stored["source"], stored["kind"])
+    edges = stored.get("edges")
+    return Circuit(
+        roles,
+        stored["source"],
+        stored["kind"],
+        edges=None if edges is None else frozenset(map(Edge.parse, edges)),
+    )
 
 
 def _unequal(expected: Any, found: Any, place: str) -> Iterator[str]:

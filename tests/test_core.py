@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitbench import registry
-from circuitbench.circuit import Circuit, Head, Role, head_grid, heads_of
+from circuitbench.circuit import Circuit, Edge, Head, Role, head_grid, heads_of
 from circuitbench.errors import InvalidPlugin, InvalidSpec, UnknownName
 from circuitbench.seeding import derive_seed, generator
 
@@ -24,6 +24,14 @@ def test_heads_are_written_and_read_alike(layer, head):
 def test_text_that_is_no_head_is_refused(text):
     with pytest.raises(InvalidSpec, match=r"layer\.head"):
         Head.parse(text)
+
+
+def test_edges_are_read_as_they_are_written():
+    edge = Edge("0.1", "2.3.k")
+    assert Edge.parse(str(edge)) == edge
+    for text in ("", "0.1", "->0.1.q", "0.1->"):
+        with pytest.raises(InvalidSpec, match="an edge looks like"):
+            Edge.parse(text)
 
 
 @given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 4))))

@@ -98,6 +98,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
             name: {"heads": [str(h) for h in role.heads], "needed": role.needed, "sign": role.sign}
             for name, role in circuit.roles.items()
         },
+        "edges": None if circuit.edges is None else sorted(map(str, circuit.edges)),
         "source": circuit.source,
         "kind": circuit.kind,
         "version": circuit.version,

@@ -6,11 +6,16 @@ import torch
 
 from circuitbench.baselines.ablation import HeadAblation
 from circuitbench.baselines.acdc import ACDC
-from circuitbench.baselines.attribution import AttributionPatching, IntegratedGradients
+from circuitbench.baselines.attribution import (
+    AttributionPatching,
+    EdgeAttributionPatching,
+    IntegratedGradients,
+)
 from circuitbench.baselines.patching import ActivationPatching
 from circuitbench.baselines.random import RandomRanking
 from circuitbench.baselines.regression import SubsetRegression
 from circuitbench.check import ToyTask
+from circuitbench.circuit import Edge
 from circuitbench.errors import InvalidSpec
 from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
 from circuitbench.oracle import AblationOracle
@@ -85,6 +90,7 @@ EXACT = [
     ActivationPatching(mode="both"),
     AttributionPatching(),
     AttributionPatching(ablation="zero"),
+    EdgeAttributionPatching(signed=True),
     IntegratedGradients(),
 ]
 
@@ -103,6 +109,7 @@ def test_scores_are_the_planted_amounts(method):
         HeadAblation(absolute=True),
         ActivationPatching(absolute=True),
         AttributionPatching(absolute=True),
+        EdgeAttributionPatching(),
     ],
     ids=repr,
 )
@@ -122,6 +129,7 @@ def test_magnitudes_find_heads_that_work_against_the_task(method):
         (ActivationPatching(), 13),
         (ACDC(), 6),
         (AttributionPatching(), 3),
+        (EdgeAttributionPatching(), 3),
         (IntegratedGradients(), 48),
         (SubsetRegression(queries=20), 20),
     ],
@@ -174,8 +182,23 @@ def test_random_commits_to_the_share_it_says():
 
 
 @pytest.mark.parametrize(
-    "method", [IntegratedGradients(steps=0), SubsetRegression(share=1.0)], ids=repr
+    "method",
+    [IntegratedGradients(steps=0), SubsetRegression(share=1.0), EdgeAttributionPatching(listed=0)],
+    ids=repr,
 )
 def test_nonsense_hyperparameters_are_refused(method):
     with pytest.raises(InvalidSpec, match="not"):
         discover(method)
+
+
+def test_edges_are_ranked_by_their_own_effect():
+    discovery, _ = discover(EdgeAttributionPatching())
+    # Heads add up: each acts on the logits and on no other head.
+    for (layer, head), amount in np.ndenumerate(AMOUNTS):
+        edge = Edge(f"{layer}.{head}", "logits")
+        assert discovery.edges[edge] == pytest.approx(abs(amount), abs=1e-5)
+    between = [s for e, s in discovery.edges.items() if "." in e.sender and "." in e.receiver]
+    assert len(between) == 3 * 3 * 3
+    assert between == pytest.approx([0] * 27, abs=1e-5)
+    few, _ = discover(EdgeAttributionPatching(listed=2))
+    assert sorted(few.edges.values()) == sorted(discovery.edges.values())[-2:]

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_records import light, record, store, sweep
+from synthetic_records import HEADS, LAYERS, TRUTHS, light, record, store, sweep
 
+from circuitbench.circuit import Circuit, Edge, Head
 from circuitbench.errors import InvalidSpec, UnknownName
-from circuitbench.leaderboard import FORMATS, render
+from circuitbench.evaluation import evaluate
+from circuitbench.leaderboard import FORMATS, render, validate
 from circuitbench.leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
 from circuitbench.leaderboard.metrics import metric
 from circuitbench.leaderboard.table import board, tables
+from circuitbench.method import Discovery
 from circuitbench.results import write_record
+from circuitbench.results.record import truth_of
 
 TASKS = ("a", "b", "c")
 SEEDS = (0, 1, 2)
@@ -232,6 +236,34 @@ def test_role_tables_hold_the_recall_of_each_role():
     table = by_key([one])["roles-ioi-planted"]
     for name, role in one.metrics["roles"].items():
         assert column(table, name) == [role["top_r"]["recall"]]
+
+
+def with_edges(one):
+    """The same run, with edges in truth and answer: one of the two best is true."""
+    true = frozenset({Edge("0.1", "2.2.q"), Edge("4.0", "logits")})
+    circuit = Circuit(TRUTHS["ioi"].roles, "invented", "constructed", edges=true)
+    found = {Edge("4.0", "logits"): 2.0, Edge("4.7", "logits"): 1.0, Edge("0.1", "2.2.q"): 0.5}
+    heads = frozenset(map(Head.parse, one.discovery["selected"]))
+    answer = Discovery(np.array(one.discovery["scores"]), heads, found)
+    return replace(
+        one,
+        metrics=evaluate(answer, circuit, LAYERS, HEADS),
+        discovery={**one.discovery, "edges": {str(edge): s for edge, s in found.items()}},
+        truth=truth_of(circuit),
+    )
+
+
+def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path):
+    one = with_edges(record("acdc", "ioi"))
+    found = by_key([one, record("random", "ioi")])
+    assert column(found["edges"], "method") == ["acdc"]
+    assert column(found["edges"], "edge_average_precision") == [pytest.approx((1 + 2 / 3) / 2)]
+    assert "edges" not in by_key([record("random", "ioi")])
+    path = write_record(one, tmp_path)
+    assert validate(tmp_path).ok
+    path.unlink()
+    write_record(replace(one, metrics={**one.metrics, "edges": {"auroc": 1.0}}), tmp_path)
+    assert "metrics.edges" in validate(tmp_path).text()
 
 
 @pytest.mark.parametrize("format", FORMATS)
