@@ -39,7 +39,7 @@ $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 # The reference run; finished runs are not repeated, so it can be stopped and gone on with.
 # Training is shorter than by default, and on the prompts of one batch, to fit two cores.
 EMBEDDED := induction,ioi,docstring,greater-than,two-hop,reverse,sort,histogram,frac-prevs,dyck,most-frequent,trained-induction,siit-induction,siit-ioi,siit-two-hop
-COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search
+COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,edge-attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search
 TRAINED := rl-ppo,rl-ppo-plan,rl-a2c,rl-reinforce,rl-transformer,rl-dqn
 PUBLISHED := leaderboard/published
 SWEEP := $(BIN)/circuitbench sweep --tasks $(EMBEDDED) --seeds 0-4 --batch-size 16 --out $(PUBLISHED)/records

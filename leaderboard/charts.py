@@ -25,6 +25,7 @@ from circuitbench.leaderboard.standing import Ranking, strata
 from circuitbench.leaderboard.table import Board, role_recalls
 
 MOST_BANDS = 5  # more would cover each other
+RANKS_NAMED = 16  # numbers that fit on the axis of mean ranks
 
 
 def quality_by_queries(board: Board) -> Iterator[Drawing]:
@@ -206,7 +207,8 @@ def mean_ranks(board: Board) -> Iterator[Drawing]:
     axes.hlines(0, 1, n, color=INK, linewidth=1)
     for tick in range(1, n + 1):
         axes.vlines(tick, 0, 0.15, color=INK, linewidth=1)
-        axes.text(tick, 0.25, str(tick), ha="center", va="bottom")
+        if (tick - 1) % (1 + n // RANKS_NAMED) == 0:
+            axes.text(tick, 0.25, str(tick), ha="center", va="bottom")
     if result.difference <= n - 1:
         axes.hlines(1.25, 1, 1 + result.difference, color=INK, linewidth=1.2)
         axes.text(
