@@ -17,7 +17,7 @@ from circuitbench.evaluation import evaluate
 from circuitbench.method import Discovery, TracePoint
 from circuitbench.results import Problem, Record, read_folder
 
-_TOLERANCE = 1e-6  # other versions of scipy round p-values otherwise
+_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def checked_records(folder: Path | str) -> tuple[list[Record], list[Problem]]:
 
     Files: readable, right schema, right checksum and run id, safe names, no duplicates. Content:
     a finished run has scores of the model's shape, its committed heads exist, its trace goes by
-    rising queries, it stayed within its budget, and its metrics of heads are those that its own
-    scores give against its own truth. (The areas of its curve are not recomputed, as a stored
-    trace is rounded; nor is what needs the model.) Raises :class:`InvalidSpec` when there is no
-    such folder.
+    rising queries, it stayed within its budget, and its metrics of heads (and of edges, where it
+    holds the true ones) are those that its own scores give against its own truth. (The areas of
+    its curve are not recomputed, as a stored trace is rounded; nor is what needs the model.)
+    Raises :class:`InvalidSpec` when there is no such folder.
     """
     records, problems = read_folder(folder)
     good = []
