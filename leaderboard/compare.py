@@ -255,12 +255,9 @@ def _versions(records: Iterable[Record]) -> dict[str, set[str]]:
 
 def _settings_apart(a: Sequence[Record], b: Sequence[Record]) -> dict[str, tuple[str, str]]:
     """What keeps runs of the same method, task, model and seed from being partners."""
-    others: dict[str, list[Record]] = {}
-    for record in b:
-        others.setdefault(_with_seed(record), []).append(record)
-    shared = [record for record in a if _with_seed(record) in others]
-    partners = [record for run in {_with_seed(r) for r in shared} for record in others[run]]
-    return _apart(_settings(shared), _settings(partners))
+    shared = set(map(_with_seed, a)) & set(map(_with_seed, b))
+    sides = ([r for r in side if _with_seed(r) in shared] for side in (a, b))
+    return _apart(*map(_settings, sides))
 
 
 def _settings(records: Iterable[Record]) -> dict[str, set[str]]:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,6 @@ from circuitbench.results import Record
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 _MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
-SIGNS = {"tied": "≈", "untested": "?"}
 LONG = 40  # rows that LaTeX can put on one page
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -32,11 +31,8 @@ _LATEX = {
     "–": "--",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
-
-
-LATEX_SIGNS = {"tied": r"$^{\sim}$", "untested": "$^{?}$"}
-LATEX_KEY = r"Bold: best. $^{\sim}$: tied. $^{?}$: untested."
-KEY = "Bold: best. " + " ".join(f"{sign}: {mark}." for mark, sign in SIGNS.items())
+_SIGNS = {"tied": "≈", "untested": "?"}
+_LATEX_SIGNS = {"tied": r"$^{\sim}$", "untested": "$^{?}$"}
 
 
 def one_line(text: str) -> str:
@@ -86,7 +82,7 @@ def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
             lines.append(cells)
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         note = escape_markdown(table.note)
-        parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} {KEY}")
+        parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} {_key(_SIGNS)}")
     parts.append("## Records\n\n" + "\n".join(sources))
     parts += [
         f"## {title}\n\n" + "\n".join(f"- {escape_markdown(line)}" for line in lines)
@@ -133,7 +129,9 @@ def latex(board: Board, tables: Sequence[Table], base: Path) -> str:
             sources = " ".join(filter(None, (link(r, base) for r in row.records)))
             lines.append(f"% records: {sources}")
         body = "\n".join(lines)
-        caption = f"\\caption{{{escape_latex(f'{table.title}. {table.note}')} {LATEX_KEY}}}"
+        caption = (
+            f"\\caption{{{escape_latex(f'{table.title}. {table.note}')} {_key(_LATEX_SIGNS)}}}"
+        )
         if len(table.rows) > LONG:
             parts.append(
                 f"{{\\small\n\\begin{{longtable}}{{{align}}}\n{caption}\\tabularnewline\n"
@@ -203,18 +201,22 @@ def _essential(table: Table) -> Table:
     return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
 
 
+def _key(signs: Mapping[str, str]) -> str:
+    return " ".join(["Bold: best.", *(f"{sign}: {mark}." for mark, sign in signs.items())])
+
+
 def _markdown_field(field: Field) -> str:
     text = escape_markdown(field.text)
     if field.mark == "best":
         return f"**{text}**"
-    return f"{text} {SIGNS[field.mark]}" if field.mark else text
+    return f"{text} {_SIGNS[field.mark]}" if field.mark else text
 
 
 def _latex_field(field: Field) -> str:
     text = escape_latex(field.text)
     if field.mark == "best":
         return f"\\textbf{{{text}}}"
-    return text + LATEX_SIGNS[field.mark] if field.mark else text
+    return text + _LATEX_SIGNS[field.mark] if field.mark else text
 
 
 def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, str]]:

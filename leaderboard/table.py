@@ -222,14 +222,10 @@ def _levels(shown: Board) -> Table:
     )
     training = _metric("training_queries")
     rows = tuple(
-        Row(
-            (
-                _text(standing.entry.label),
-                *(_number(found[level][i], shown.by) for level in useful),
-                _number(standing.estimates["training_queries"], training),
-                *_provenance(standing),
-            ),
-            standing.records,
+        _row(
+            standing,
+            *(_number(found[level][i], shown.by) for level in useful),
+            _number(standing.estimates["training_queries"], training),
         )
         for i, standing in enumerate(shown.overall.standings)
     )
@@ -250,14 +246,7 @@ def _function(shown: Board) -> Table:
             if any(column):
                 found[measure] = column
     rows = tuple(
-        Row(
-            (
-                _text(standing.entry.label),
-                *(_number(found[m][i], m) for m in found),
-                *_provenance(standing),
-            ),
-            standing.records,
-        )
+        _row(standing, *(_number(found[m][i], m) for m in found))
         for i, standing in enumerate(shown.overall.standings)
     )
     note = (
@@ -276,15 +265,11 @@ def _edges(shown: Board) -> Table:
     found = {m: estimates(entries, m.of, within.grid, m.key) for m in others}
     queries = _metric("queries")
     rows = tuple(
-        Row(
-            (
-                _text(standing.entry.label),
-                _number(standing.estimates[main.key], main),
-                *(_number(found[m][i], m) for m in others),
-                _number(standing.estimates[queries.key], queries),
-                *_provenance(standing),
-            ),
-            standing.records,
+        _row(
+            standing,
+            _number(standing.estimates[main.key], main),
+            *(_number(found[m][i], m) for m in others),
+            _number(standing.estimates[queries.key], queries),
         )
         for i, standing in enumerate(within.standings)
     )
@@ -317,14 +302,7 @@ def _roles(cell: Cell, within: Ranking) -> Table:
     found = role_recalls(within)
     names = list(found)
     rows = tuple(
-        Row(
-            (
-                _text(standing.entry.label),
-                *(_number(found[name][i], _RECALL) for name in names),
-                *_provenance(standing),
-            ),
-            standing.records,
-        )
+        _row(standing, *(_number(found[name][i], _RECALL) for name in names))
         for i, standing in enumerate(within.standings)
     )
     columns = (
@@ -369,6 +347,11 @@ def _who(standing: Standing) -> tuple[Field, ...]:
     rank = standing.rank
     place = Field("–" if rank is None else str(rank), rank)
     return place, _text(standing.entry.label), _text(standing.entry.family)
+
+
+def _row(standing: Standing, *numbers: Field) -> Row:
+    fields = (_text(standing.entry.label), *numbers, *_provenance(standing))
+    return Row(fields, standing.records)
 
 
 def _provenance(standing: Standing) -> tuple[Field, ...]:

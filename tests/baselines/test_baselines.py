@@ -14,7 +14,7 @@ from circuitbench.baselines.attribution import (
 from circuitbench.baselines.patching import ActivationPatching
 from circuitbench.baselines.random import RandomRanking
 from circuitbench.baselines.regression import SubsetRegression
-from circuitbench.check import ToyTask
+from circuitbench.check import ToyTask, toy_model
 from circuitbench.circuit import Edge
 from circuitbench.errors import InvalidSpec
 from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
@@ -202,3 +202,15 @@ def test_edges_are_ranked_by_their_own_effect():
     assert between == pytest.approx([0] * 27, abs=1e-5)
     few, _ = discover(EdgeAttributionPatching(listed=2))
     assert sorted(few.edges.values()) == sorted(discovery.edges.values())[-2:]
+
+
+def test_the_edges_that_leave_a_head_add_up_to_its_attribution():
+    def oracle():
+        return AblationOracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=4)
+
+    method = EdgeAttributionPatching(signed=True, listed=10**6)
+    edges = method.discover(oracle(), np.random.default_rng(0)).edges
+    whole = AttributionPatching().discover(oracle(), np.random.default_rng(0)).scores
+    for (layer, head), score in np.ndenumerate(whole):
+        own = sum(effect for edge, effect in edges.items() if edge.sender == f"{layer}.{head}")
+        assert own == pytest.approx(score, abs=1e-5)
