@@ -17,11 +17,8 @@ test: $(VENV)/.installed-dev lint
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	# mypy needs the folders where the package sees them (pyproject.toml, package-dir).
-	rm -rf $(VENV)/types && mkdir -p $(VENV)/types/circuitbench
-	ln -s $(CURDIR)/circuitbench/* $(VENV)/types/circuitbench/
-	ln -s $(CURDIR)/baselines $(CURDIR)/agents $(CURDIR)/leaderboard $(VENV)/types/circuitbench/
-	cd $(VENV)/types && MYPYPATH=. ../bin/mypy --config-file $(CURDIR)/pyproject.toml -p circuitbench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 $(VENV)/.python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "circuitbench needs Python 3.11 or newer; set PYTHON=")'

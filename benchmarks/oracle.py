@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.circuit import Circuit
-from circuitbench.doctor import matmul_peak
+from circuitbench.checks.doctor import matmul_peak
+from circuitbench.core.circuit import Circuit
 from circuitbench.models.base import Model
 from circuitbench.models.pretrained import to_transformer_lens
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
-from circuitbench.oracle import AblationOracle, query_together
-from circuitbench.oracle.peak import peak_bytes, start_afresh
+from circuitbench.oracle import Oracle, query_together
+from circuitbench.oracle.process_memory import peak_bytes, start_afresh
 from circuitbench.tasks.base import Prompts
 
 POS = 60
@@ -174,9 +174,9 @@ class Bench:
         self.reference = Reference(t, args.device)
         self.rng = np.random.default_rng(0)
 
-    def oracle(self, seed: int) -> AblationOracle:
+    def oracle(self, seed: int) -> Oracle:
         args = self.args
-        return AblationOracle(
+        return Oracle(
             self.model,
             RandomText(),
             task_name="random",
@@ -199,7 +199,7 @@ class Bench:
         every = self.args.reference_every
         return "" if every == 1 else f"; reference on {-(-n // every)} of them"
 
-    def clean(self, oracle: AblationOracle) -> tuple[tuple[float, float], float, float]:
+    def clean(self, oracle: Oracle) -> tuple[tuple[float, float], float, float]:
         """Reference's clean values, its time for them, and our time for ours."""
         whole = torch.ones(oracle.shape)
         with torch.no_grad():
@@ -208,7 +208,7 @@ class Bench:
         return (float(values[0]), float(values[1])), theirs, ours
 
     def each(
-        self, oracle: AblationOracle, masks: Tensor, clean: tuple[float, float]
+        self, oracle: Oracle, masks: Tensor, clean: tuple[float, float]
     ) -> tuple[float, float, float, float]:
         """Seconds of reference and ours for all masks, worst error, our FLOPs.
 
@@ -362,7 +362,7 @@ def scaling(args: argparse.Namespace, clock: Callable[[], float]) -> list[dict[s
         start_afresh()
         n_layers, n_heads = setting["layers"], setting["heads"]
         t = random_transformer(n_layers, n_heads, setting["d_model"], 1000)
-        oracle = AblationOracle(
+        oracle = Oracle(
             Model("random", n_layers, n_heads, t),
             RandomText(),
             task_name="random",
@@ -391,7 +391,7 @@ def memory(args: argparse.Namespace) -> list[dict[str, object]]:
     """Peak memory of this process after one head of every layer, without the reference."""
     t = random_transformer(args.layers, args.heads, args.d_model, args.vocab)
     model = Model("random", args.layers, args.heads, t)
-    oracle = AblationOracle(
+    oracle = Oracle(
         model, RandomText(), task_name="random", seed=0, batch_size=args.batch, device=args.device
     )
     rows: list[dict[str, object]] = []

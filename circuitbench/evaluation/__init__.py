@@ -1,5 +1,5 @@
 """Scores of discoveries, and statistics over scores."""
 
-from circuitbench.evaluation.evaluate import evaluate
+from circuitbench.evaluation.against_truth.evaluate import evaluate
 
 __all__ = ["evaluate"]

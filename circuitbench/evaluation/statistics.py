@@ -2,7 +2,7 @@
 
 Pure functions on numpy arrays. A *stratum* is the scores of one method on one task, one value
 per seed; strata of one method may differ in length. Nothing here accepts a missing value: what
-to do with an incomplete method is decided first, in :mod:`circuitbench.leaderboard.standing`.
+to do with an incomplete method is decided first, in :mod:`circuitbench_leaderboard.standing`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
 
 EXACT_PAIRS = 16  # up to here all 2^n sign flips are enumerated
 FLIPS = 20_000

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitbench.errors import InvalidSpec, ModelUnavailable, nearest
+from circuitbench.core.errors import InvalidSpec, ModelUnavailable, nearest
 from circuitbench.models.base import Model
 from circuitbench.models.transformer import (
     LayerWeights,
@@ -364,7 +364,7 @@ def _read_layer(
 @torch.no_grad()
 def _computes_alike(bridge: Any, transformer: Transformer, tolerance: float = 1e-3) -> bool:
     """Equal log-probabilities on random tokens, intact and with one head per layer ablated."""
-    from circuitbench.oracle.forward import Forward
+    from circuitbench.oracle.engine.layers import Forward
 
     cfg = transformer.config
     rng = torch.Generator().manual_seed(0)

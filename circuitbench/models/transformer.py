@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
 
 Normalization = Literal["none", "layer", "rms"]
 Positions = Literal["none", "learned", "rotary"]

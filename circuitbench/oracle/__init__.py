@@ -3,7 +3,7 @@
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
 from circuitbench.oracle.edges import EdgeOracle
+from circuitbench.oracle.heads import Oracle, query_together
 from circuitbench.oracle.meter import Meter
-from circuitbench.oracle.oracle import AblationOracle, query_together
 
-__all__ = ["AblationOracle", "Batch", "Damages", "EdgeOracle", "Meter", "query_together"]
+__all__ = ["Batch", "Damages", "EdgeOracle", "Meter", "Oracle", "query_together"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
 
 
 @dataclass(frozen=True)

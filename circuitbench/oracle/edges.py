@@ -17,17 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuitbench.circuit import Ablation, Edge
-from circuitbench.errors import InvalidSpec
-from circuitbench.oracle import readout
+from circuitbench.core.circuit import Ablation, Edge
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
-from circuitbench.oracle.engine import FastEngine, Half
-from circuitbench.oracle.forward import rotate
-from circuitbench.oracle.linear import normalize
+from circuitbench.oracle.engine.fast import FastEngine, Half, readout
+from circuitbench.oracle.engine.layers import rotate
+from circuitbench.oracle.engine.linear import normalize
 
 if TYPE_CHECKING:
-    from circuitbench.oracle.oracle import AblationOracle
+    from circuitbench.oracle.heads import Oracle
 
 
 class Graph:
@@ -66,7 +65,7 @@ class EdgeOracle:
     ``z @ W_O`` without ``b_O``; an MLP's includes its bias; the embedding's includes positions.
     """
 
-    def __init__(self, oracle: AblationOracle) -> None:
+    def __init__(self, oracle: Oracle) -> None:
         if not isinstance(oracle.engine, FastEngine):
             raise InvalidSpec(f"{oracle._model.name} is run by hooks, which know no edges")
         self._oracle, self._engine = oracle, oracle.engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from circuitbench.oracle.peak import peak_bytes
+from circuitbench.oracle.process_memory import peak_bytes
 
 
 @dataclass

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from circuitbench.circuit import Circuit, Edge, Head
-from circuitbench.errors import InvalidSpec, RunFailed
+from circuitbench.core.circuit import Circuit, Edge, Head
+from circuitbench.core.errors import InvalidSpec, RunFailed
 
 SCHEMA = 1
 

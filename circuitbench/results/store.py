@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from circuitbench.errors import CircuitBenchError, CorruptRecord, InvalidSpec
+from circuitbench.core.errors import CircuitBenchError, CorruptRecord, InvalidSpec
 from circuitbench.results.record import CONTENT, SCHEMA, Record, checksum
 
 # What `circuitbench leaderboard --format json --out` writes; a results folder may hold it.

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.circuit import Circuit
-from circuitbench.errors import InvalidPlugin
+from circuitbench.core.circuit import Circuit
+from circuitbench.core.errors import InvalidPlugin
 from circuitbench.models.base import Model
 
 
@@ -115,7 +115,7 @@ class Task(Protocol):
     """The contract of the entry-point group ``circuitbench.tasks``.
 
     The entry point's name is the task's. All draws come from the generator handed in. See
-    :func:`circuitbench.check.check_task`.
+    :func:`circuitbench.checks.contracts.check_task`.
     """
 
     default_model: str

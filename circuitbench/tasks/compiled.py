@@ -6,9 +6,9 @@ positions are read where both have an answer and the answers differ.
 
 Control text: a compiled model knows no natural language, but each also speaks a small language of
 its own words by a path that shares no head with the program (see
-:class:`circuitbench.models.skipgrams.SkipGrams`), and the control is text drawn from it. So the
-control loss is near the language's entropy, rises when the one head that carries its long range
-is ablated, and does not depend on the program's heads at all.
+:class:`circuitbench.models.trained.skipgrams.SkipGrams`), and the control is text drawn from it.
+So the control loss is near the language's entropy, rises when the one head that carries its long
+range is ablated, and does not depend on the program's heads at all.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.circuit import Circuit
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.circuit import Circuit
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.models.compiled import CompiledConstruction
+from circuitbench.models.compiled.programs import CompiledConstruction
 from circuitbench.tasks.base import Prompts
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.circuit import Circuit, Head, Role
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.tasks.base import Prompts, answer_against
 

@@ -2,7 +2,7 @@
 
 The metric is the logit of the right answer minus that of the answer the counterfactual prompt has
 at the same position, averaged over the positions read. Control text is drawn from the language
-the model was trained to speak besides its task (:func:`circuitbench.models.trained.language`).
+the model was trained to speak besides its task (:func:`circuitbench.models.trained.load.language`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.circuit import Circuit
-from circuitbench.errors import InvalidSpec
-from circuitbench.models.algorithms import Algorithm, repeated_symbols
+from circuitbench.core.circuit import Circuit
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.models.trained import ALGORITHMS, INDUCTION, TrainedConstruction
+from circuitbench.models.trained.algorithms import Algorithm, repeated_symbols
+from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, TrainedConstruction
 from circuitbench.tasks.base import Prompts
 
 

@@ -6,9 +6,13 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import circuitbench.agents  # noqa: F401 - registers the environments
-from circuitbench.agents.env import CircuitPruningEnv, HeadDiscoveryEnv, HeadKnockoutEnv
-from circuitbench.errors import InvalidSpec
+import circuitbench_agents  # noqa: F401 - registers the environments
+from circuitbench.core.errors import InvalidSpec
+from circuitbench_agents.environments.gymnasium_envs import (
+    CircuitPruningEnv,
+    HeadDiscoveryEnv,
+    HeadKnockoutEnv,
+)
 
 ENVS = [HeadDiscoveryEnv, HeadKnockoutEnv, CircuitPruningEnv]
 NAMES = ["HeadDiscovery", "HeadKnockout", "CircuitPruning"]

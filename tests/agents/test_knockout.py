@@ -6,12 +6,12 @@ from agents_kit import GAINS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitbench.agents.circuits import KnockoutDiscovery
-from circuitbench.agents.cuts import CutSearch
-from circuitbench.agents.env import HeadKnockoutEnv
-from circuitbench.agents.episodes import Answer
-from circuitbench.agents.knockout import KnockoutRules
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
+from circuitbench_agents.accumulating import KnockoutDiscovery
+from circuitbench_agents.environments.gymnasium_envs import HeadKnockoutEnv
+from circuitbench_baselines.cut_search import CutSearch
+from circuitbench_baselines.episodes.knockout import KnockoutRules
+from circuitbench_baselines.episodes.rules import Answer
 
 CLEAN = 10.0
 READERS, MOVERS, AGAINST, LANGUAGE = {0, 1, 2}, {5, 6}, 9, 11

@@ -5,19 +5,19 @@ import pytest
 import torch
 from agents_kit import GAINS
 
-from circuitbench.agents import checkpoint
-from circuitbench.agents.circuits import KnockoutDiscovery, PruningDiscovery
-from circuitbench.agents.dqn import DQNHeadDiscovery, DQNSettings, Replay, double_q_target
-from circuitbench.agents.policy_gradient import (
+from circuitbench.core.circuit import Head
+from circuitbench.core.errors import InvalidSpec, RunFailed, UnknownName
+from circuitbench.plugins.registry import method_class
+from circuitbench_agents.accumulating import KnockoutDiscovery, PruningDiscovery
+from circuitbench_agents.dqn import DQNHeadDiscovery, DQNSettings, Replay, double_q_target
+from circuitbench_agents.learning import checkpoint
+from circuitbench_agents.policy_gradient import (
     A2CHeadDiscovery,
     PPOPlanning,
     ReinforceHeadDiscovery,
     TransformerHeadDiscovery,
 )
-from circuitbench.agents.ppo import PPOHeadDiscovery
-from circuitbench.circuit import Head
-from circuitbench.errors import InvalidSpec, RunFailed, UnknownName
-from circuitbench.registry import method_class
+from circuitbench_agents.ppo import PPOHeadDiscovery
 
 FEW = {"total_steps": 96, "n_envs": 4, "width": 16, "steps": 4}
 ROLLOUT = {**FEW, "n_steps": 4, "minibatch": 16}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from agents_kit import GAINS
 
-from circuitbench.agents.acting import Acting
-from circuitbench.agents.ppo import PPOHeadDiscovery
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
+from circuitbench_agents.learning.rollouts import Acting
+from circuitbench_agents.ppo import PPOHeadDiscovery
 
 QUICK = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs": 2, "width": 16}
 Quick = partial(PPOHeadDiscovery, **QUICK)

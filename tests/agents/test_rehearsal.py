@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from circuitbench.agents.episodes import SearchRules
-from circuitbench.agents.rehearsal import Lesson, RehearsalSettings, lessons, rehearse
-from circuitbench.agents.training import PolicySettings, PolicyTraining
-from circuitbench.agents.vector_env import EpisodeBatch, Place
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
+from circuitbench_agents.environments.batch import EpisodeBatch, Place
+from circuitbench_agents.learning.rehearsal import Lesson, RehearsalSettings, lessons, rehearse
+from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
+from circuitbench_baselines.episodes.rules import SearchRules
 
 SETTINGS = PolicySettings(n_envs=2, n_steps=4, minibatch=4, network="tokens", width=16, layers=1)
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from agents_kit import GAINS
 
-from circuitbench.agents import checkpoint
-from circuitbench.agents.episodes import SearchRules
-from circuitbench.agents.randomness import LibraryStreams
-from circuitbench.agents.training import PolicySettings, PolicyTraining
-from circuitbench.agents.vector_env import EpisodeBatch
-from circuitbench.errors import CorruptRecord, InvalidSpec, RunFailed
+from circuitbench.core.errors import CorruptRecord, InvalidSpec, RunFailed
+from circuitbench_agents.environments.batch import EpisodeBatch
+from circuitbench_agents.learning import checkpoint
+from circuitbench_agents.learning.randomness import LibraryStreams
+from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
+from circuitbench_baselines.episodes.rules import SearchRules
 
 SMALL = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs": 2, "width": 16}
 

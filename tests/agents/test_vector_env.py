@@ -3,12 +3,17 @@ import numpy as np
 import pytest
 from agents_kit import GAINS, additive_model
 
-from circuitbench.agents import vector_env
-from circuitbench.agents.env import HeadDiscoveryEnv
-from circuitbench.agents.episodes import PruningRules, SearchRules
-from circuitbench.agents.knockout import KnockoutRules
-from circuitbench.agents.vector_env import EpisodeBatch, OracleVecEnv, OracleVectorEnv, Place
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
+from circuitbench_agents.environments import batch as vector_env
+from circuitbench_agents.environments.batch import (
+    EpisodeBatch,
+    OracleVecEnv,
+    OracleVectorEnv,
+    Place,
+)
+from circuitbench_agents.environments.gymnasium_envs import HeadDiscoveryEnv
+from circuitbench_baselines.episodes.knockout import KnockoutRules
+from circuitbench_baselines.episodes.rules import PruningRules, SearchRules
 
 
 def two_tasks(make_oracle, **settings):

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.baselines.ablation import HeadAblation
-from circuitbench.baselines.acdc import ACDC
-from circuitbench.baselines.attribution import (
+from circuitbench.checks.contracts import ToyTask, toy_model
+from circuitbench.core.circuit import Edge
+from circuitbench.core.errors import InvalidSpec
+from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
+from circuitbench.oracle import Oracle
+from circuitbench.tasks import Prompts
+from circuitbench_baselines.ablation import HeadAblation
+from circuitbench_baselines.acdc import ACDC
+from circuitbench_baselines.attribution import (
     AttributionPatching,
     EdgeAttributionPatching,
     IntegratedGradients,
 )
-from circuitbench.baselines.patching import ActivationPatching
-from circuitbench.baselines.random import RandomRanking
-from circuitbench.baselines.regression import SubsetRegression
-from circuitbench.check import ToyTask, toy_model
-from circuitbench.circuit import Edge
-from circuitbench.errors import InvalidSpec
-from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
-from circuitbench.oracle import AblationOracle
-from circuitbench.tasks import Prompts
+from circuitbench_baselines.patching import ActivationPatching
+from circuitbench_baselines.random import RandomRanking
+from circuitbench_baselines.regression import SubsetRegression
 
 AMOUNTS = np.array([[2.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
 CAUSE, OTHER, ANSWER, WRONG = 1, 2, 3, 4
@@ -70,8 +70,8 @@ class AdditiveTask(ToyTask):
         return torch.tensor([[0, OTHER, OTHER]]).repeat(n, 1)
 
 
-def oracle(**options) -> AblationOracle:
-    return AblationOracle(
+def oracle(**options) -> Oracle:
+    return Oracle(
         additive_model(), AdditiveTask(), task_name="additive", seed=0, batch_size=2, **options
     )
 
@@ -206,7 +206,7 @@ def test_edges_are_ranked_by_their_own_effect():
 
 def test_the_edges_that_leave_a_head_add_up_to_its_attribution():
     def oracle():
-        return AblationOracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=4)
+        return Oracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=4)
 
     method = EdgeAttributionPatching(signed=True, listed=10**6)
     edges = method.discover(oracle(), np.random.default_rng(0)).edges

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.circuit import Circuit, Head, Role
-from circuitbench.errors import InvalidSpec, RunFailed
-from circuitbench.evaluation import efficiency as ef
+from circuitbench.checks.redundancy import super_additivity
+from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
-from circuitbench.evaluation.redundancy import super_additivity
-from circuitbench.evaluation.stability import agreement, rank_correlation, stability
-from circuitbench.method import Discovery, TracePoint
+from circuitbench.evaluation.against_truth import efficiency as ef
+from circuitbench.evaluation.without_truth.stability import agreement, rank_correlation, stability
 
 TRUE = np.array([[1, 0], [0, 0]], bool)
 GOOD, BAD = TRUE.astype(float), 1.0 - TRUE

@@ -6,13 +6,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from circuitbench.circuit import Circuit, Edge, Head, Role
-from circuitbench.errors import InvalidSpec, RunFailed
+from circuitbench.core.circuit import Circuit, Edge, Head, Role
+from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
-from circuitbench.evaluation.edges import all_edges, edge_metrics
-from circuitbench.evaluation.roles import role_metrics
-from circuitbench.evaluation.selection import jaccard, selection_metrics
-from circuitbench.method import Discovery
+from circuitbench.evaluation.against_truth.edges import all_edges, edge_metrics
+from circuitbench.evaluation.against_truth.roles import role_metrics
+from circuitbench.evaluation.against_truth.selection import jaccard, selection_metrics
 
 MOVERS = Role((Head(1, 0), Head(1, 1), Head(1, 2)), needed=1)
 MAKERS = Role((Head(0, 0), Head(0, 1)))

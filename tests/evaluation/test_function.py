@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.circuit import Head
-from circuitbench.errors import InvalidSpec, RunFailed
-from circuitbench.evaluation import function as fn
-from circuitbench.evaluation.functional import FunctionalSettings, circuit_tests, functional
-from circuitbench.method import Discovery
+from circuitbench.core.circuit import Head
+from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidSpec, RunFailed
+from circuitbench.evaluation.without_truth import faithfulness as fn
+from circuitbench.evaluation.without_truth.measurements import (
+    FunctionalSettings,
+    circuit_tests,
+    functional,
+)
 from circuitbench.oracle import Meter
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from circuitbench.evaluation import hypotheses as hy
+from circuitbench.evaluation.without_truth import hypotheses as hy
 
 
 def test_equivalence_p_value_by_hand():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
-from circuitbench.errors import InvalidSpec, RunFailed
-from circuitbench.evaluation import ranking as rk
+from circuitbench.core.errors import InvalidSpec, RunFailed
+from circuitbench.evaluation.against_truth import ranking as rk
 
 
 def ranked(scores, relevant):

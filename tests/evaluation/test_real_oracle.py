@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.circuit import Circuit, Head, Role
-from circuitbench.evaluation.functional import QUICK, functional
-from circuitbench.evaluation.redundancy import super_additivity
-from circuitbench.method import Discovery
+from circuitbench.checks.redundancy import super_additivity
+from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.discovery import Discovery
+from circuitbench.evaluation.without_truth.measurements import QUICK, functional
 from circuitbench.models.base import Model
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
-from circuitbench.oracle import AblationOracle
+from circuitbench.oracle import Oracle
 from circuitbench.tasks.base import Prompts
 
 GAINS = np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
@@ -48,7 +48,7 @@ def oracle():
     unembed[0, 1] = 1.0
     layers = tuple(layer(row) for row in GAINS.astype(np.float32))
     weights = Transformer(config, torch.zeros(4, 2), unembed, layers, torch.zeros(3, 2))
-    return AblationOracle(
+    return Oracle(
         Model("additive", 2, 3, weights), Difference(), task_name="sum", seed=0, batch_size=4
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation import statistics as s
 
 # Demšar 2006, table 6: ranks of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 UCI data sets

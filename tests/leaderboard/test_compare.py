@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from synthetic_records import record, store, sweep
 
-from circuitbench.errors import InvalidSpec, UnknownName
-from circuitbench.leaderboard import compare, validate
+from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.results import write_record
+from circuitbench_leaderboard import compare, validate
 
 
 def test_two_methods_are_compared_on_matched_runs(tmp_path):

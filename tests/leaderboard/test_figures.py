@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from synthetic_records import light, record, sweep
 
-from circuitbench.leaderboard.charts import mean_curve
-from circuitbench.leaderboard.drawing import looks_of
-from circuitbench.leaderboard.figures import NAMES, draw, write_figures
-from circuitbench.leaderboard.heads import ranks
-from circuitbench.leaderboard.table import board
+from circuitbench_leaderboard.figures import NAMES, draw, write_figures
+from circuitbench_leaderboard.figures.methods import mean_curve
+from circuitbench_leaderboard.figures.style import looks_of
+from circuitbench_leaderboard.head_grids import ranks
+from circuitbench_leaderboard.table import board
 
 
 @pytest.fixture(scope="module")

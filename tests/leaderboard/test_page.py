@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from synthetic_records import record, store, sweep
 
-from circuitbench.leaderboard import render
+from circuitbench_leaderboard import render
 
 EVIL = "</script><script>window.evil=1</script><img src=x onerror=window.evil=1>"
 

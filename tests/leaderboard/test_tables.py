@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_records import HEADS, LAYERS, TRUTHS, light, record, store, sweep
 
-from circuitbench.circuit import Circuit, Edge, Head
-from circuitbench.errors import InvalidSpec, UnknownName
+from circuitbench.core.circuit import Circuit, Edge, Head
+from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation import evaluate
-from circuitbench.leaderboard import FORMATS, render, validate
-from circuitbench.leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
-from circuitbench.leaderboard.metrics import metric
-from circuitbench.leaderboard.table import board, tables
-from circuitbench.method import Discovery
 from circuitbench.results import write_record
 from circuitbench.results.record import truth_of
+from circuitbench_leaderboard import FORMATS, render, validate
+from circuitbench_leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
+from circuitbench_leaderboard.metrics import metric
+from circuitbench_leaderboard.table import board, tables
 
 TASKS = ("a", "b", "c")
 SEEDS = (0, 1, 2)
@@ -310,7 +310,7 @@ def test_the_name_in_a_markdown_row_links_to_its_records(tmp_path):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("circuitbench.leaderboard.figures.draw", lambda board: [])
+    monkeypatch.setattr("circuitbench_leaderboard.figures.draw", lambda board: [])
 
 
 def test_every_row_links_to_records_that_exist(tmp_path, no_figures):

@@ -6,16 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitbench.check import check_task
-from circuitbench.circuit import ABLATIONS
-from circuitbench.errors import InvalidSpec
-from circuitbench.models.compiled import EXAMPLES, compiled_model
-from circuitbench.models.compiler import CompilerOptions, compile_program
-from circuitbench.models.rasp import Program, Select
-from circuitbench.models.training.network import forward
-from circuitbench.oracle import AblationOracle
-from circuitbench.registry import load_model, load_task
-from circuitbench.tasks.health import render, validate_task
+from circuitbench.checks.contracts import check_task
+from circuitbench.checks.health import render, validate_task
+from circuitbench.core.circuit import ABLATIONS
+from circuitbench.core.errors import InvalidSpec
+from circuitbench.models.compiled.compiler import CompilerOptions, compile_program
+from circuitbench.models.compiled.programs import EXAMPLES, compiled_model
+from circuitbench.models.compiled.rasp import Program, Select
+from circuitbench.models.trained.training.network import forward
+from circuitbench.oracle import Oracle
+from circuitbench.plugins.registry import load_model, load_task
 
 PADDED = CompilerOptions(n_heads=8)
 MODELS = {name: compiled_model(example, PADDED) for name, example in EXAMPLES.items()}
@@ -80,7 +80,7 @@ def test_options_change_the_weights_and_not_the_program(name, options):
 def test_truth_heads_matter_and_others_never_do(name):
     model, task = MODELS[name], load_task(name)
     truth = task.truth(model)
-    oracle = AblationOracle(model, task, task_name=name, seed=3, batch_size=32)
+    oracle = Oracle(model, task, task_name=name, seed=3, batch_size=32)
     inside = torch.zeros(oracle.shape, dtype=torch.bool)
     for layer, head in truth.heads:
         inside[layer, head] = True
@@ -109,7 +109,7 @@ def test_the_health_gate_passes(ablation):
 def test_the_control_text_is_the_language_and_needs_its_own_head(name):
     model, task = MODELS[name], load_task(name)
     compiled = model.construction.compiled
-    oracle = AblationOracle(model, task, task_name=name, seed=1, batch_size=64)
+    oracle = Oracle(model, task, task_name=name, seed=1, batch_size=64)
     assert oracle.clean_control < 0.6 * np.log(len(compiled.vocabulary))
     damage = oracle.query(oracle.head_masks()).control.view(oracle.shape)
     (speaker,) = compiled.padding["language"]

@@ -6,17 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitbench.circuit import Head
-from circuitbench.errors import InvalidSpec, UnknownName
-from circuitbench.models import planted as presets
-from circuitbench.models.language import SPECIALS
-from circuitbench.models.planted import Copies, PlantedConfig, plant, planted, planted_model
-from circuitbench.oracle import AblationOracle
-from circuitbench.tasks.docstring import Docstring
-from circuitbench.tasks.greater_than import GreaterThan
-from circuitbench.tasks.induction import Induction
-from circuitbench.tasks.ioi import IOI
-from circuitbench.tasks.two_hop import TwoHop
+from circuitbench.core.circuit import Head
+from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.models.planted import presets
+from circuitbench.models.planted.language import SPECIALS
+from circuitbench.models.planted.presets import Copies, PlantedConfig, plant, planted, planted_model
+from circuitbench.oracle import Oracle
+from circuitbench.tasks.planted.docstring import Docstring
+from circuitbench.tasks.planted.greater_than import GreaterThan
+from circuitbench.tasks.planted.induction import Induction
+from circuitbench.tasks.planted.ioi import IOI
+from circuitbench.tasks.planted.two_hop import TwoHop
 
 TASKS = {
     "induction": Induction(),
@@ -34,7 +34,7 @@ class Ablated:
     def __init__(self, model, prompts=8):
         self.heads = model.construction.heads
         self.oracles = {
-            name: AblationOracle(model, task, task_name=name, seed=0, batch_size=prompts)
+            name: Oracle(model, task, task_name=name, seed=0, batch_size=prompts)
             for name, task in TASKS.items()
         }
 
@@ -183,7 +183,7 @@ def test_lookalikes_have_the_pattern_of_a_real_role():
 def test_induction_works_on_any_grid(layers, heads, seed):
     config = PlantedConfig(layers, heads, roles=INDUCTION, lookalikes=1)
     model = planted_model("x", config, str(seed))
-    oracle = AblationOracle(model, TASKS["induction"], task_name="i", seed=0, batch_size=8)
+    oracle = Oracle(model, TASKS["induction"], task_name="i", seed=0, batch_size=8)
     assert oracle.batch.accuracy == 1.0
     assert oracle.clean_metric == pytest.approx(10.0, rel=0.05)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.errors import InvalidSpec, ModelUnavailable
+from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models import pretrained
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 

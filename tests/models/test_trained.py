@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.check import check_task
-from circuitbench.circuit import ABLATIONS
-from circuitbench.errors import InvalidSpec, ModelUnavailable
-from circuitbench.models import trained
-from circuitbench.models.algorithms import repeated_symbols
-from circuitbench.models.skipgrams import SkipGrams
-from circuitbench.models.trained import ALGORITHMS, INDUCTION, NAMES
-from circuitbench.models.training import induction, siit
-from circuitbench.models.training.exhaustive import (
+from circuitbench.checks.contracts import check_task
+from circuitbench.checks.health import render, validate_task
+from circuitbench.core.circuit import ABLATIONS
+from circuitbench.core.errors import InvalidSpec, ModelUnavailable
+from circuitbench.models.trained import load as trained
+from circuitbench.models.trained.algorithms import repeated_symbols
+from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, NAMES
+from circuitbench.models.trained.skipgrams import SkipGrams
+from circuitbench.models.trained.training import induction, siit
+from circuitbench.models.trained.training.exhaustive import (
     attention_scores,
     effects,
     faithfulness,
@@ -20,20 +21,17 @@ from circuitbench.models.training.exhaustive import (
     search,
     subset_table,
 )
-from circuitbench.models.training.network import detached, forward, initial, keep
-from circuitbench.models.training.reports import siit_report, text_loss
-from circuitbench.models.weight_names import parameters
-from circuitbench.oracle import AblationOracle
-from circuitbench.registry import load_model, load_task
-from circuitbench.tasks.health import render, validate_task
+from circuitbench.models.trained.training.network import detached, forward, initial, keep
+from circuitbench.models.trained.training.reports import siit_report, text_loss
+from circuitbench.models.trained.weight_names import parameters
+from circuitbench.oracle import Oracle
+from circuitbench.plugins.registry import load_model, load_task
 
 MODELS = {name: load_model(name) for name in NAMES}
 
 
 def oracle_of(name, **options):
-    return AblationOracle(
-        MODELS[name], load_task(name), task_name=name, seed=11, batch_size=64, **options
-    )
+    return Oracle(MODELS[name], load_task(name), task_name=name, seed=11, batch_size=64, **options)
 
 
 def grid_of(heads, shape):
@@ -209,7 +207,7 @@ def test_training_is_reproducible_and_learns(capsys):
 
 
 def test_what_cannot_be_loaded_is_refused_with_the_command_that_makes_it(tmp_path):
-    with pytest.raises(ModelUnavailable, match=r"python -m circuitbench.models.training siit-ioi"):
+    with pytest.raises(ModelUnavailable, match=r"circuitbench.models.trained.training siit-ioi"):
         trained.load("siit-ioi", tmp_path)
     (tmp_path / "siit-ioi.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelUnavailable, match="cannot read the weights"):

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_kit import RandomTask, random_model
 
-from circuitbench.circuit import Edge
-from circuitbench.errors import BudgetExceeded, InvalidSpec
+from circuitbench.core.circuit import Edge
+from circuitbench.core.errors import BudgetExceeded, InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.oracle import AblationOracle
+from circuitbench.oracle import Oracle
 from circuitbench.oracle.edges import Graph
 
 ARCHITECTURES = {
@@ -19,7 +19,7 @@ MODELS = {name: random_model(1, **shape) for name, shape in ARCHITECTURES.items(
 
 def oracle_on(name, **options):
     task = RandomTask(k=2)
-    return AblationOracle(MODELS[name], task, task_name="random", seed=0, batch_size=4, **options)
+    return Oracle(MODELS[name], task, task_name="random", seed=0, batch_size=4, **options)
 
 
 def slow(transformer, tokens, keep, ablated):
@@ -162,7 +162,7 @@ def test_hooked_models_have_no_edges():
 
     oracle = oracle_on("attention-only")
     with pytest.warns(UserWarning, match="hooks"):
-        other = AblationOracle(
+        other = Oracle(
             Model("odd", 2, 3, None, hooked=Hooks()), RandomTask(), task_name="x", seed=0
         )
     assert oracle.edges.edges

@@ -6,15 +6,15 @@ import pytest
 import torch
 from oracle_kit import Hooked, RandomTask, random_model
 
-from circuitbench.circuit import ABLATIONS
-from circuitbench.errors import InvalidSpec, ModelUnavailable
+from circuitbench.core.circuit import ABLATIONS
+from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models.base import Model
-from circuitbench.oracle import AblationOracle
-from circuitbench.oracle.engine import FastEngine
-from circuitbench.oracle.engines import dtypes, engine_for, usable_device
-from circuitbench.oracle.hooked import HookEngine
-from circuitbench.oracle.memory import halving
-from circuitbench.oracle.states import State, StateCache
+from circuitbench.oracle import Oracle
+from circuitbench.oracle.engine.choice import dtypes, engine_for, usable_device
+from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.engine.hooks import HookEngine
+from circuitbench.oracle.engine.memory import halving
+from circuitbench.oracle.engine.prefix_cache import State, StateCache
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,7 @@ def model():
 
 def oracle_on(model, engine=None, **options):
     task = RandomTask(k=2)
-    return AblationOracle(
-        model, task, task_name="random", seed=0, batch_size=5, engine=engine, **options
-    )
+    return Oracle(model, task, task_name="random", seed=0, batch_size=5, engine=engine, **options)
 
 
 def random_masks(n, share=0.6, seed=0):
@@ -221,7 +219,7 @@ def test_states_of_forgotten_batches_are_dropped(model):
 
 @pytest.mark.parametrize(("body", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 0.15)])
 def test_rough_precision_is_close_and_measured(model, body, tolerance, monkeypatch):
-    monkeypatch.setattr("circuitbench.oracle.engine.FAST_TOLERANCE", 1.0)
+    monkeypatch.setattr("circuitbench.oracle.engine.fast.FAST_TOLERANCE", 1.0)
     masks = random_masks(12)
     want = oracle_on(model, FastEngine(model.transformer)).query(masks)
     engine = FastEngine(model.transformer, body=body, unembed=torch.bfloat16)
@@ -233,7 +231,7 @@ def test_rough_precision_is_close_and_measured(model, body, tolerance, monkeypat
 
 
 def test_a_rough_unembedding_that_is_too_rough_is_replaced(model, monkeypatch):
-    monkeypatch.setattr("circuitbench.oracle.engine.FAST_TOLERANCE", 0.0)
+    monkeypatch.setattr("circuitbench.oracle.engine.fast.FAST_TOLERANCE", 0.0)
     masks = random_masks(6)
     want = oracle_on(model, FastEngine(model.transformer)).query(masks)
     engine = FastEngine(model.transformer, unembed=torch.bfloat16)
@@ -243,11 +241,11 @@ def test_a_rough_unembedding_that_is_too_rough_is_replaced(model, monkeypatch):
 
 def test_precisions_by_name(model, monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr("circuitbench.oracle.engines.bfloat16_is_fast", lambda _: True)
+    monkeypatch.setattr("circuitbench.oracle.engine.choice.bfloat16_is_fast", lambda _: True)
     assert dtypes(cpu, "exact") == (torch.float32, torch.float32)
     assert dtypes(cpu, "fast") == (torch.float32, torch.bfloat16)
     assert dtypes(cpu, "approx") == (torch.bfloat16, torch.bfloat16)
-    monkeypatch.setattr("circuitbench.oracle.engines.bfloat16_is_fast", lambda _: False)
+    monkeypatch.setattr("circuitbench.oracle.engine.choice.bfloat16_is_fast", lambda _: False)
     assert dtypes(cpu, "approx") == (torch.float32, torch.float32)
     with pytest.raises(InvalidSpec, match="did you mean 'exact'"):
         engine_for(model, precision="exat")

@@ -2,8 +2,8 @@ import pytest
 import torch
 from oracle_kit import RandomTask, random_model
 
-from circuitbench.errors import BudgetExceeded, InvalidSpec
-from circuitbench.oracle import AblationOracle, Meter, query_together
+from circuitbench.core.errors import BudgetExceeded, InvalidSpec
+from circuitbench.oracle import Meter, Oracle, query_together
 
 
 @pytest.fixture(scope="module")
@@ -13,9 +13,7 @@ def model():
 
 def oracle_on(model, seed=0, **options):
     task = RandomTask()
-    return AblationOracle(
-        model, task, **{"task_name": "random", "batch_size": 5, **options, "seed": seed}
-    )
+    return Oracle(model, task, **{"task_name": "random", "batch_size": 5, **options, "seed": seed})
 
 
 def some_masks(n=6, seed=0):

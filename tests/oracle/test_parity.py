@@ -4,8 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle_kit import Hooked, RandomTask, random_model
 
-from circuitbench.circuit import ABLATIONS, DIRECTIONS
-from circuitbench.oracle import AblationOracle
+from circuitbench.core.circuit import ABLATIONS, DIRECTIONS
+from circuitbench.oracle import Oracle
 
 ARCHITECTURES = {
     "attention-only": {},
@@ -41,7 +41,7 @@ def references():
 
 
 def oracle_on(model, task, **options):
-    return AblationOracle(model, task, task_name="random", seed=0, batch_size=5, **options)
+    return Oracle(model, task, task_name="random", seed=0, batch_size=5, **options)
 
 
 @settings(

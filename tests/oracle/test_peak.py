@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from circuitbench.oracle.peak import peak_bytes, start_afresh
+from circuitbench.oracle.process_memory import peak_bytes, start_afresh
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from circuitbench.check import check_task
-from circuitbench.circuit import Head
-from circuitbench.errors import InvalidSpec
+from circuitbench.checks.contracts import check_task
+from circuitbench.core.circuit import Head
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models import Model
 from circuitbench.models.pretrained import _tokenizer
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
-from circuitbench.oracle import AblationOracle
+from circuitbench.oracle import Oracle
 from circuitbench.tasks.gpt2 import DATA_VARIABLE, GPT2IOI, GPT2GreaterThan, GPT2Induction
 
 TASKS = (GPT2Induction(), GPT2IOI(), GPT2GreaterThan())
@@ -60,7 +60,7 @@ def gpt2(data):
 def test_they_keep_the_contract_with_the_real_tokenizer(task, gpt2, data, monkeypatch):
     monkeypatch.setenv(DATA_VARIABLE, str(data))
     check_task(task, gpt2)
-    oracle = AblationOracle(gpt2, task, task_name=task.name, seed=0, batch_size=4)
+    oracle = Oracle(gpt2, task, task_name=task.name, seed=0, batch_size=4)
     assert torch.isfinite(oracle.query(oracle.head_masks()[:3]).reward).all()
 
 

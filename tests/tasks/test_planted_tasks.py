@@ -6,15 +6,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitbench.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.models.language import BOS, PARAM
-from circuitbench.models.planted import Copies, PlantedConfig, planted, planted_easy, planted_model
-from circuitbench.tasks.docstring import Docstring
-from circuitbench.tasks.greater_than import GreaterThan
-from circuitbench.tasks.induction import Induction
-from circuitbench.tasks.ioi import IOI
-from circuitbench.tasks.two_hop import TwoHop
+from circuitbench.models.planted.language import BOS, PARAM
+from circuitbench.models.planted.presets import (
+    Copies,
+    PlantedConfig,
+    planted,
+    planted_easy,
+    planted_model,
+)
+from circuitbench.tasks.planted.docstring import Docstring
+from circuitbench.tasks.planted.greater_than import GreaterThan
+from circuitbench.tasks.planted.induction import Induction
+from circuitbench.tasks.planted.ioi import IOI
+from circuitbench.tasks.planted.two_hop import TwoHop
 
 TASKS = {
     "induction": Induction(),

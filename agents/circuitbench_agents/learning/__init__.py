@@ -1,0 +1,1 @@
+"""What agents learn with: policies, training, warm starts, checkpoints, rollouts."""

@@ -1,0 +1,105 @@
+"""Relatives of ``rl-ppo`` that differ in how they learn, act or see; each a few settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from circuitbench_agents.learning.rehearsal import RehearsalSettings, lessons, rehearse
+from circuitbench_agents.learning.training import PolicyTraining
+from circuitbench_agents.learning.warm_start import baseline_rankings
+from circuitbench_agents.ppo import PPOHeadDiscovery
+from circuitbench_baselines.episodes.rules import Observation
+
+if TYPE_CHECKING:
+    from circuitbench.oracle import Oracle
+
+
+@dataclass
+class PPOPlanning(PPOHeadDiscovery):
+    """``rl-ppo-plan``: rl-ppo that acts by best-of-K planning (Khadka 2026, arXiv 2605.26343).
+
+    At every step of an episode K heads are drawn from the policy, the oracle is asked about
+    each, and the best is taken. All K queries count, and all K answers are evidence.
+    """
+
+    candidates: int = 5
+    episodes: int = 1
+
+    name: ClassVar[str] = "rl-ppo-plan"
+
+
+@dataclass
+class A2CHeadDiscovery(PPOHeadDiscovery):
+    """``rl-a2c``: advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783).
+
+    One unclipped update on every short rollout, with RMSprop and raw advantages: PPO with one
+    epoch over one batch (Huang et al. 2022, arXiv 2205.09123), so the masked implementation
+    of PPO serves.
+    """
+
+    n_steps: int = 5
+    learning_rate: float = 7e-4
+    gae_lambda: float = 1.0
+    minibatch: int = 10**6
+    epochs: int = 1
+
+    name: ClassVar[str] = "rl-a2c"
+    fixed: ClassVar[dict[str, Any]] = {"optimizer": "rmsprop", "normalize": False}
+
+
+@dataclass
+class ReinforceHeadDiscovery(PPOHeadDiscovery):
+    """``rl-reinforce``: REINFORCE with a learnt baseline (Williams 1992).
+
+    One update on whole episodes, with Monte-Carlo returns minus the value network's
+    prediction; :class:`A2CHeadDiscovery` with the episode as its horizon.
+    """
+
+    learning_rate: float = 1e-3
+    gae_lambda: float = 1.0
+    minibatch: int = 10**6
+    epochs: int = 1
+
+    name: ClassVar[str] = "rl-reinforce"
+
+
+@dataclass
+class TransformerHeadDiscovery(PPOHeadDiscovery):
+    """``rl-transformer``: PPO with an attention policy over head tokens.
+
+    Sees each head as a token (tried, score, depth, task) instead of a place in a vector, so it
+    is equivariant over heads, cannot memorise addresses, and its weights fit models with other
+    grids (Vaswani et al. 2017, arXiv 1706.03762; Lee et al. 2019, arXiv 1810.00825).
+
+    Heads it has not tried look alike within a layer, so what an episode earns later is mostly
+    luck of the draw. A short horizon keeps that noise out of the advantages, and a warm start
+    learns from simulated episodes instead (see :mod:`circuitbench_agents.learning.rehearsal`).
+
+    Args:
+        rehearsal: rounds of rehearsal after a ``warm_start``'s ranking.
+    """
+
+    learning_rate: float = 3e-3
+    gamma: float = 0.5
+    gae_lambda: float = 0.8
+    epochs: int = 3
+    entropy: float = 0.03
+    width: int = 32
+    layers: int = 2
+    attention_heads: int = 4
+    rehearsal: int = 100
+
+    name: ClassVar[str] = "rl-transformer"
+    observation: ClassVar[Observation] = "tokens"
+    fixed: ClassVar[dict[str, Any]] = {"network": "tokens"}
+
+    def prepare(self, oracles: Sequence[Oracle], rng: np.random.Generator) -> None:
+        """Rehearse a baseline's ranking, if one is named."""
+        if self.warm_start and isinstance(self.training, PolicyTraining):
+            rankings = baseline_rankings(self.warm_start, oracles, rng)
+            taught = lessons(self.training, oracles, rankings, rng)
+            rehearse(self.training, taught, RehearsalSettings(rounds=self.rehearsal), rng)

@@ -1,0 +1,130 @@
+"""How what an agent saw becomes a ranking of all heads and a committed set.
+
+The rule of :class:`Evidence`: a head that was asked about scores the mean of what it earned; a head
+nobody asked about is presumed to do nothing, so it scores just below zero, and among those the
+agent's own preference decides. The committed set is every asked head whose mean exceeds a
+fraction of the clean metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from circuitbench.core.circuit import heads_of
+from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench_baselines.episodes.rules import Episode
+
+TRACE_EVERY = 10  # queries between two points of a discovery's trace
+
+
+class Evidence:
+    """Rewards seen per head, and the queries they took."""
+
+    def __init__(self, shape: tuple[int, int], preference: np.ndarray | None = None) -> None:
+        self.shape = shape
+        n = shape[0] * shape[1]
+        self.sums, self.counts = np.zeros(n), np.zeros(n, dtype=int)
+        self.preference = np.zeros(n) if preference is None else preference
+        self.queries = 0
+        self.trace: list[TracePoint] = []
+
+    def add(self, head: int, reward: float) -> None:
+        """One more reward of one head."""
+        self.sums[head] += reward
+        self.counts[head] += 1
+
+    def step(self, asked: Sequence[tuple[int, float]], episode: Episode, queries: int) -> None:
+        """Take in what one step of an episode asked, and the queries since the step before."""
+        for action, reward in asked:
+            if action < episode.n:
+                self.add(action, reward)
+        self.spent(queries)
+
+    def ended(self, episode: Episode) -> None:
+        """Take in a finished episode."""
+
+    def spent(self, queries: int) -> None:
+        """Count queries; leaves a trace point at every tenth."""
+        before, self.queries = self.queries, self.queries + queries
+        if before // TRACE_EVERY != self.queries // TRACE_EVERY:
+            self.trace.append(TracePoint(self.queries, self.scores()))
+
+    def scores(self) -> np.ndarray:
+        """The ranking so far, ``[n_layers, n_heads]``."""
+        asked = self.counts > 0
+        scores = np.zeros(len(self.counts))
+        scores[asked] = self.sums[asked] / self.counts[asked]
+        span = float(self.preference.max() - self.preference.min())
+        disfavour = (
+            (self.preference.max() - self.preference) / span if span else np.ones(len(asked))
+        )
+        scale = max(1.0, float(np.abs(scores).max()))
+        scores[~asked] = -1e-9 * scale * (1.0 + disfavour[~asked])
+        return scores.reshape(self.shape)
+
+    def asked(self) -> np.ndarray:
+        """The heads that may be committed to, ``[n_layers, n_heads]`` bool."""
+        return (self.counts > 0).reshape(self.shape)
+
+    def discovery(self, threshold: float, info: dict[str, object]) -> Discovery:
+        """The answer; ``threshold`` in the unit of the rewards."""
+        scores = self.scores()
+        selected = (scores > threshold) & self.asked()
+        trace = self.trace
+        if not trace or trace[-1].queries != self.queries:
+            trace = [*trace, TracePoint(self.queries, scores)]
+        return Discovery(scores, heads_of(selected), trace=trace, info=info)
+
+
+class LargestEvidence(Evidence):
+    """Counts a head by the largest reward it ever earned instead of the mean."""
+
+    def add(self, head: int, reward: float) -> None:
+        """One more reward of one head."""
+        self.sums[head] = reward if self.counts[head] == 0 else max(self.sums[head], reward)
+        self.counts[head] = 1
+
+
+class KeptEvidence(Evidence):
+    """For CircuitPruning: the share of episodes that kept a head, plus what its removal cost.
+
+    The cost is the mean fall of faithfulness over the episodes that removed it. Before the
+    first episode ends, what it has not yet removed counts as kept. Ties go against the
+    policy's first choices for removal.
+    """
+
+    def __init__(self, shape: tuple[int, int], preference: np.ndarray | None = None) -> None:
+        super().__init__(shape, preference)
+        n = shape[0] * shape[1]
+        self.kept, self.falls, self.episodes = np.zeros(n), np.zeros(n), 0
+        self.order = 1e-9 * np.argsort(np.argsort(self.preference)) / n
+
+    def step(self, asked: Sequence[tuple[int, float]], episode: Episode, queries: int) -> None:
+        """Only the episode's own state counts; candidates not taken leave no trace."""
+        if self.episodes == 0:
+            self.kept, self.falls = _left(episode)
+        self.spent(queries)
+
+    def ended(self, episode: Episode) -> None:
+        """Count who was left."""
+        kept, falls = _left(episode)
+        if self.episodes:
+            kept, falls = self.kept + kept, self.falls + falls
+        self.kept, self.falls = kept, falls
+        self.episodes += 1
+
+    def scores(self) -> np.ndarray:
+        """``[n_layers, n_heads]``, mostly between 0 and 1."""
+        scores = (self.kept + self.falls) / max(1, self.episodes) - self.order
+        return scores.reshape(self.shape)
+
+    def asked(self) -> np.ndarray:
+        """Every head is either removed or kept."""
+        return np.ones(self.shape, dtype=bool)
+
+
+def _left(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+    """Which heads are left, and the falls of faithfulness where one went, each ``[n]``."""
+    return (~episode.chosen).astype(float), np.where(episode.chosen, episode.signal, 0.0)

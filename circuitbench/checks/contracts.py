@@ -1,0 +1,235 @@
+"""The contract of plug-ins as functions: run them on yours before you publish it.
+
+``check_method`` and ``check_task`` raise :class:`InvalidPlugin` at the first promise that is
+broken and return nothing otherwise. Ours pass the same checks in the test suite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import torch
+
+from circuitbench.core.circuit import Circuit, Head, Role, head_grid
+from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
+from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
+from circuitbench.oracle import Oracle
+from circuitbench.plugins.method import Method, TrainableMethod
+from circuitbench.results import plain
+from circuitbench.runs.run import check_discovery, hyperparameters
+from circuitbench.tasks.base import Prompts, Task
+
+
+def toy_model(n_layers: int = 3, n_heads: int = 4, seed: int = 0) -> Model:
+    """A transformer of random weights, small enough to ask thousands of times."""
+    rng = np.random.default_rng(seed)
+    d_model, d_head, d_vocab, n_ctx = 12, 4, 11, 8
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.as_tensor(rng.standard_normal(shape) / shape[-2] ** 0.5, dtype=torch.float32)
+
+    layers = tuple(
+        LayerWeights(
+            W_Q=2 * draw(n_heads, d_model, d_head),
+            W_K=2 * draw(n_heads, d_model, d_head),
+            W_V=draw(n_heads, d_model, d_head),
+            W_O=draw(n_heads, d_head, d_model),
+        )
+        for _ in range(n_layers)
+    )
+    config = TransformerConfig(
+        n_layers=n_layers,
+        n_heads=n_heads,
+        d_model=d_model,
+        d_head=d_head,
+        d_vocab=d_vocab,
+        n_ctx=n_ctx,
+        attn_scale=d_head**-0.5,
+    )
+    transformer = Transformer(
+        config, draw(d_vocab, d_model), draw(d_model, d_vocab), layers, W_pos=draw(n_ctx, d_model)
+    )
+    return Model("toy", n_layers, n_heads, transformer, provenance={"seed": seed})
+
+
+class ToyTask:
+    """Random prompts and a logit difference between two fixed tokens; its truth is arbitrary."""
+
+    default_model = "toy"
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """``n`` prompts of 6 tokens, read at the last."""
+        tokens = torch.as_tensor(rng.integers(1, 11, (n, 6)))
+        counterfactual = tokens.clone()
+        counterfactual[:, 2] = 1 + (tokens[:, 2] + torch.as_tensor(rng.integers(0, 9, n))) % 10
+        return Prompts(
+            tokens,
+            counterfactual,
+            torch.full((n, 1), 5),
+            torch.tensor([[[3, 7]]]).expand(n, -1, -1),
+            torch.tensor([[[1.0, -1.0]]]).expand(n, -1, -1),
+            torch.tensor([3, 7]),
+        )
+
+    def control(self, model: Model, n: int, rng: np.random.Generator) -> torch.Tensor:
+        """``n`` random spans of 7 tokens after a zero."""
+        tokens = torch.as_tensor(rng.integers(1, 11, (n, 8)))
+        tokens[:, 0] = 0
+        return tokens
+
+    def truth(self, model: Model) -> Circuit:
+        """The first head of the last layer."""
+        return Circuit({"toy": Role((Head(model.n_layers - 1, 0),))}, "arbitrary", "ambiguous")
+
+
+def check_method(make: Callable[[], Method], budget: int = 7) -> None:
+    """Check that what ``make`` returns keeps the contract of :class:`Method`.
+
+    The method is run on a toy model several times, so give one that learns few steps. Checked:
+    it is a dataclass with JSON-able hyperparameters and defaults; it answers with a complete
+    finite :class:`Discovery`; the same generator gives the same answer; it neither reads nor
+    moves the global random state; it leaves its hyperparameters alone; it works on a model of
+    another shape; and under a budget of ``budget`` queries it answers or lets
+    :class:`BudgetExceeded` through.
+
+    Args:
+        make: a class whose fields all have defaults, or a function without arguments.
+        budget: queries of the budgeted run.
+
+    Raises:
+        InvalidPlugin: naming the broken promise.
+    """
+    method = _made(make)
+    try:
+        plain(hyperparameters(method), "hyperparameters")
+    except CircuitBenchError as error:
+        raise InvalidPlugin(str(error)) from error
+    before = hyperparameters(method)
+    with _global_draws_refused():
+        first = _discover(method, _toy_oracle())
+        second = _discover(_made(make), _toy_oracle())
+    if not np.array_equal(first.scores, second.scores) or first.selected != second.selected:
+        raise InvalidPlugin("the same oracle and generator must give the same discovery")
+    if plain(hyperparameters(method)) != plain(before):
+        raise InvalidPlugin("discover() changed the method's hyperparameters")
+    _discover(_made(make), _toy_oracle(n_layers=2, n_heads=3))
+    with suppress(BudgetExceeded):
+        _discover(_made(make), _toy_oracle(budget=budget))
+
+
+def check_task(task: Task, model: Model, n: int = 16) -> None:
+    """Check that ``task`` keeps the contract of :class:`Task` on ``model``.
+
+    Checked: prompts and control text have the shapes, types and vocabulary the oracle needs;
+    the same generator gives the same draws and another one others; the global random state is
+    not used; every counterfactual differs from its prompt; the truth lies inside the model.
+
+    Raises:
+        InvalidPlugin: naming the broken promise.
+    """
+    if not isinstance(task, Task):
+        raise InvalidPlugin(
+            f"{type(task).__name__} needs default_model, prompts(), control() and truth()"
+        )
+    with _global_draws_refused():
+        prompts = task.prompts(model, n, np.random.default_rng(0))
+        control = task.control(model, n, np.random.default_rng(0))
+    vocabulary = None if model.transformer is None else model.transformer.config.d_vocab
+    for name, tokens in (
+        ("tokens", prompts.tokens),
+        ("counterfactual", prompts.counterfactual),
+        ("token_ids", prompts.token_ids),
+        ("choices", prompts.choices),
+        ("control", control),
+    ):
+        if tokens.dtype != torch.long:
+            raise InvalidPlugin(f"{name} must be of type long, not {tokens.dtype}")
+        top = int(tokens.max())
+        if int(tokens.min()) < 0 or (vocabulary is not None and top >= vocabulary):
+            raise InvalidPlugin(f"{name} holds a token outside the vocabulary of {vocabulary}")
+    if len(prompts) != n or control.ndim != 2 or control.shape[0] != n:
+        raise InvalidPlugin(f"asked for {n} prompts and control spans, got others")
+    if control.shape[1] < 2:
+        raise InvalidPlugin("control spans need at least two tokens")
+    if not (control[:, 0] == control[0, 0]).all():
+        raise InvalidPlugin("control spans must all begin with the same token (BOS)")
+    if (prompts.tokens == prompts.counterfactual).all(1).any():
+        raise InvalidPlugin("a counterfactual prompt equals its prompt")
+    if not ((prompts.weights > 0).any(-1) & (prompts.weights < 0).any(-1)).all():
+        raise InvalidPlugin("each position needs an answer (weight > 0) and a wrong answer (< 0)")
+    again = task.prompts(model, n, np.random.default_rng(0))
+    if not (again.tokens.equal(prompts.tokens) and again.token_ids.equal(prompts.token_ids)):
+        raise InvalidPlugin("the same generator must give the same prompts")
+    if not task.control(model, n, np.random.default_rng(0)).equal(control):
+        raise InvalidPlugin("the same generator must give the same control text")
+    if task.prompts(model, n, np.random.default_rng(1)).tokens.equal(prompts.tokens):
+        raise InvalidPlugin("another generator must give other prompts")
+    truth = task.truth(model)
+    if not truth.heads and not truth.mlps:
+        raise InvalidPlugin("the truth names no component")
+    try:
+        head_grid(truth.heads, model.n_layers, model.n_heads)
+    except CircuitBenchError as error:
+        raise InvalidPlugin(f"truth: {error}") from error
+
+
+def _made(make: Callable[[], Method]) -> Method:
+    try:
+        method = make()
+    except TypeError as error:
+        raise InvalidPlugin(f"every hyperparameter needs a default: {error}") from error
+    if not isinstance(method, Method) or not dataclasses.is_dataclass(method):
+        raise InvalidPlugin(
+            f"{type(method).__name__} must be a dataclass with discover(oracle, rng)"
+        )
+    return method
+
+
+def _toy_oracle(
+    n_layers: int = 3, n_heads: int = 4, budget: int | None = None, pool: int | None = None
+) -> Oracle:
+    return Oracle(
+        toy_model(n_layers, n_heads),
+        ToyTask(),
+        task_name="toy",
+        seed=5,
+        batch_size=4,
+        budget=budget,
+        pool=pool,
+    )
+
+
+def _discover(method: Method, oracle: Oracle) -> Discovery:
+    shape = oracle.shape
+    if isinstance(method, TrainableMethod):
+        pool = getattr(method, "train_pool", None)
+        trainer = _toy_oracle(*shape, pool=None if pool is None else min(pool, 8))
+        method.train([trainer], np.random.default_rng(3))
+    discovery = method.discover(oracle, np.random.default_rng(4))
+    try:
+        check_discovery(discovery, shape)
+    except RunFailed as error:
+        raise InvalidPlugin(str(error)) from error
+    return discovery
+
+
+@contextmanager
+def _global_draws_refused() -> Iterator[None]:
+    """Insist that nobody moves the global random state of numpy or torch."""
+    before = _global_state()
+    yield
+    if _global_state() != before:
+        raise InvalidPlugin("draws must come from the generator handed in, not a global one")
+
+
+def _global_state() -> str:
+    numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - watched, not used
+    return f"{numpy_state['pos']} {numpy_state['key'].tobytes()!r} {_torch_state()!r}"
+
+
+def _torch_state() -> bytes:
+    return torch.get_rng_state().numpy().tobytes()

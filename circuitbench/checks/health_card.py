@@ -1,0 +1,191 @@
+"""What the health gate hands back: a card of checks, as data, as text and as a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from circuitbench.core.circuit import Ablation
+from circuitbench.core.errors import UnknownName
+from circuitbench.models.base import Model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a healthy task keeps to. A model states its own in ``provenance["health"]``.
+
+    Args:
+        accuracy: least share of prompts answered correctly.
+        counterfactual: greatest counterfactual metric, relative to the clean one.
+        control: greatest control loss, relative to a uniform guess.
+        nothing: greatest share of the metric left with every head ablated.
+        sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
+        matters: least effect of a truth head in its best context.
+        tolerance: greatest effect of any other head, in any context.
+        together: greatest effect of a random half of the other heads.
+        stability: greatest change of a truth head's effect from one prompt seed to the next.
+    """
+
+    accuracy: float = 0.99
+    counterfactual: float = 0.5
+    control: float = 0.6
+    nothing: float = 0.1
+    sufficiency: float = 0.1
+    matters: float = 0.05
+    tolerance: float = 0.02
+    together: float = 0.05
+    stability: float = 0.3
+
+    @classmethod
+    def of(cls, model: Model) -> Limits:
+        """The default limits, with those the model states itself.
+
+        Raises :class:`UnknownName` for a limit that does not exist.
+        """
+        own: Mapping[str, float] = model.provenance.get("health", {})
+        known = [limit.name for limit in fields(cls)]
+        for name in own:
+            if name not in known:
+                raise UnknownName("health limit", name, known)
+        return cls(**own)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure against its limit; ``relation`` is ``>=``, ``<=`` or ``==``."""
+
+    name: str
+    value: float
+    relation: str
+    limit: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit is kept; a value that is not a number never passes."""
+        if not math.isfinite(self.value):
+            return False
+        if self.relation == ">=":
+            return self.value >= self.limit
+        if self.relation == "<=":
+            return self.value <= self.limit
+        return self.value == self.limit
+
+
+@dataclass(frozen=True)
+class RoleReport:
+    """A role and what its heads do: ``alone`` and ``in_context`` hold one effect per head."""
+
+    name: str
+    heads: tuple[str, ...]
+    needed: int
+    sign: int
+    shows: str
+    alone: tuple[float, ...]
+    in_context: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything the gate found; :meth:`as_dict` is JSON-able.
+
+    ``effects [n_layers][n_heads]`` are single-head effects in units of the gap, None where a head
+    was not tried alone; ``truth`` is the same grid of 0 and 1.
+    """
+
+    task: str
+    model: str
+    ablation: Ablation
+    prompts: int
+    seed: int
+    checks: tuple[Check, ...]
+    roles: tuple[RoleReport, ...]
+    effects: tuple[tuple[float | None, ...], ...]
+    truth: tuple[tuple[int, ...], ...]
+    source: str
+    kind: str
+    valid_under: tuple[str, ...]
+    blind_spots: tuple[str, ...]
+    dials: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card as plain JSON values."""
+        checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
+        return asdict(self) | {"passed": self.passed, "checks": checks}
+
+
+def render(card: Card) -> str:
+    """The card as markdown."""
+    lines = [
+        f"## {card.task} on {card.model}: {'passed' if card.passed else 'FAILED'}",
+        "",
+        f"{card.ablation} ablation, {card.prompts} prompts, seed {card.seed}. Truth: {card.kind}; "
+        f"{card.source}. Valid under {', '.join(card.valid_under)} ablation. Effects are in units "
+        "of the gap between all heads and none.",
+        "",
+        "| check | value | limit | | |",
+        "|---|---:|---:|---|---|",
+    ]
+    for check in card.checks:
+        lines.append(
+            f"| {check.name} | {check.value:.3g} | {check.relation} {check.limit:g} | "
+            f"{'ok' if check.passed else 'FAILED'} | {check.detail} |"
+        )
+    lines += ["", "| role | heads | needed | alone | best context | ablating one shows |"]
+    lines += ["|---|---|---:|---:|---:|---|"]
+    for role in card.roles:
+        lines.append(
+            f"| {role.name} | {' '.join(role.heads)} | {role.needed} of {len(role.heads)} | "
+            f"{_span(role.alone)} | {_span(role.in_context)} | {role.shows} |"
+        )
+    provenance = {k: v for k, v in card.provenance.items() if k not in ("dials", "health")}
+    for title, facts in (("Dials", card.dials), ("Provenance", provenance)):
+        if facts:
+            lines += ["", f"{title}: " + ", ".join(f"{k} {v}" for k, v in facts.items()) + "."]
+    if card.blind_spots:
+        lines += ["", "Blind spots of single-head ablation:", ""]
+        lines += [f"- {spot}" for spot in card.blind_spots]
+    return "\n".join(lines) + "\n"
+
+
+def _span(effects: tuple[float, ...]) -> str:
+    """Smallest and largest effect, once where they agree."""
+    low, high = (f"{round(x, 2) + 0.0:.2f}" for x in (min(effects), max(effects)))
+    return low if low == high else f"{low} to {high}"
+
+
+def figure(card: Card) -> Figure:
+    """Single-head effects beside the truth, two heat maps ``layers x heads``.
+
+    Heads that were not tried alone are left blank. Draws without a display.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    effects, truth = np.array(card.effects, dtype=float), np.array(card.truth, dtype=float)
+    height = max(2.5, 0.25 * len(effects))
+    drawing = Figure(figsize=(2.4 + 0.5 * effects.shape[1], height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    left, right = drawing.subplots(1, 2, sharey=True)
+    top = float(np.nanmax(np.abs(effects))) or 1.0
+    shown = left.imshow(effects, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    right.imshow(truth, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    left.set(title=f"{card.task} on {card.model}: one head ablated ({card.ablation})")
+    right.set(title="truth")
+    left.set(xlabel="head", ylabel="layer")
+    right.set(xlabel="head")
+    drawing.colorbar(shown, ax=left, label="effect / gap")
+    return drawing

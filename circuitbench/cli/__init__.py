@@ -1,0 +1,5 @@
+"""The command line."""
+
+from circuitbench.cli.commands import cli, main
+
+__all__ = ["cli", "main"]

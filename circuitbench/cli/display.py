@@ -1,0 +1,126 @@
+"""How records and progress look on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from circuitbench.results import Record
+    from circuitbench.runs.run import Progress as ProgressCallback
+
+# A pipe has no width of its own; rows should not fold for it.
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+err_console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[ProgressCallback]:
+    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    if not err_console.is_terminal:
+        last = ""
+
+        def line(stage: str, fraction: float | None) -> None:
+            nonlocal last
+            # One line per stage and per tenth of it: a log should stay readable.
+            tenth = "" if fraction is None else f" {int(fraction * 10) * 10}%"
+            mark = stage.split(" ")[0] + tenth
+            if mark != last:
+                err_console.print(f"{title}: {stage}{tenth}", markup=False, soft_wrap=True)
+                last = mark
+
+        yield line
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err_console, transient=True) as bar:
+        item = bar.add_task(title, total=None)
+
+        def update(stage: str, fraction: float | None) -> None:
+            total = None if fraction is None else 1.0
+            bar.update(item, description=f"{title}: {stage}", total=total, completed=fraction or 0)
+
+        yield update
+
+
+def summary(record: Record) -> Table:
+    """The short table that ends a run."""
+    table = Table(
+        title=f"{record.method} on {record.task} ({record.model_name}, seed {record.seed})"
+    )
+    table.add_column("measure")
+    table.add_column("value", justify="right", overflow="fold")
+    table.add_column("chance", justify="right")
+    for row in summary_rows(record):
+        table.add_row(*row)
+    return table
+
+
+def summary_rows(record: Record) -> list[tuple[str, str, str]]:
+    """Measure, value, and what chance gives, as text."""
+    ranking, selection = record.metrics.get("ranking", {}), record.metrics.get("selection", {})
+    chance = ranking.get("chance", {})
+    spent, training = record.costs.get("discovery", {}), record.costs.get("training", {})
+    rows: list[tuple[str, str, str]] = [("status", record.status, "")]
+    if record.status == "done":
+        selected = record.discovery["selected"]
+        rows += [
+            ("found heads", " ".join(selected) or "none", ""),
+            ("AUROC", _number(ranking.get("auroc")), _number(chance.get("auroc"))),
+            (
+                "average precision",
+                _number(ranking.get("average_precision")),
+                _number(chance.get("average_precision")),
+            ),
+            ("F1", _number(selection.get("f1")), _number(selection.get("chance", {}).get("f1"))),
+        ]
+    rows += [
+        ("queries", str(spent.get("queries", 0)), ""),
+        ("discovery seconds", _seconds(spent), ""),
+    ]
+    if training.get("queries"):
+        rows += [
+            ("training queries", str(training["queries"]), ""),
+            ("training seconds", _seconds(training), ""),
+        ]
+    return rows
+
+
+def head_grid_lines(record: Record) -> list[str]:
+    """Layers x heads: ``#`` found, ``o`` missed, ``x`` wrongly found, ``.`` neither."""
+    found = set(record.discovery["selected"])
+    true = {head for role in record.truth["roles"].values() for head in role["heads"]}
+    marks = {(True, True): "#", (False, True): "o", (True, False): "x", (False, False): "."}
+    lines = ["heads by layer (# found, o missed, x wrongly found):"]
+    for layer, row in enumerate(record.discovery["scores"]):
+        names = [f"{layer}.{head}" for head in range(len(row))]
+        marked = " ".join(marks[(name in found, name in true)] for name in names)
+        lines.append(f"{layer:>4}  {marked}")
+    return lines
+
+
+def one_line(record: Record, new: bool) -> str:
+    """One run of a sweep; ``new`` is False for one that was there already."""
+    ranking = record.metrics.get("ranking", {})
+    what = f"AUROC {_number(ranking.get('auroc'))}" if record.status == "done" else record.reason
+    kept = "" if new else " (kept)"
+    return f"{record.method} on {record.task} seed {record.seed}: {what}{kept}"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _seconds(costs: Mapping[str, Any]) -> str:
+    return f"{costs.get('method_seconds', costs.get('seconds', 0.0)):.1f}"

@@ -1,0 +1,169 @@
+"""The verbs that examine: stability, validate-task, reproduce, doctor."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from circuitbench.cli.display import out_console, progress_bar
+from circuitbench.cli.options import fail, settings_of, spec_options
+from circuitbench.core.errors import UnknownName
+
+
+@click.command()
+@click.option("--method", help="Method (default rl-ppo).")
+@click.option("--task", help="Task (default induction).")
+@click.option("--seed", type=int, help="Root of every random draw (default 0).")
+@click.option(
+    "--resamples",
+    default=100,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Discoveries on other prompts.",
+)
+@click.option(
+    "--repetitions",
+    default=5,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Discoveries with other seeds of the method.",
+)
+@spec_options
+def stability(resamples: int, repetitions: int, **options: Any) -> None:
+    """Say how alike a method's answers are on other prompts and with other seeds, as JSON.
+
+    \b
+    Example:
+      circuitbench stability --method acdc --task ioi --resamples 20
+    """
+    from circuitbench.results import plain
+    from circuitbench.runs.run import measure_stability, prepare
+    from circuitbench.runs.spec import build_spec
+
+    prepared = prepare(build_spec(*settings_of(options)[0]))
+    with progress_bar(f"stability of {prepared.spec.method}") as progress:
+        found = measure_stability(prepared, resamples, repetitions, progress)
+    click.echo(json.dumps(plain({"spec": prepared.identity, **found}), indent=1))
+
+
+@click.command(name="validate-task")
+@click.argument("task")
+@click.option("--model", help="Model, or model@variant; default: the task's own.")
+@click.option("--ablation", help="One the truth is claimed under; default: its first.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Root of the draws.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+@click.option("--figure", type=Path, help="Also draw effects beside the truth into this PNG.")
+@click.option("--pairs", is_flag=True, help="Also ablate pairs of true heads: who stands in?")
+def validate_task(
+    task: str,
+    model: str | None,
+    ablation: Any,
+    seed: int,
+    device: Any,
+    as_json: bool,
+    figure: Path | None,
+    pairs: bool,
+) -> None:
+    """Put a task and its truth through the health gate and print its card.
+
+    \b
+    Example:
+      circuitbench validate-task ioi
+      circuitbench validate-task ioi --model planted-redundant@3 --figure ioi.png
+      circuitbench validate-task docstring --model planted-redundant --pairs
+    """
+    from circuitbench.checks import health, health_card, redundancy
+    from circuitbench.core.seeding import generator
+    from circuitbench.oracle import Oracle
+    from circuitbench.plugins.registry import load_model, load_task
+    from circuitbench.results.store import write_atomically
+    from circuitbench.runs.run import resolve_device
+    from circuitbench.runs.spec import RunSpec, build_spec
+
+    build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
+    loaded = load_task(task)
+    subject = load_model(model or loaded.default_model)
+    where = resolve_device(device)
+    with progress_bar(f"validate {task}") as progress:
+        progress("asking", None)
+        card = health.validate_task(
+            task, subject, loaded, ablation=ablation, seed=seed, device=where
+        )
+        text, content = health_card.render(card), card.as_dict()
+        if pairs:
+            progress("asking about pairs", None)
+            oracle = Oracle(
+                subject, loaded, task_name=task, seed=seed, ablation=card.ablation, device=where
+            )
+            rng = generator(seed, "validate-task", "pairs")
+            found = redundancy.super_additivity(oracle, loaded.truth(subject), rng)
+            text += "\n" + redundancy.render(found)
+            content["super_additivity"] = found
+    if figure is not None:
+        drawn = io.BytesIO()
+        health_card.figure(card).savefig(drawn, format="png", dpi=150)
+        write_atomically(figure, drawn.getvalue())
+    click.echo(json.dumps(content, indent=1) if as_json else text)
+    if not card.passed:
+        fail(f"{task} on {card.model} does not pass the gate", 1)
+
+
+@click.command()
+@click.argument("experiment", metavar="mechrl")
+@click.option("--quick", is_flag=True, help="Fewer steps and prompts.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
+@click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
+def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: Path) -> None:
+    """Repeat the seed paper's experiment, its evaluation repaired; resumable.
+
+    \b
+    Example:
+      circuitbench reproduce mechrl --quick --out mechrl/
+      circuitbench reproduce mechrl --set seeds=5 --set held_out_task=docstring
+    """
+    if experiment != "mechrl":
+        raise UnknownName("experiment", experiment, ["mechrl"])
+    from dataclasses import asdict
+
+    from circuitbench.results import check_folder
+    from circuitbench.runs.spec import configure, parse_assignment
+    from circuitbench_experiments.mechrl import protocol as mechrl
+    from circuitbench_experiments.mechrl.report import markdown, write_report
+
+    base = asdict(mechrl.QUICK) if quick else {}
+    overrides = dict(parse_assignment(text) for text in assignments)
+    settings = configure(mechrl.MechRL, {**base, **overrides}, "mechrl")
+    check_folder(out)
+    with progress_bar("mechrl") as progress:
+        results = mechrl.reproduce(settings, out, lambda done, text: progress(text, done))
+    paths = write_report(results, out)
+    click.echo(markdown(results))
+    out_console.print("written: " + ", ".join(map(str, paths)), soft_wrap=True)
+
+
+@click.command()
+@click.option("--model", default="planted", show_default=True, help="Model to measure on.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="exact", show_default=True, help="exact, fast or approx.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Prompts per batch.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(model: str, device: Any, precision: str, batch_size: int, as_json: bool) -> None:
+    """Show device, precision, threads, measured speed, and what runs will cost here.
+
+    \b
+    Example:
+      circuitbench doctor
+      circuitbench doctor --model gpt2 --precision fast
+    """
+    from circuitbench.checks import doctor as examination
+    from circuitbench.runs.run import resolve_device
+    from circuitbench.runs.spec import build_spec
+
+    build_spec({"device": device, "precision": precision, "batch_size": batch_size})
+    found = examination.report(resolve_device(device), model, precision, batch_size)
+    click.echo(json.dumps(found, indent=1) if as_json else examination.render(found))

@@ -1,0 +1,78 @@
+"""What verbs share: the options of a run, where settings come from, how a verb fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from circuitbench.core.errors import InvalidSpec
+
+
+def spec_options(command: Any) -> Any:
+    """The options of every verb that runs a method; absent ones stay None."""
+    options = [
+        click.option("--model", help="Model, or model@variant; default: the task's own."),
+        click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
+        click.option("--ablation", help="What replaces a head: zero (default), mean or resample."),
+        click.option(
+            "--weight", type=float, help="Price of control damage in the reward (default 1)."
+        ),
+        click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
+        click.option("--device", help="auto, cpu or cuda (default auto)."),
+        click.option("--precision", help="exact, fast or approx (default exact)."),
+        click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
+        ),
+        click.option("--config", type=Path, help="YAML file of settings; options override it."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+functional_option = click.option(
+    "--functional", help="Truth-free tests: none, quick or full (default quick)."
+)
+out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
+
+
+class Failed(Exception):
+    """Ends a verb with a message and an exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """End a verb with a message and an exit status: 1 (a run failed) or 2 (a wrong request)."""
+    raise Failed(message, status)
+
+
+def settings_of(
+    options: dict[str, Any], single: bool = True
+) -> tuple[list[Mapping[str, Any]], Path]:
+    """Settings from the config file and the command line, in rising rank, and the out folder."""
+    from circuitbench.runs.spec import parse_assignment, read_config
+
+    config, out = options.pop("config"), options.pop("out", None)
+    assignments = dict(parse_assignment(text) for text in options.pop("assignments"))
+    layers: list[Mapping[str, Any]] = []
+    folder = out or Path("results")
+    if config is not None:
+        content = read_config(config)
+        if out is None and "out" in content:
+            folder = Path(str(content["out"]))
+        content.pop("out", None)
+        for key in ("method", "task", "seed"):
+            if not single and key in content:
+                raise InvalidSpec(
+                    f"{config}: a sweep takes --{key}s on the command line, not {key!r}"
+                )
+        layers.append(content)
+    layers.append({key: value for key, value in options.items() if value is not None})
+    layers.append({"hyperparameters": assignments})
+    return layers, folder

@@ -1,0 +1,1 @@
+"""Values that every room speaks of: heads, edges, circuits, discoveries, errors, seeds."""

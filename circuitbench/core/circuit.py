@@ -1,0 +1,122 @@
+"""What a circuit is: heads, edges, and the roles they play. Frozen values, no behaviour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from circuitbench.core.errors import InvalidSpec
+
+Ablation = Literal["zero", "mean", "resample"]
+Direction = Literal["noising", "denoising"]
+TruthKind = Literal["constructed", "trained", "literature", "ambiguous"]
+
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
+DIRECTIONS: tuple[Direction, ...] = ("noising", "denoising")
+
+
+class Head(NamedTuple):
+    """One attention head, written ``layer.head`` (both counted from 0)."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.head}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read ``"9.6"``; raises :class:`InvalidSpec` on anything else."""
+        match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
+        if match is None:
+            raise InvalidSpec(f"not a head: {text!r}; expected layer.head, e.g. 9.6")
+        return cls(int(match[1]), int(match[2]))
+
+
+class Edge(NamedTuple):
+    """A connection through the residual stream, from a sender's output to a receiver's input.
+
+    Senders are ``embed``, a head ``"3.1"`` or an MLP ``"m3"``; receivers are a head's input
+    ``"9.6.q"``, ``"9.6.k"`` or ``"9.6.v"``, an MLP ``"m3"`` or ``logits``.
+    """
+
+    sender: str
+    receiver: str
+
+    def __str__(self) -> str:
+        return f"{self.sender}->{self.receiver}"
+
+    @classmethod
+    def parse(cls, text: str) -> Edge:
+        """Read ``"0.1->2.3.k"``; raises :class:`InvalidSpec` on anything else."""
+        sender, arrow, receiver = text.partition("->")
+        if not (sender and arrow and receiver):
+            raise InvalidSpec(f"an edge looks like '0.1->2.3.k', not {text!r}")
+        return cls(sender, receiver)
+
+
+@dataclass(frozen=True)
+class Role:
+    """The heads that do one job in a circuit.
+
+    ``needed`` is how many of them must be found for the job to count as found: all of them
+    where copies share the work, one where any copy suffices. ``sign`` is -1 for heads whose
+    ablation *improves* the metric. ``shows`` says what ablating one head alone reveals.
+    """
+
+    heads: tuple[Head, ...]
+    needed: int = 0
+    sign: int = 1
+    shows: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(sorted(Head(*h) for h in self.heads)))
+        if not 0 <= self.needed <= len(self.heads):
+            raise InvalidSpec(f"a role of {len(self.heads)} heads cannot need {self.needed}")
+        if self.needed == 0:
+            object.__setattr__(self, "needed", len(self.heads))
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A ground truth: who is in the circuit, why we believe it, and under which ablation.
+
+    ``kind`` is ``constructed`` (weights written by hand), ``trained`` (established by
+    exhaustive tests on a trained model), ``literature`` or ``ambiguous``.
+    """
+
+    roles: Mapping[str, Role]
+    source: str
+    kind: TruthKind
+    ablations: tuple[Ablation, ...] = ABLATIONS
+    version: str = "1"
+    edges: frozenset[Edge] | None = None
+    mlps: tuple[int, ...] = ()
+    blind_spots: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def heads(self) -> frozenset[Head]:
+        """All heads of all roles."""
+        return frozenset(h for role in self.roles.values() for h in role.heads)
+
+
+def head_grid(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> np.ndarray:
+    """Boolean array ``[n_layers, n_heads]``, True at the given heads.
+
+    Raises :class:`InvalidSpec` for a head outside the grid.
+    """
+    grid = np.zeros((n_layers, n_heads), dtype=bool)
+    for layer, head in heads:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            raise InvalidSpec(f"head {layer}.{head} is outside the model's {n_layers} x {n_heads}")
+        grid[layer, head] = True
+    return grid
+
+
+def heads_of(grid: np.ndarray) -> frozenset[Head]:
+    """The heads where a boolean ``[n_layers, n_heads]`` array is True."""
+    return frozenset(Head(int(layer), int(head)) for layer, head in np.argwhere(grid))

@@ -1,0 +1,1 @@
+"""Metrics of a discovery against a known circuit."""

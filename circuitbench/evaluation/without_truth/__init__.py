@@ -1,0 +1,1 @@
+"""Measurements that need the model but no truth: faithfulness, tests, stability."""

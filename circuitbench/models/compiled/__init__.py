@@ -1,0 +1,1 @@
+"""Models compiled from programs: every head is a line of code."""

@@ -1,0 +1,1 @@
+"""Models whose circuits are laid into the weights by hand."""

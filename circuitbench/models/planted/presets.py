@@ -1,0 +1,210 @@
+"""Planted models: transformers whose circuits are known because they were written by hand.
+
+Every preset is a :class:`PlantedConfig` and a factory of the entry-point group
+``circuitbench.models``; what follows ``@`` is the seed (``planted@3``), or ``held-out`` for a
+seed that nobody could have tuned on because it is drawn when the model is built.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+
+from circuitbench.core.errors import InvalidSpec
+from circuitbench.models.base import Model
+from circuitbench.models.planted.build import PlantedModel, plant
+from circuitbench.models.planted.config import PlantedConfig
+from circuitbench.models.planted.roles import Copies
+
+__all__ = ["Copies", "PlantedConfig", "PlantedModel", "plant", "planted", "planted_model"]
+
+HELD_OUT = "held-out"
+SEED_BITS = 48
+
+
+def planted_model(
+    name: str,
+    config: PlantedConfig,
+    variant: str = "",
+    health: Mapping[str, float] | None = None,
+) -> Model:
+    """A :class:`Model` planted from ``config`` with the seed that ``variant`` names.
+
+    The seed is part of the model's name and provenance, also where it was drawn for
+    ``held-out``: asking for that name builds the same model again. ``health`` are limits of the
+    health gate that differ from its defaults.
+    """
+    seed = seed_of(name, variant)
+    construction = plant(config, seed)
+    return Model(
+        name=f"{name}@{seed}" if variant else name,
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        transformer=construction.transformer,
+        construction=construction,
+        provenance={
+            "kind": "planted",
+            "preset": name,
+            "seed": seed,
+            "held_out": variant == HELD_OUT,
+            "dials": construction.dials,
+            **({"health": dict(health)} if health else {}),
+        },
+    )
+
+
+def seed_of(name: str, variant: str) -> int:
+    """The seed named by what follows ``@``: ``""`` is 0, ``held-out`` a fresh one.
+
+    Raises :class:`InvalidSpec` for anything else that is not a non-negative integer.
+    """
+    if variant == "":
+        return 0
+    if variant == HELD_OUT:
+        return secrets.randbits(SEED_BITS)
+    if not (variant.isascii() and variant.isdigit()):
+        raise InvalidSpec(
+            f"{name}@{variant}: expected a seed (a non-negative integer) or {HELD_OUT!r}, "
+            f"e.g. {name}@3"
+        )
+    return int(variant)
+
+
+LANGUAGE = {"bigram": Copies(3), "skip_bigram": Copies(2), "unigram": Copies(1)}
+
+EASY = PlantedConfig(
+    roles={
+        "previous_token": Copies(1),
+        "chain_previous_token": Copies(1),
+        "argument_previous_token": Copies(1),
+        "induction": Copies(2),
+        "duplicate_token": Copies(1),
+        "s_inhibition": Copies(1),
+        "name_mover": Copies(2),
+        "first_hop": Copies(1),
+        "chain_mover": Copies(2),
+        "argument_reader": Copies(1),
+        "argument_mover": Copies(2),
+        "year_reader": Copies(1),
+        "greater_than": Copies(2),
+        **LANGUAGE,
+    },
+    shared_tasks=False,
+    lookalikes=8,
+    noise=0.1,
+)
+
+PLANTED = PlantedConfig(
+    roles={
+        "previous_token": Copies(2),
+        "induction": Copies(3),
+        "duplicate_token": Copies(2),
+        "s_inhibition": Copies(2),
+        "name_mover": Copies(2),
+        "backup_name_mover": Copies(2),
+        "negative_name_mover": Copies(1),
+        "first_hop": Copies(1),
+        "chain_mover": Copies(2),
+        "argument_reader": Copies(1),
+        "year_reader": Copies(1),
+        "greater_than": Copies(2),
+        **LANGUAGE,
+    }
+)
+
+REDUNDANT = PlantedConfig(
+    roles={
+        "previous_token": Copies(3, "or"),
+        "induction": Copies(3),
+        "duplicate_token": Copies(3, "or"),
+        "s_inhibition": Copies(3, "or"),
+        "name_mover": Copies(2),
+        "backup_name_mover": Copies(2),
+        "negative_name_mover": Copies(1),
+        "first_hop": Copies(2, "or"),
+        "chain_mover": Copies(2),
+        "argument_reader": Copies(2, "or"),
+        "year_reader": Copies(2, "or"),
+        "greater_than": Copies(2),
+        **LANGUAGE,
+    }
+)
+
+HARD = replace(
+    REDUNDANT,
+    roles={
+        role: Copies(min(n, 2), mode) if mode == "or" else Copies(n)
+        for role, (n, mode) in REDUNDANT.roles.items()
+        if role != "skip_bigram"
+    },
+    shared_language=True,
+    lookalikes=40,
+    output_noise=0.1,
+    superposition=1.03,
+)
+
+HARD_HEALTH = {
+    "accuracy": 0.95,
+    "tolerance": 0.06,
+    "together": 0.2,
+    "sufficiency": 0.2,
+    "control": 0.62,
+}
+"""What superposition costs: single heads outside the truth leak into every task a little."""
+
+LARGE = replace(
+    REDUNDANT,
+    n_layers=48,
+    n_heads=25,
+    roles={
+        "previous_token": Copies(4, "or"),
+        "induction": Copies(6),
+        "duplicate_token": Copies(3),
+        "s_inhibition": Copies(4, "or"),
+        "name_mover": Copies(3),
+        "backup_name_mover": Copies(4),
+        "negative_name_mover": Copies(2),
+        "first_hop": Copies(2),
+        "chain_mover": Copies(4),
+        "argument_reader": Copies(2, "or"),
+        "year_reader": Copies(2),
+        "greater_than": Copies(4),
+        **LANGUAGE,
+    },
+    lookalikes=200,
+)
+
+
+def planted(variant: str = "") -> Model:
+    """The default: 12 x 12 heads, work shared by copies, self-repair in IOI."""
+    return planted_model("planted", PLANTED, variant)
+
+
+def planted_easy(variant: str = "") -> Model:
+    """12 x 12 heads: every task has heads of its own, each visible when ablated alone."""
+    return planted_model("planted-easy", EASY, variant)
+
+
+def planted_redundant(variant: str = "") -> Model:
+    """12 x 12 heads: every early role has copies any of which suffices, movers have backups."""
+    return planted_model("planted-redundant", REDUNDANT, variant)
+
+
+def planted_hard(variant: str = "") -> Model:
+    """As redundant, with superposition, noisy outputs, and heads shared with the language."""
+    return planted_model("planted-hard", HARD, variant, HARD_HEALTH)
+
+
+def planted_large(variant: str = "") -> Model:
+    """48 x 25 = 1,200 heads, 200 of them look-alikes."""
+    return planted_model("planted-large", LARGE, variant)
+
+
+PRESETS = {
+    "planted-easy": EASY,
+    "planted": PLANTED,
+    "planted-redundant": REDUNDANT,
+    "planted-hard": HARD,
+    "planted-large": LARGE,
+}

@@ -1,0 +1,375 @@
+"""What every planted head does: the catalogue of roles, each as maps on features.
+
+A head is a sum of query-key terms and a sum of value-output terms. With features ``x`` of the
+query position and ``y`` of a key position, its score is ``sum (x Q) . (y K)`` and it writes
+``sum (y V) O`` averaged over its attention. Every head that has nothing to do rests on BOS,
+whose value is zero: its *sink* score is the threshold it has to overcome.
+
+Roles and names follow the circuits they are modelled on: induction (Olsson et al. 2022, arXiv
+2209.11895), indirect object identification (Wang et al. 2022, arXiv 2211.00593), docstring
+(Heimersheim and Janiak 2023), greater-than (Hanna et al. 2023, arXiv 2305.00586).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from circuitbench.models.planted.features import FeatureSpace
+from circuitbench.models.planted.language import Language
+
+Mode = Literal["and", "or"]
+Term = tuple[np.ndarray, np.ndarray]
+
+
+class Copies(NamedTuple):
+    """How many heads play a role. ``and``: they share the work; ``or``: any of them suffices."""
+
+    n: int
+    mode: Mode = "and"
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """One head on features: ``qk`` pairs of ``[size, k]``, ``ov`` of ``[size, k], [k, size]``."""
+
+    qk: tuple[Term, ...]
+    ov: tuple[Term, ...]
+
+    @property
+    def width(self) -> int:
+        """The head dimension these maps need."""
+        return max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov))
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Everything a role needs to know to write its maps (strengths as in ``PlantedConfig``)."""
+
+    roles: Mapping[str, Copies]
+    space: FeatureSpace
+    language: Language
+    sharpness: float
+    gain: float
+    inhibition: float
+    negative: float
+    repair: float
+    out_scale: float
+    shared_tasks: bool
+    shared_language: bool
+
+    def copies(self, role: str) -> Copies:
+        """Copies of a role; one where the model has none (its readers then stay silent)."""
+        return self.roles.get(role, Copies(1))
+
+    def share(self, role: str) -> float:
+        """What one copy writes: all of it (``or``), or its part (``and``)."""
+        count, mode = self.copies(role)
+        return 1.0 if mode == "or" else 1.0 / count
+
+    def total(self, role: str) -> float:
+        """What all copies write together."""
+        return self.share(role) * self.copies(role).n
+
+    def threshold(self, *roles: str) -> float:
+        """The level between "written in full" and "one needed copy is missing"."""
+        return max(1.0 - 0.5 / self._parts(role) for role in roles)
+
+    def scale(self, *roles: str) -> float:
+        """Attention sharpness that keeps the same margin however many copies share the work."""
+        return self.sharpness * max(self._parts(role) for role in roles)
+
+    def _parts(self, role: str) -> int:
+        count, mode = self.copies(role)
+        return 1 if mode == "or" else count
+
+    def at_offset(self, offset: int, strength: float) -> Term:
+        """Score ``strength`` on the key ``offset`` positions back (side lobes elsewhere)."""
+        pos = self.space.read("pos")
+        return strength * pos @ self.space.shift(offset), pos
+
+    def sink(self, level: float, **gates: float) -> Term:
+        """Score on BOS: ``level``, changed by the query's flags (``param=-8.0``: less there)."""
+        query = level * self.space.read("one")
+        for flag, change in gates.items():
+            query = query + change * self.space.read(flag)
+        return query, self.space.read("bos")
+
+    def logits(self, group: str, strength: float = 1.0) -> np.ndarray:
+        """Injector into the logits of a token group, in logit units."""
+        return strength * self.out_scale * self.space.write(f"out_{group}")
+
+    def previous(self, task: str) -> tuple[str, str]:
+        """The role that serves ``task`` as previous-token head, and the block it writes."""
+        if self.shared_tasks or task == "induction":
+            return "previous_token", "prev"
+        if task == "two-hop":
+            return "chain_previous_token", "chain_prev"
+        return "argument_previous_token", "argument_prev"
+
+
+Builder = Callable[[Wiring, int], HeadMaps]
+
+
+@dataclass(frozen=True)
+class RoleKind:
+    """An entry of the catalogue.
+
+    Args:
+        stages: first and last quarter of the network (0 to 3) the role may stand in.
+        build: copy index -> maps.
+        reads: what must stand below it; of roles joined by ``|`` one suffices.
+        sign: -1 where ablation improves the metric.
+        writes_logits: its copies add up in the logits, so they cannot be an "or".
+    """
+
+    stages: tuple[int, int]
+    build: Builder
+    reads: tuple[str, ...] = ()
+    sign: int = 1
+    writes_logits: bool = False
+
+
+def _previous_token(w: Wiring, copy: int) -> HeadMaps:
+    read, write, share = w.space.read, w.space.write, w.share("previous_token")
+    ov = [
+        (read("tok_name"), share * write("prev")),
+        (read("skip"), share * write("after_skip")),
+    ]
+    if w.shared_language:
+        part = 1.0 / w.copies("previous_token").n
+        ov.append((read("tok_word") @ w.language.skip_bigram, w.logits("word", part)))
+    return HeadMaps((w.at_offset(1, w.sharpness),), tuple(ov))
+
+
+def _chain_previous_token(w: Wiring, copy: int) -> HeadMaps:
+    read, write, share = w.space.read, w.space.write, w.share("chain_previous_token")
+    ov = (
+        (read("tok_name"), share * write("chain_prev")),
+        (read("skip"), share * write("chain_after_skip")),
+    )
+    return HeadMaps((w.at_offset(1, w.sharpness),), ov)
+
+
+def _argument_previous_token(w: Wiring, copy: int) -> HeadMaps:
+    share = w.share("argument_previous_token")
+    ov = (w.space.read("tok_name"), share * w.space.write("argument_prev"))
+    return HeadMaps((w.at_offset(1, w.sharpness),), (ov,))
+
+
+def _induction(w: Wiring, copy: int) -> HeadMaps:
+    """Attend to what followed the current name last time; rest after SKIP."""
+    read, beta = w.space.read, w.scale("previous_token")
+    match = (beta * read("tok_name"), read("prev"))
+    rest = w.sink(beta * w.threshold("previous_token"), after_skip=beta)
+    copied = (read("tok_name"), w.logits("name", w.share("induction") * w.gain))
+    return HeadMaps((match, rest), (copied,))
+
+
+def _first_hop(w: Wiring, copy: int) -> HeadMaps:
+    """Induction only after SKIP, whose result is kept for the second hop."""
+    role, block = w.previous("two-hop")
+    flag = "after_skip" if block == "prev" else "chain_after_skip"
+    read, beta, total = w.space.read, w.scale(role), w.total(role)
+    match = (beta * read("tok_name"), read(block))
+    rest = w.sink(beta * (total + w.threshold(role)), **{flag: -beta * total})
+    kept = (read("tok_name"), w.share("first_hop") * w.space.write("hop_name"))
+    return HeadMaps((match, rest), (kept,))
+
+
+def _second_hop(
+    w: Wiring, role: str, task: str, sources: tuple[str, ...], flag: str | None
+) -> HeadMaps:
+    """Attend to the name that follows the intermediate result, awake only under ``flag``."""
+    previous, block = w.previous(task)
+    read, beta = w.space.read, w.scale(previous, *sources)
+    match = (beta * read("hop_name"), read(block))
+    names_only = (beta * read("one"), read("name"))
+    level = 1.0 + w.threshold(previous, *sources)
+    if flag is None:
+        rest = w.sink(beta * level)
+    else:
+        most = w.total(previous) * max(w.total(source) for source in sources)
+        rest = w.sink(beta * (level + most), **{flag: -beta * most})
+    copied = (read("tok_name"), w.logits("name", w.share(role) * w.gain))
+    return HeadMaps((match, names_only, rest), (copied,))
+
+
+def _chain_mover(w: Wiring, copy: int) -> HeadMaps:
+    if w.shared_tasks:
+        sources = ("first_hop", "argument_reader")
+        return _second_hop(w, "chain_mover", "two-hop", sources, None)
+    return _second_hop(w, "chain_mover", "two-hop", ("first_hop",), "chain_after_skip")
+
+
+def _argument_mover(w: Wiring, copy: int) -> HeadMaps:
+    return _second_hop(w, "argument_mover", "docstring", ("argument_reader",), "param")
+
+
+def _argument_reader(w: Wiring, copy: int) -> HeadMaps:
+    """At PARAM, fetch the argument listed last (two positions back)."""
+    beta = w.sharpness
+    rest = w.sink(1.6 * beta, param=-1.1 * beta)
+    kept = (w.space.read("tok_name"), w.share("argument_reader") * w.space.write("hop_name"))
+    return HeadMaps((w.at_offset(2, beta), rest), (kept,))
+
+
+def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
+    """Attend to an earlier copy of the current name (not to itself), and flag it."""
+    read, beta = w.space.read, 2.0 * w.sharpness
+    match = (beta * read("tok_name"), read("tok_name"))
+    # the strength at which a self-match and the worst side lobe stay equally far below the sink
+    not_self = w.at_offset(0, -beta / (1.0 + w.space.side_lobe))
+    flagged = (read("name"), w.share("duplicate_token") * w.space.write("duplicate"))
+    return HeadMaps((match, not_self, w.sink(0.5 * beta)), (flagged,))
+
+
+def _s_inhibition(w: Wiring, copy: int) -> HeadMaps:
+    """At END, attend to the repeated name and tell the movers not to copy it."""
+    read, write, share = w.space.read, w.space.write, w.share("s_inhibition")
+    beta = w.scale("duplicate_token")
+    repeated = (beta * read("end"), read("duplicate"))
+    ov = (
+        (read("tok_name"), share * write("inhibited")),
+        (read("name"), share * write("subject_found")),
+    )
+    return HeadMaps((repeated, w.sink(beta * w.threshold("duplicate_token"))), ov)
+
+
+def _moving(w: Wiring) -> tuple[Term, ...]:
+    """Attend to names that are not inhibited, once a subject has been found."""
+    read, beta = w.space.read, w.scale("s_inhibition")
+    return (
+        (beta * read("subject_found"), read("name")),
+        (-w.inhibition * beta * read("inhibited"), read("tok_name")),
+        w.sink(beta * w.threshold("s_inhibition")),
+    )
+
+
+def _name_mover(w: Wiring, copy: int) -> HeadMaps:
+    read, part = w.space.read, 1.0 / w.copies("name_mover").n
+    ov = (
+        (read("tok_name"), w.logits("name", part * w.gain)),
+        (read("name"), part * w.space.write("movers_awake")),
+    )
+    return HeadMaps(_moving(w), ov)
+
+
+def _negative_name_mover(w: Wiring, copy: int) -> HeadMaps:
+    strength = -w.negative * w.gain * w.share("negative_name_mover")
+    return HeadMaps(_moving(w), ((w.space.read("tok_name"), w.logits("name", strength)),))
+
+
+def _backup_name_mover(w: Wiring, copy: int) -> HeadMaps:
+    """A name mover that sleeps while every mover reports to be awake."""
+    read, movers = w.space.read, w.copies("name_mover").n
+    beta = w.sharpness
+    # the sink is half a match above names while all movers are awake, half below if one is not
+    rest = w.sink(0.5 * beta, end=(1.0 - movers) * beta, movers_awake=movers * beta)
+    qk = (
+        (beta * read("end"), read("name")),
+        (-w.inhibition * beta * read("inhibited"), read("tok_name")),
+        rest,
+    )
+    strength = w.share("backup_name_mover") * w.repair * w.gain / movers
+    return HeadMaps(qk, ((read("tok_name"), w.logits("name", strength)),))
+
+
+def _year_reader(w: Wiring, copy: int) -> HeadMaps:
+    """At CMP, fetch the number."""
+    read, beta = w.space.read, w.sharpness
+    kept = (read("tok_num"), w.share("year_reader") * w.space.write("hop_num"))
+    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
+
+
+def _greater_than(w: Wiring, copy: int) -> HeadMaps:
+    """Attend to the fetched number and raise every number above it, lower the others."""
+    read, beta = w.space.read, w.scale("year_reader")
+    order = np.arange(len(w.language.nums))
+    above = np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain
+    match = (beta * read("hop_num"), read("tok_num"))
+    ov = (read("tok_num") @ above, w.logits("num", w.share("greater_than")))
+    return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), (ov,))
+
+
+def _part_of(matrix: np.ndarray, copy: int, count: int) -> np.ndarray:
+    """Every ``count``-th column: copies share a map by sharing what they write."""
+    return matrix * (np.arange(matrix.shape[1]) % count == copy)
+
+
+def _bigram(w: Wiring, copy: int) -> HeadMaps:
+    part = _part_of(w.language.bigram, copy, w.copies("bigram").n)
+    ov = (w.space.read("tok_word") @ part, w.logits("word"))
+    return HeadMaps((w.at_offset(0, w.sharpness),), (ov,))
+
+
+def _skip_bigram(w: Wiring, copy: int) -> HeadMaps:
+    part = _part_of(w.language.skip_bigram, copy, w.copies("skip_bigram").n)
+    ov = (w.space.read("tok_word") @ part, w.logits("word"))
+    return HeadMaps((w.at_offset(1, w.sharpness),), (ov,))
+
+
+def _unigram(w: Wiring, copy: int) -> HeadMaps:
+    part = _part_of(w.language.unigram[None], copy, w.copies("unigram").n)
+    return HeadMaps((w.sink(w.sharpness),), ((w.space.read("bos") @ part, w.logits("word")),))
+
+
+CATALOGUE: dict[str, RoleKind] = {
+    "previous_token": RoleKind((0, 0), _previous_token),
+    "chain_previous_token": RoleKind((0, 0), _chain_previous_token),
+    "argument_previous_token": RoleKind((0, 0), _argument_previous_token),
+    "duplicate_token": RoleKind((0, 0), _duplicate_token),
+    "argument_reader": RoleKind((0, 1), _argument_reader),
+    "year_reader": RoleKind((0, 1), _year_reader),
+    "first_hop": RoleKind((1, 1), _first_hop, ("previous_token|chain_previous_token",)),
+    "s_inhibition": RoleKind((1, 1), _s_inhibition, ("duplicate_token",)),
+    "induction": RoleKind((1, 2), _induction, ("previous_token",), writes_logits=True),
+    "name_mover": RoleKind((2, 2), _name_mover, ("s_inhibition",), writes_logits=True),
+    "chain_mover": RoleKind(
+        (2, 3),
+        _chain_mover,
+        ("first_hop|argument_reader", "previous_token|chain_previous_token"),
+        writes_logits=True,
+    ),
+    "argument_mover": RoleKind(
+        (2, 3),
+        _argument_mover,
+        ("argument_reader", "argument_previous_token"),
+        writes_logits=True,
+    ),
+    "greater_than": RoleKind((2, 3), _greater_than, ("year_reader",), writes_logits=True),
+    "negative_name_mover": RoleKind(
+        (2, 3), _negative_name_mover, ("s_inhibition",), sign=-1, writes_logits=True
+    ),
+    "backup_name_mover": RoleKind((3, 3), _backup_name_mover, ("name_mover",), writes_logits=True),
+    "bigram": RoleKind((0, 3), _bigram, writes_logits=True),
+    "skip_bigram": RoleKind((0, 3), _skip_bigram, writes_logits=True),
+    "unigram": RoleKind((0, 3), _unigram, writes_logits=True),
+}
+
+UNSHARED_ROLES = ("chain_previous_token", "argument_previous_token", "argument_mover")
+"""Roles that exist only where tasks do not share their heads."""
+
+OPTIONAL = ("backup_name_mover", "negative_name_mover")
+"""Roles a task can do without."""
+
+
+def task_roles(task: str, shared_tasks: bool) -> tuple[str, ...]:
+    """The roles of a task, in the order information flows."""
+    if task == "induction":
+        return "previous_token", "induction"
+    if task == "ioi":
+        return "duplicate_token", "s_inhibition", "name_mover", *OPTIONAL
+    if task == "greater-than":
+        return "year_reader", "greater_than"
+    if task == "two-hop":
+        previous = "previous_token" if shared_tasks else "chain_previous_token"
+        return previous, "first_hop", "chain_mover"
+    if task == "docstring":
+        if shared_tasks:
+            return "previous_token", "argument_reader", "chain_mover"
+        return "argument_previous_token", "argument_reader", "argument_mover"
+    return ()

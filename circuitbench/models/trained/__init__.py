@@ -1,0 +1,1 @@
+"""Models trained here, shipped as weights, their circuits established by exhaustive tests."""

@@ -1,0 +1,148 @@
+"""Small transformers trained for this project, whose weights ship with it.
+
+``trained-induction`` learned next-token prediction and was searched exhaustively for its circuit;
+the ``siit-*`` models were trained so that named heads carry a known algorithm and no others do
+(strict interchange-intervention training).
+``python -m circuitbench.models.trained.training NAME`` makes the weights and the report beside
+them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.errors import InvalidSpec, ModelUnavailable
+from circuitbench.models.base import Model
+from circuitbench.models.trained.algorithms import (
+    Algorithm,
+    InductionAlgorithm,
+    IOIAlgorithm,
+    TwoHopAlgorithm,
+)
+from circuitbench.models.trained.skipgrams import SkipGrams
+from circuitbench.models.trained.weight_names import parameters, with_parameters
+from circuitbench.models.transformer import Transformer, TransformerConfig
+
+INDUCTION = "trained-induction"
+ALGORITHMS: dict[str, Algorithm] = {
+    "siit-induction": InductionAlgorithm(),
+    "siit-ioi": IOIAlgorithm(),
+    "siit-two-hop": TwoHopAlgorithm(),
+}
+NAMES = (INDUCTION, *ALGORITHMS)
+
+
+@dataclass(frozen=True)
+class TrainedConstruction:
+    """What the tasks need to know of a trained model.
+
+    ``report`` is the JSON beside the weights: how it was trained and what was measured on it.
+    ``algorithm`` is None where none was imposed.
+    """
+
+    language: SkipGrams
+    report: Mapping[str, Any]
+    algorithm: Algorithm | None = None
+
+    def truth(self) -> Circuit:
+        """The circuit: the algorithm's heads, or what exhaustive search found."""
+        roles = {
+            name: Role(tuple(Head.parse(h) for h in role["heads"]), shows=role["shows"])
+            for name, role in self.report["roles"].items()
+        }
+        return Circuit(
+            roles=roles,
+            source=self.report["source"],
+            kind="trained",
+            blind_spots=tuple(self.report["blind_spots"]),
+            ablations=tuple(self.report["ablations"]),
+        )
+
+
+def language(name: str) -> SkipGrams:
+    """The ordinary text the model was trained on besides its task, always the same.
+
+    ``trained-induction`` speaks it in the symbols of its task, the others in words of their own.
+    """
+    if name == INDUCTION:
+        return SkipGrams.draw(31, np.random.default_rng(20), near=2.0, far=2.0)
+    return SkipGrams.draw(12, np.random.default_rng(21))
+
+
+def folder() -> Path:
+    """Where weights and reports ship."""
+    return Path(str(files("circuitbench.models.trained"))) / "weights"
+
+
+def save(name: str, weights: Transformer, where: Path) -> None:
+    """Write weights as safetensors, the config in their metadata."""
+    metadata = {"config": json.dumps(asdict(weights.config))}
+    named = {k: v.detach().contiguous() for k, v in parameters(weights).items()}
+    path = where / f"{name}.safetensors"
+    save_file(named, path, metadata)
+    path.chmod(0o644)  # safetensors leaves files that only their owner can read
+
+
+def load(name: str, where: Path | None = None) -> Transformer:
+    """Read weights written by :func:`save`; raises :class:`ModelUnavailable` if they can't be."""
+    path = (where or folder()) / f"{name}.safetensors"
+    try:
+        with safe_open(str(path), "pt") as file:
+            config = TransformerConfig(**json.loads(file.metadata()["config"]))
+            named: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ModelUnavailable(
+            f"cannot read the weights of {name} at {path} ({error}); reinstall circuitbench or "
+            f"make them again with: python -m circuitbench.models.trained.training {name}"
+        ) from None
+    return with_parameters(config, named)
+
+
+def _model(name: str, variant: str) -> Model:
+    if variant:
+        raise InvalidSpec(f"{name} has fixed weights and takes no variant, not {variant!r}")
+    weights = load(name)
+    report = json.loads((folder() / f"{name}.json").read_text())
+    return Model(
+        name=name,
+        n_layers=weights.config.n_layers,
+        n_heads=weights.config.n_heads,
+        transformer=weights,
+        construction=TrainedConstruction(language(name), report, ALGORITHMS.get(name)),
+        provenance={
+            "kind": "trained",
+            "training": report["training"],
+            "health": report.get("health", {}),
+        },
+    )
+
+
+def trained_induction(variant: str = "") -> Model:
+    """2 layers x 8 heads, attention-only: next-token prediction until induction heads formed."""
+    return _model(INDUCTION, variant)
+
+
+def siit_induction(variant: str = "") -> Model:
+    """3 layers x 4 heads that follow :class:`InductionAlgorithm`."""
+    return _model("siit-induction", variant)
+
+
+def siit_ioi(variant: str = "") -> Model:
+    """4 layers x 4 heads that follow :class:`IOIAlgorithm`."""
+    return _model("siit-ioi", variant)
+
+
+def siit_two_hop(variant: str = "") -> Model:
+    """4 layers x 4 heads that follow :class:`TwoHopAlgorithm`."""
+    return _model("siit-two-hop", variant)

@@ -1,0 +1,147 @@
+"""The layers of a decoder-only transformer on plain tensors: exact, masked, resumable.
+
+Everything here works on a flat batch of sequences ``[batch, pos, d_model]``; who shares which
+prefix is decided in :mod:`circuitbench.oracle.engine.prefix_cache`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuitbench.models.transformer import Transformer
+from circuitbench.oracle.engine.linear import normalize
+from circuitbench.oracle.engine.weights import Weights
+
+
+class Forward:
+    """Runs single layers. The residual stream is float32 whatever the products' type.
+
+    Args:
+        transformer: plain weights, already on the device.
+        body, unembed: see :class:`Weights`.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        body: torch.dtype = torch.float32,
+        unembed: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = transformer.config
+        self.weights = Weights(transformer, body, unembed)
+        self.device = transformer.W_E.device
+        self.flops = 0.0
+        self._rotary: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers there are."""
+        return len(self.weights.layers)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """``[batch, pos]`` to the residual stream before layer 0."""
+        x = self.weights.embed[tokens]
+        if self.weights.positions is not None:
+            x = x + self.weights.positions[: tokens.shape[1]]
+        return x
+
+    def heads(
+        self, layer: int, x: Tensor, reads: Tensor | None = None, only: Tensor | None = None
+    ) -> Tensor:
+        """Head outputs ``z [batch, pos or k, n_heads, d_head]`` before the output projection.
+
+        Args:
+            layer: which.
+            x: residual stream before it.
+            reads: ``[batch, k]``: compute these query positions only.
+            only: ascending indices of heads to compute; z then has just those.
+        """
+        cfg, w = self.config, self.weights.layers[layer]
+        batch, pos, _ = x.shape
+        if only is not None and len(only) == 0:
+            return x.new_zeros(batch, pos if reads is None else reads.shape[1], 0, cfg.d_head)
+        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        qkv, to_q, to_kv = w.qkv, w.q, w.kv
+        if only is not None:
+            qkv, to_q, to_kv, _ = w.only(only)
+        kv_heads = cfg.n_kv_heads if only is None else len(only)
+        if reads is None:
+            sizes = [qkv.weight.shape[0] - 2 * kv_heads * cfg.d_head, *[kv_heads * cfg.d_head] * 2]
+            q, k, v = qkv(n).split(sizes, -1)
+            self.flops += batch * pos * qkv.flops
+        else:
+            k, v = to_kv(n).chunk(2, -1)
+            q = to_q(at_positions(n, reads))
+            self.flops += batch * (pos * to_kv.flops + reads.shape[1] * to_q.flops)
+        q, k, v = (part.unflatten(-1, (-1, cfg.d_head)).transpose(1, 2) for part in (q, k, v))
+        if cfg.positions == "rotary":
+            cos, sin = self.angles(pos)
+            k = rotate(k, cos, sin)
+            if reads is not None:
+                cos, sin = cos[reads][:, None], sin[reads][:, None]
+            q = rotate(q, cos, sin)
+        if q.shape[1] != k.shape[1]:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        allowed = None
+        if reads is not None:
+            allowed = torch.arange(pos, device=x.device) <= reads[:, None, :, None]
+        z = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0
+        )
+        self.flops += 4.0 * q.numel() * pos
+        return z.transpose(1, 2)
+
+    def add_attention(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None = None) -> Tensor:
+        """Residual stream after attention: ``x + z @ W_O + b_O``; ``z`` of the heads ``only``."""
+        w = self.weights.layers[layer]
+        if z.shape[2] == 0:
+            return x if w.out.bias is None else x + w.out.bias
+        out = w.out if only is None else w.only(only)[3]
+        self.flops += x.shape[0] * x.shape[1] * out.flops
+        return out.add_to(x, z.flatten(-2))
+
+    def add_mlp(self, layer: int, x: Tensor) -> Tensor:
+        """Residual stream after the MLP; ``x`` itself in an attention-only model."""
+        cfg, w = self.config, self.weights.layers[layer]
+        if w.mlp_in is None or w.mlp_out is None:
+            return x
+        rows = x.shape[0] * x.shape[1]
+        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        self.flops += rows * (w.mlp_in.flops + w.mlp_out.flops)
+        if w.mlp_gate is None:
+            hidden = w.mlp_in(n, cfg.activation)
+        else:
+            hidden = w.mlp_gate(n, cfg.activation) * w.mlp_in(n)
+            self.flops += rows * w.mlp_gate.flops
+        return w.mlp_out.add_to(x, hidden)
+
+    def final(self, x: Tensor) -> Tensor:
+        """The final norm; what the (folded) unembedding reads."""
+        return normalize(x, self.config.normalization, self.config.norm_eps)
+
+    def angles(self, pos: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of rotary positions, ``[pos, rotary_dim]`` each."""
+        if self._rotary is None:
+            cfg = self.config
+            dim = cfg.rotary_dim or cfg.d_head
+            speed = cfg.rotary_base ** (-torch.arange(0, dim, 2, device=self.device) / dim)
+            angle = torch.outer(torch.arange(cfg.n_ctx, device=self.device).float(), speed)
+            angle = angle.repeat_interleave(2, -1)
+            self._rotary = angle.cos(), angle.sin()
+        return self._rotary[0][:pos], self._rotary[1][:pos]
+
+
+def at_positions(x: Tensor, reads: Tensor) -> Tensor:
+    """``x[b, reads[b, k]]``: ``[batch, pos, ...]`` to ``[batch, k, ...]``."""
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x[rows, reads]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on adjacent pairs of ``x [batch, heads, pos, d_head]`` (Su et al. 2021)."""
+    dim = cos.shape[-1]
+    turned, rest = x[..., :dim], x[..., dim:]
+    pairs = torch.stack((-turned[..., 1::2], turned[..., 0::2]), -1).flatten(-2)
+    return torch.cat([turned * cos + pairs * sin, rest], -1)

@@ -1,0 +1,166 @@
+"""What is asked for: one run, fully stated. Everything that can change a number is in here."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from circuitbench.core.circuit import Ablation
+from circuitbench.core.errors import InvalidSpec, UnknownName
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["exact", "fast", "approx"]
+Functional = Literal["none", "quick", "full"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of one method on one task.
+
+    Args:
+        method, task: names of registered plug-ins.
+        model: ``name`` or ``name@variant``; None means the task's default model.
+        seed: root of every random draw (see :mod:`circuitbench.core.seeding`).
+        budget: how many oracle queries discovery may spend; None means no limit.
+        ablation: what replaces a switched-off head's output.
+        weight: price of a nat of control damage in the contrastive reward.
+        batch_size: prompts (and control spans) per batch.
+        device: ``auto`` takes CUDA where there is one.
+        precision: the engine's arithmetic (see docs/oracle.md).
+        functional: how thoroughly the committed set is tested without any truth, after
+            discovery and on a meter of its own (see
+            :mod:`circuitbench.evaluation.without_truth.measurements`).
+        hyperparameters: overrides of the method's fields.
+    """
+
+    method: str = "rl-ppo"
+    task: str = "induction"
+    model: str | None = None
+    seed: int = 0
+    budget: int | None = None
+    ablation: Ablation = "zero"
+    weight: float = 1.0
+    batch_size: int = 32
+    device: Device = "auto"
+    precision: Precision = "exact"
+    functional: Functional = "quick"
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InvalidSpec(f"seed must be 0 or more, not {self.seed}")
+        if self.budget is not None and self.budget < 1:
+            raise InvalidSpec(
+                f"budget must cover at least one query, not {self.budget}; "
+                "leave it out for no limit"
+            )
+        if self.batch_size < 2:
+            raise InvalidSpec(f"batch_size must be 2 or more, not {self.batch_size}")
+        if not 0 <= self.weight < float("inf"):
+            raise InvalidSpec(f"weight must be a finite number of 0 or more, not {self.weight}")
+
+
+SPEC_KEYS = tuple(f.name for f in dataclasses.fields(RunSpec))
+FILE_KEYS = (*SPEC_KEYS, "out")  # a file may also say where the records go
+
+
+def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
+    """A spec from layers of settings, later ones first in rank (defaults < file < command line).
+
+    Hyperparameters of the layers are merged key by key.
+
+    Raises:
+        UnknownName: a key that no spec has.
+        InvalidSpec: a value of the wrong type or out of range.
+    """
+    settings: dict[str, Any] = {}
+    hyperparameters: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in SPEC_KEYS:
+                raise UnknownName("setting", key, SPEC_KEYS)
+            if key != "hyperparameters":
+                settings[key] = value
+            elif isinstance(value, Mapping):
+                hyperparameters.update(value)
+            else:
+                raise InvalidSpec(
+                    f"hyperparameters must be a mapping of names to values, not {value!r}"
+                )
+    hints = typing.get_type_hints(RunSpec)
+    settings = {key: coerce(hints[key], value, key) for key, value in settings.items()}
+    return RunSpec(**settings, hyperparameters=hyperparameters)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file; raises :class:`InvalidSpec` naming the file and the fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"cannot read config file {path}: {_reason(error)}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        reason = problem or " ".join(str(error).split())
+        raise InvalidSpec(f"{path}{where} is not valid YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InvalidSpec(
+            f"{path} must hold settings as 'key: value' lines; valid keys: {', '.join(FILE_KEYS)}"
+        )
+    for key in content:
+        if key not in FILE_KEYS:
+            raise InvalidSpec(f"{path}: {UnknownName('setting', key, FILE_KEYS)}")
+    return content
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read ``key=value``; the value is read as YAML (``3``, ``0.1``, ``true``, ``[1, 2]``)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InvalidSpec(f"--set takes key=value, not {text!r}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InvalidSpec(f"--set {key.strip()}: {value!r} is not a valid value") from error
+
+
+def configure(cls: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
+    """An instance of a dataclass with some fields overridden, checked against their types.
+
+    Raises:
+        UnknownName: an override that is not a field; names the nearest.
+        InvalidSpec: a value of the wrong type.
+    """
+    fields = [f.name for f in dataclasses.fields(cls) if f.init]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in overrides.items():
+        if key not in fields:
+            raise UnknownName(f"setting of {owner}", key, fields)
+        values[key] = coerce(hints[key], value, f"{owner}.{key}")
+    return cls(**values)
+
+
+def coerce(hint: Any, value: Any, name: str) -> Any:
+    """``value`` as the annotated type; raises :class:`InvalidSpec` naming it if it can't be."""
+    config = None if dataclasses.is_dataclass(hint) else ConfigDict(arbitrary_types_allowed=True)
+    try:
+        return TypeAdapter(hint, config=config).validate_python(value)
+    except ValidationError as error:
+        expected = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
+        raise InvalidSpec(f"{name} cannot be {value!r}: {expected}") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,1 @@
+"""Tasks of the planted models, one file per behaviour."""

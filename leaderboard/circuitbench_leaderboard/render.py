@@ -1,0 +1,126 @@
+"""From a folder of records to a table, figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Literal
+
+from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.results.store import TABLE_FILE, write_atomically
+from circuitbench_leaderboard import formats
+from circuitbench_leaderboard.metrics import DEFAULT, metric
+from circuitbench_leaderboard.table import Board, board, tables
+from circuitbench_leaderboard.validate import checked_records
+
+Format = Literal["markdown", "csv", "latex", "html", "json"]
+FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
+
+
+def load_board(
+    results: Path | str,
+    by: str = DEFAULT.key,
+    warn: Callable[[str], None] = lambda line: None,
+    intervals: bool = False,
+    tasks: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+) -> Board:
+    """Read a results folder and rank what is in it.
+
+    ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
+    metrics; ``tasks`` and ``seeds`` keep only those runs. Raises :class:`InvalidSpec` for a folder
+    that is absent or holds no usable record, :class:`UnknownName` for an unknown metric or a task
+    that no record is about.
+    """
+    chosen = metric(by)
+    records, problems = checked_records(results)
+    for problem in problems:
+        warn(f"left out {problem}")
+    if not records:
+        why = f"all {len(problems)} files in it are unusable" if problems else "it is empty"
+        raise InvalidSpec(
+            f"no records in {results}: {why}; make one with "
+            f"'circuitbench run --method random --out {results}'"
+        )
+    known = {record.task for record in records}
+    for task in tasks or ():
+        if task not in known:
+            raise UnknownName("task", task, known)
+    kept = [
+        record
+        for record in records
+        if (not tasks or record.task in tasks) and (not seeds or record.seed in seeds)
+    ]
+    if not kept:
+        raise InvalidSpec(f"no records in {results} have the tasks and seeds asked for")
+    return board(kept, problems, chosen, intervals)
+
+
+def render(
+    results: Path | str,
+    format: str = "markdown",
+    out: Path | str | None = None,
+    *,
+    by: str = DEFAULT.key,
+    warn: Callable[[str], None] = lambda line: None,
+    tasks: Collection[str] | None = None,
+    seeds: Collection[int] | None = None,
+) -> str:
+    """The leaderboard of a results folder as text.
+
+    Args:
+        results: folder of records.
+        format: ``markdown``, ``csv`` (one line per method, task and model), ``latex``, ``html``
+            (the page) or ``json``.
+        out: folder for the same text as a file, the figures (PNG and SVG), and for ``csv`` all
+            tables. Links to records are relative to it, or else to the working directory.
+        by: the metric that ranks.
+        warn: gets one line per file that is left out.
+        tasks, seeds: compare on these alone; None or empty takes all there are.
+
+    Returns:
+        What to print: the table, or with ``html`` and ``out`` the page's path.
+
+    Raises:
+        UnknownName: an unknown format, metric or task.
+        InvalidSpec: no records, or ``out`` cannot be written.
+    """
+    if format not in FORMATS:
+        raise UnknownName("format", format, FORMATS)
+    shown = load_board(results, by, warn, format == "html", tasks, seeds)
+    base = Path(out) if out is not None else Path()
+    if format != "html" and out is None:
+        return next(iter(_texts(shown, format, base).values()))
+    # Drawing libraries take a second to import; a table should not wait for them.
+    from circuitbench_leaderboard.figures import draw, write_figures
+
+    drawings = draw(shown)
+    if format == "html":
+        from circuitbench_leaderboard.page import page
+
+        files = {"index.html": page(shown, tables(shown), drawings, base)}
+    else:
+        files = _texts(shown, format, base)
+    name, text = next(iter(files.items()))
+    if out is None:
+        return text
+    for file, content in files.items():
+        write_atomically(base / file, content)
+    write_figures(drawings, base / "figures")
+    return str(base / name) if format == "html" else text
+
+
+def _texts(shown: Board, format: str, base: Path) -> dict[str, str]:
+    """File name -> text; the first one is what gets printed."""
+    made = tables(shown)
+    if format == "csv":
+        # A cell in a file name may hold a colon, which not every file system takes.
+        texts = {
+            f"{t.key.replace(':', '-')}.csv": formats.csv_text(t, base) for t in made if t.rows
+        }
+        return {"tasks.csv": texts.pop("tasks.csv"), **texts}
+    if format == "json":
+        return {TABLE_FILE: formats.json_text(shown, made, base)}
+    if format == "latex":
+        return {"leaderboard.tex": formats.latex(shown, made, base)}
+    return {"leaderboard.md": formats.markdown(shown, made, base)}

@@ -1,0 +1,116 @@
+"""The health gate passes every preset on every task, and fails a truth that is wrong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from circuitbench.checks.health import Limits, figure, render, validate_task
+from circuitbench.core.circuit import Head, Role
+from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.models.planted.presets import PRESETS, planted
+from circuitbench.plugins import registry
+from circuitbench.tasks.planted.induction import Induction
+from circuitbench.tasks.planted.ioi import IOI
+
+TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+LEAN = {"prompts": 6, "subsets": 4, "others": 12}
+
+
+class WithTruth(IOI):
+    """IOI with another truth."""
+
+    def __init__(self, change):
+        super().__init__()
+        object.__setattr__(self, "change", change)
+
+    def truth(self, model):
+        circuit = super().truth(model)
+        return replace(circuit, roles=self.change(dict(circuit.roles)))
+
+
+@pytest.fixture(scope="module")
+def card():
+    return validate_task("ioi", planted(), IOI(), prompts=6, subsets=4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_passes_on_every_task(preset):
+    model = registry.load_model(preset)
+    lean = LEAN if preset != "planted-large" else {"prompts": 3, "subsets": 2, "others": 4}
+    for name in TASKS:
+        found = validate_task(name, model, registry.load_task(name), **lean)
+        assert found.passed, render(found)
+
+
+def test_only_the_hard_preset_has_limits_of_its_own():
+    assert Limits.of(planted()) == Limits()
+    assert Limits.of(registry.load_model("planted-hard")).accuracy < Limits().accuracy
+    odd = replace(planted(), provenance={"health": {"acuracy": 0.1}})
+    with pytest.raises(UnknownName, match="did you mean 'accuracy'"):
+        Limits.of(odd)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "resample"])
+def test_truth_holds_under_every_ablation_it_claims(ablation):
+    found = validate_task("induction", planted(), Induction(), ablation=ablation, **LEAN)
+    assert found.passed, render(found)
+
+
+def failed(found):
+    return {check.name for check in found.checks if not check.passed}
+
+
+def test_a_truth_that_misses_a_role_fails():
+    task = WithTruth(lambda roles: {k: v for k, v in roles.items() if k != "s_inhibition"})
+    found = validate_task("ioi", planted(), task, prompts=6, subsets=4)
+    assert not found.passed
+    assert "strongest other head, alone" in failed(found)
+    assert "faithfulness of the truth alone - 1" in failed(found)
+
+
+def test_a_truth_with_a_bystander_fails():
+    bystander = planted().construction.heads["noise"][0]
+    task = WithTruth(lambda roles: roles | {"bystander": Role((bystander,))})
+    assert "weakest truth head in its best context" in failed(
+        validate_task("ioi", planted(), task, **LEAN)
+    )
+
+
+def test_a_truth_with_the_wrong_sign_fails():
+    task = WithTruth(
+        lambda roles: roles | {"negative_name_mover": replace(roles["negative_name_mover"], sign=1)}
+    )
+    assert "truth heads against their sign" in failed(validate_task("ioi", planted(), task, **LEAN))
+
+
+def test_an_ablation_the_truth_does_not_claim_is_refused():
+    class ZeroOnly(IOI):
+        def truth(self, model):
+            return replace(super().truth(model), ablations=("zero",))
+
+    with pytest.raises(InvalidSpec, match="not claimed under mean ablation; valid: zero"):
+        validate_task("ioi", planted(), ZeroOnly(), ablation="mean")
+
+
+def test_card_is_json_and_text(card):
+    data = json.loads(json.dumps(card.as_dict(), allow_nan=False))
+    assert data["passed"] is True
+    assert {check["name"] for check in data["checks"]} >= {"accuracy", "control loss / uniform"}
+    truth = IOI().truth(planted()).heads
+    assert {
+        Head(layer, head)
+        for layer, row in enumerate(data["truth"])
+        for head, x in enumerate(row)
+        if x
+    } == truth
+    text = render(card)
+    assert "ioi on planted: passed" in text
+    assert "it sleeps while every name mover is awake" in text
+
+
+def test_figure_shows_effects_beside_the_truth(card, tmp_path):
+    drawing = figure(card)
+    drawing.savefig(tmp_path / "card.png")
+    assert (tmp_path / "card.png").stat().st_size > 1000
+    assert [axes.get_title() for axes in drawing.axes[:2]][1] == "truth"

@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+from agents_kit import GAINS, FixedDifference, additive_model
+
+from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.errors import InvalidSpec
+from circuitbench_experiments.mechrl import protocol as experiment
+from circuitbench_experiments.mechrl.matched_episodes import (
+    Stage,
+    bandit_control,
+    fixed_control,
+    layer_control,
+    oracle_control,
+    play,
+    random_control,
+    score,
+)
+from circuitbench_experiments.mechrl.protocol import MechRL, reproduce
+from circuitbench_experiments.mechrl.report import (
+    crossed_interval,
+    lines,
+    markdown,
+    verdicts,
+    write_report,
+)
+
+TRUTH = Circuit({"a": Role((Head(0, 0), Head(1, 1))), "b": Role((Head(2, 2),))}, "x", "constructed")
+
+
+def stage(make_oracle, gains=GAINS):
+    return Stage(make_oracle(gains, pool=4), TRUTH, (1, 2))
+
+
+def test_scores_are_against_the_oracles_best_head(make_oracle):
+    rewards = GAINS.ravel()
+    taken = [[(8, 1.0)], [(4, 2.0), (2, 0.5)], [(0, 3.0), (1, 0.0)]]
+    got = score(taken, rewards, stage(make_oracle))
+    assert got.curve == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert (got.ratio, got.steps_to_90, got.queries_to_90, got.queries) == (1.0, 3, 5, 5)
+    assert (got.auroc, got.recall, got.roles) == (1.0, 1.0, {"a": 1.0, "b": 1.0})
+
+
+def test_never_getting_near_counts_as_one_step_more_than_played(make_oracle):
+    got = score([[(1, 0.0)], [(2, 0.5)]], GAINS.ravel(), stage(make_oracle))
+    assert (got.steps_to_90, got.queries_to_90) == (3, 3)
+    assert got.ratio == pytest.approx(0.5 / 3)
+
+
+def test_controls_do_what_they_say(make_oracle):
+    here = stage(make_oracle)
+    rng = np.random.default_rng(0)
+    known = {"fixed": np.arange(9.0)}
+
+    def order(contender):
+        return play(contender, here, 3, 1, rng).curve * 3.0
+
+    assert order(oracle_control()) == pytest.approx([3.0, 3.0, 3.0])
+    assert order(fixed_control(known)) == pytest.approx([1.0, 1.0, 1.0])  # 8, 7, 6
+    assert order(layer_control(known, 3))[-1] == pytest.approx(1.0)  # the last layer's
+    firsts = [play(random_control(), here, 1, 1, rng).ratio for _ in range(100)]
+    assert np.mean(firsts) == pytest.approx(GAINS.mean() / 3, abs=0.15)
+    for thompson in (True, False):
+        got = play(bandit_control(thompson), here, 9, 1, rng)
+        assert got.ratio == pytest.approx(1.0)
+
+
+def test_a_fixed_order_for_an_unknown_task_is_the_mean_of_the_known(make_oracle):
+    here = Stage(make_oracle(task_name="other"), TRUTH, (1,))
+    values = np.zeros(9)
+    values[4] = 1.0
+    known = {"a": values, "b": 5 * values}
+    got = play(fixed_control(known), here, 1, 1, np.random.default_rng(0))
+    assert got.ratio == pytest.approx(2 / 3)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The experiment on additive models: ``tiny@k`` has its gains rolled by k."""
+
+    def model(name):
+        shift = int(name.partition("@")[2] or 0)
+        made = additive_model(np.roll(GAINS, shift))
+        return type(made)(name, made.n_layers, made.n_heads, made.transformer)
+
+    class Known(FixedDifference):
+        def truth(self, model):
+            return TRUTH
+
+    monkeypatch.setattr(experiment, "load_model", model)
+    monkeypatch.setattr(experiment, "load_task", lambda name: Known())
+    return MechRL(
+        model="tiny",
+        train_tasks=("a", "b"),
+        held_out_task="c",
+        seeds=2,
+        total_steps=400,
+        steps=4,
+        episodes=2,
+        candidates=(1, 5),
+        batch_size=2,
+        pool=4,
+        token_models=2,
+        token_rehearsal=1,
+        token_steps=400,
+        held_out_models=2,
+        token_batch=2,
+    )
+
+
+def test_the_whole_experiment(tiny, tmp_path, monkeypatch):
+    results = reproduce(tiny, tmp_path)
+    table = lines(results)
+    parts = {line.part for line in table}
+    assert parts == {"a", "b", "c", "held-out models"}
+    pretending = {line.contender for line in table if line.part == "c"}
+    assert {"rl-ppo (K=5)", "rl-ppo as a (K=1)", "rl-ppo as b (K=5)", "random"} <= pretending
+    oracle = next(x for x in table if (x.part, x.contender) == ("a", "oracle"))
+    assert oracle.estimates["ratio"].mean == pytest.approx(1.0)
+    assert oracle.estimates["steps_to_90"].mean == 1.0
+    text = markdown(results)
+    assert "400 queries per seed" in text
+    assert len(verdicts(table)) == text.count("reached: ") == 3 * 2 + 2 + 8
+    assert all(path.stat().st_size for path in write_report(results, tmp_path))
+
+    def forbidden(self, *args):
+        raise AssertionError("a finished seed must not run again")
+
+    monkeypatch.setattr(experiment.Lab, "run", forbidden)
+    assert json.dumps(reproduce(tiny, tmp_path)) == json.dumps(results)
+    with pytest.raises(InvalidSpec, match="other settings"):
+        reproduce(MechRL(model="tiny"), tmp_path)
+
+
+def test_a_killed_experiment_loses_no_seed_and_ends_the_same(tiny, tmp_path):
+    def die(fraction, text):
+        if text.startswith("seed 1: rl-ppo"):
+            raise KeyboardInterrupt
+
+    whole = reproduce(tiny, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(tiny, tmp_path / "killed", die)
+    assert (tmp_path / "killed" / "seed-0.json").is_file()
+    resumed = reproduce(tiny, tmp_path / "killed")
+    for a, b in zip(whole["seeds"], resumed["seeds"], strict=True):
+        assert a["rows"] == b["rows"]
+
+
+def test_intervals_do_not_take_runs_on_one_model_for_independent():
+    rng = np.random.default_rng(0)
+    models = rng.normal(size=20)
+    values = np.broadcast_to(models, (2, 50, 20))  # all seeds agree, so models alone count
+    low, high = crossed_interval(values, rng)
+    assert high - low == pytest.approx(2 * 1.96 * models.std() / 20**0.5, rel=0.1)
+    assert low < models.mean() < high
+    seeds = np.broadcast_to(rng.normal(size=(5, 1)), (1, 5, 1))
+    assert np.ptp(crossed_interval(seeds, rng)) > 0.3
+    assert crossed_interval(np.ones((1, 1, 1)), rng) == (1.0, 1.0)
+
+
+def test_bad_settings_are_refused(tmp_path):
+    with pytest.raises(InvalidSpec, match="held-out task"):
+        MechRL(held_out_task="ioi")
+    with pytest.raises(InvalidSpec, match="seeds must be 1"):
+        MechRL(seeds=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidSpec, match="cannot use"):
+        reproduce(MechRL(), tmp_path / "file")

@@ -1,0 +1,223 @@
+"""Every registered plug-in keeps its contract, and broken ones are caught."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from circuitbench.checks.contracts import ToyTask, check_method, check_task, toy_model
+from circuitbench.core.circuit import Circuit
+from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidPlugin, ModelUnavailable
+from circuitbench.models import Model
+from circuitbench.oracle import Oracle
+from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
+
+# What makes a learning method short enough to check; others run with their defaults.
+QUICK = {
+    "total_steps": 80,
+    "n_envs": 2,
+    "n_steps": 10,
+    "minibatch": 10,
+    "steps": 5,
+    "width": 8,
+    "explore": 20,
+}
+
+
+@pytest.mark.parametrize("name", [p.name for p in list_plugins("method")])
+def test_every_method_keeps_the_contract(name):
+    cls = method_class(name)
+    known = {f.name for f in dataclasses.fields(cls)}
+    quick = QUICK if hasattr(cls, "train") else {}
+    check_method(lambda: cls(**{k: v for k, v in quick.items() if k in known}))
+
+
+@pytest.mark.parametrize("name", [p.name for p in list_plugins("task")])
+def test_every_task_keeps_the_contract_on_its_own_model(name):
+    task = load_task(name)
+    try:
+        model = load_model(task.default_model)
+    except ModelUnavailable as error:
+        pytest.skip(str(error))
+    check_task(task, model)
+
+
+def test_no_public_attribute_of_the_oracle_leads_to_the_truth():
+    """Walk everything reachable without an underscore; nobody there can state a truth."""
+    oracle = Oracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=2)
+    seen, queue = set(), [oracle]
+    while queue:
+        thing = queue.pop()
+        if id(thing) in seen or not type(thing).__module__.startswith("circuitbench"):
+            continue
+        seen.add(id(thing))
+        assert not hasattr(thing, "truth"), type(thing)
+        assert not isinstance(thing, Circuit | Model), type(thing)
+        queue += [getattr(thing, name) for name in dir(thing) if not name.startswith("_")]
+    assert len(seen) > 3
+
+
+def ranking(oracle, rng):
+    return rng.random(oracle.shape)
+
+
+@dataclass(frozen=True)
+class Good:
+    """Every broken plug-in below differs from this one in a single habit."""
+
+    def discover(self, oracle, rng):
+        scores = ranking(oracle, rng)
+        return Discovery(scores, frozenset())
+
+
+class GlobalDraws(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.random.rand(*oracle.shape), frozenset())  # noqa: NPY002
+
+
+class GlobalTorchDraws(Good):
+    def discover(self, oracle, rng):
+        return Discovery(torch.rand(oracle.shape).numpy(), frozenset())
+
+
+class Unfinished(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.full(oracle.shape, np.nan), frozenset())
+
+
+class WrongShape(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.zeros((3, 4)), frozenset())
+
+
+class NotADiscovery(Good):
+    def discover(self, oracle, rng):
+        return ranking(oracle, rng)
+
+
+class NoSuchHead(Good):
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset({(99, 0)}))
+
+
+@dataclass
+class Remembers:
+    """Its second answer depends on its first."""
+
+    calls: int = 0
+
+    def discover(self, oracle, rng):
+        self.calls += 1
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+class EntropyFromOutside(Good):
+    def discover(self, oracle, rng):
+        return Discovery(np.random.default_rng().random(oracle.shape), frozenset())
+
+
+@dataclass(frozen=True)
+class NeedsArguments:
+    size: int
+
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+@dataclass(frozen=True)
+class OpaqueHyperparameter:
+    thing: object = field(default_factory=object)
+
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+class NotADataclass:
+    def discover(self, oracle, rng):
+        return Discovery(ranking(oracle, rng), frozenset())
+
+
+def test_a_good_method_passes():
+    check_method(Good)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (GlobalDraws, "generator handed in"),
+        (GlobalTorchDraws, "generator handed in"),
+        (Unfinished, "is nan"),
+        (WrongShape, "shape"),
+        (NotADiscovery, "must return a Discovery"),
+        (NoSuchHead, "does not exist"),
+        (Remembers, "changed the method's hyperparameters"),
+        (EntropyFromOutside, "same discovery"),
+        (NeedsArguments, "needs a default"),
+        (OpaqueHyperparameter, "a record cannot hold"),
+        (NotADataclass, "must be a dataclass"),
+    ],
+)
+def test_broken_methods_are_caught(cls, message):
+    with pytest.raises(InvalidPlugin, match=message):
+        check_method(cls)
+
+
+class SameEveryTime(ToyTask):
+    def prompts(self, model, n, rng):
+        return super().prompts(model, n, np.random.default_rng(0))
+
+
+class GlobalPrompts(ToyTask):
+    def prompts(self, model, n, rng):
+        return super().prompts(model, n, np.random.default_rng(np.random.randint(9)))  # noqa: NPY002
+
+
+class NoCounterfactual(ToyTask):
+    def prompts(self, model, n, rng):
+        prompts = super().prompts(model, n, rng)
+        return dataclasses.replace(prompts, counterfactual=prompts.tokens)
+
+
+class OutsideVocabulary(ToyTask):
+    def control(self, model, n, rng):
+        return super().control(model, n, rng) + 5
+
+
+class NoBos(ToyTask):
+    def control(self, model, n, rng):
+        return super().control(model, n, rng).roll(1, 1)
+
+
+class TooFew(ToyTask):
+    def prompts(self, model, n, rng):
+        return super().prompts(model, n - 1, rng)
+
+
+class TruthElsewhere(ToyTask):
+    def truth(self, model):
+        return super().truth(toy_model(9, 4))
+
+
+def test_a_good_task_passes():
+    check_task(ToyTask(), toy_model())
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (SameEveryTime, "another generator"),
+        (GlobalPrompts, "generator handed in"),
+        (NoCounterfactual, "equals its prompt"),
+        (OutsideVocabulary, "outside the vocabulary"),
+        (NoBos, "same token"),
+        (TooFew, "asked for"),
+        (TruthElsewhere, "outside the model"),
+        (object, "needs default_model"),
+    ],
+)
+def test_broken_tasks_are_caught(cls, message):
+    with pytest.raises(InvalidPlugin, match=message):
+        check_task(cls(), toy_model())
