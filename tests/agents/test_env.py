@@ -1,3 +1,5 @@
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -20,14 +22,14 @@ NAMES = ["HeadDiscovery", "HeadKnockout", "CircuitPruning"]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("observation", ["flat", "tokens"])
-def test_gymnasium_checker_passes(name, observation, make_oracle):
+def test_gymnasium_checker_passes(name: str, observation: Any, make_oracle: Any) -> None:
     env = gymnasium.make(
         f"circuitbench/{name}-v0", oracles=[make_oracle()], observation=observation
     )
     check_env(env.unwrapped)
 
 
-def test_flat_observation_is_the_seeds_layout(make_oracle):
+def test_flat_observation_is_the_seeds_layout(make_oracle: Any) -> None:
     model = additive_model(GAINS)
     oracles = [make_oracle(model=model, task_name=name) for name in ("a", "b")]
     env = HeadDiscoveryEnv(oracles, steps=4)
@@ -40,7 +42,7 @@ def test_flat_observation_is_the_seeds_layout(make_oracle):
     assert observation[11:][4] == pytest.approx(2.0 / 5)
 
 
-def test_reward_is_task_damage_minus_weighted_control_damage(make_oracle):
+def test_reward_is_task_damage_minus_weighted_control_damage(make_oracle: Any) -> None:
     oracle = make_oracle(weight=2.0)
     env = HeadDiscoveryEnv([oracle], steps=2)
     env.reset(seed=0, options={"task": 0, "batch_seed": 7})
@@ -49,7 +51,7 @@ def test_reward_is_task_damage_minus_weighted_control_damage(make_oracle):
     assert reward == pytest.approx(float(asked.task[0] - 2.0 * asked.control[0]))
 
 
-def test_repeating_a_head_is_penalised_and_asks_nothing(make_oracle):
+def test_repeating_a_head_is_penalised_and_asks_nothing(make_oracle: Any) -> None:
     oracle = make_oracle()
     env = HeadDiscoveryEnv([oracle], steps=3, penalty=-2.5)
     env.reset(seed=0)
@@ -61,7 +63,7 @@ def test_repeating_a_head_is_penalised_and_asks_nothing(make_oracle):
 
 
 @pytest.mark.parametrize("make", ENVS)
-def test_a_step_after_the_end_is_refused(make, make_oracle):
+def test_a_step_after_the_end_is_refused(make: Any, make_oracle: Any) -> None:
     env = make([make_oracle()], steps=1)
     with pytest.raises(InvalidSpec, match="call reset"):
         env.step(0)
@@ -72,7 +74,7 @@ def test_a_step_after_the_end_is_refused(make, make_oracle):
         env.step(1)
 
 
-def test_bad_requests_are_refused(make_oracle):
+def test_bad_requests_are_refused(make_oracle: Any) -> None:
     env = HeadDiscoveryEnv([make_oracle()])
     env.reset(seed=0)
     with pytest.raises(InvalidSpec, match="actions are 0 to 8"):
@@ -87,7 +89,7 @@ def test_bad_requests_are_refused(make_oracle):
         HeadDiscoveryEnv([make_oracle()], task_ids=[3])
 
 
-def test_observations_are_copies(make_oracle):
+def test_observations_are_copies(make_oracle: Any) -> None:
     env = HeadDiscoveryEnv([make_oracle()])
     first, _ = env.reset(seed=0)
     kept = first.copy()
@@ -95,13 +97,13 @@ def test_observations_are_copies(make_oracle):
     assert np.array_equal(first, kept)
 
 
-def test_unknown_task_has_no_one_hot(make_oracle):
+def test_unknown_task_has_no_one_hot(make_oracle: Any) -> None:
     env = HeadDiscoveryEnv([make_oracle()], task_ids=[None], n_tasks=2)
     observation, _ = env.reset(seed=0)
     assert observation[:2].tolist() == [0, 0]
 
 
-def test_tokens_say_nothing_of_a_heads_number(make_oracle):
+def test_tokens_say_nothing_of_a_heads_number(make_oracle: Any) -> None:
     env = HeadDiscoveryEnv([make_oracle()], observation="tokens")
     tokens, _ = env.reset(seed=0)
     assert tokens.shape == (9, 4)
@@ -109,7 +111,7 @@ def test_tokens_say_nothing_of_a_heads_number(make_oracle):
         assert (layer == layer[0]).all()
 
 
-def test_knockout_rewards_telescope_and_show_backups(make_oracle):
+def test_knockout_rewards_telescope_and_show_backups(make_oracle: Any) -> None:
     oracle = make_oracle()
     env = HeadKnockoutEnv([oracle])
     env.reset(seed=0, options={"task": 0, "batch_seed": 1})
@@ -126,7 +128,9 @@ def test_knockout_rewards_telescope_and_show_backups(make_oracle):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.permutations(range(9)), st.integers(1, 9))
-def test_pruning_reward_depends_on_the_circuit_reached_not_on_the_way(make_oracle, order, length):
+def test_pruning_reward_depends_on_the_circuit_reached_not_on_the_way(
+    make_oracle: Any, order: Any, length: Any
+) -> None:
     env = CircuitPruningEnv([make_oracle()], tau=0.8, price=3.0)
     env.reset(seed=0, options={"task": 0, "batch_seed": 1})
     total = sum(env.step(head)[1] for head in order[:length])
@@ -134,7 +138,7 @@ def test_pruning_reward_depends_on_the_circuit_reached_not_on_the_way(make_oracl
     assert total == pytest.approx(length / 9 - 3.0 * max(0.0, 0.8 - kept), abs=1e-5)
 
 
-def test_stopping_earns_nothing_and_ends_and_a_step_limit_truncates(make_oracle):
+def test_stopping_earns_nothing_and_ends_and_a_step_limit_truncates(make_oracle: Any) -> None:
     env = CircuitPruningEnv([make_oracle()])
     env.reset(seed=0)
     stop = int(env.action_space.n) - 1
@@ -144,7 +148,7 @@ def test_stopping_earns_nothing_and_ends_and_a_step_limit_truncates(make_oracle)
     assert env.step(1)[2:4] == (False, True)
 
 
-def test_pruning_can_remove_a_layer_at_once(make_oracle):
+def test_pruning_can_remove_a_layer_at_once(make_oracle: Any) -> None:
     env = CircuitPruningEnv([make_oracle()], groups="layers", price=3.0, tau=0.8)
     assert env.action_space.n == 9 + 3 + 1
     env.reset(seed=0)

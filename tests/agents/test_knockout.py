@@ -1,5 +1,7 @@
 """Cuts of HeadKnockout, on circuits given as a formula: stages in series, copies in parallel."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from agents_kit import GAINS
@@ -17,7 +19,7 @@ CLEAN = 10.0
 READERS, MOVERS, AGAINST, LANGUAGE = {0, 1, 2}, {5, 6}, 9, 11
 
 
-def damage(mask):
+def damage(mask: Any) -> Any:
     """Any reader suffices, the movers share the work, one head works against the task."""
     on = set(np.flatnonzero(mask.ravel()).tolist())
     read = 1.0 if on & READERS else 0.0
@@ -25,7 +27,7 @@ def damage(mask):
     return Answer(CLEAN - metric, CLEAN - metric - (0.0 if LANGUAGE in on else 3.0))
 
 
-def play(order, **rules):
+def play(order: Any, **rules: Any) -> Any:
     """Ablate in the given order whatever is legal; returns the episode and all rewards."""
     episode = KnockoutRules(**rules).episode((3, 4), 1)
     episode.begin(0, CLEAN)
@@ -38,7 +40,7 @@ def play(order, **rules):
     return episode, earned
 
 
-def largest(earned):
+def largest(earned: Any) -> Any:
     scores = np.full(12, -np.inf)
     for head, reward in earned:
         scores[head] = max(scores[head], reward)
@@ -47,7 +49,7 @@ def largest(earned):
 
 @settings(max_examples=40, deadline=None)
 @given(st.permutations(range(12)))
-def test_every_order_finds_both_stages_and_pays_all_copies(order):
+def test_every_order_finds_both_stages_and_pays_all_copies(order: Any) -> None:
     episode, earned = play(order, steps=100, cuts=2, signed=False)
     assert episode.cuts == 2
     assert set(np.flatnonzero(episode.spent)) - {AGAINST} == READERS | MOVERS
@@ -59,7 +61,7 @@ def test_every_order_finds_both_stages_and_pays_all_copies(order):
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(12)))
-def test_without_cuts_the_first_collapse_ends_the_episode(order):
+def test_without_cuts_the_first_collapse_ends_the_episode(order: Any) -> None:
     episode, earned = play(order, steps=100)
     assert len(earned) == episode.steps == episode.chosen.sum()
     assert episode.destroyed >= 0.98
@@ -69,7 +71,7 @@ def test_without_cuts_the_first_collapse_ends_the_episode(order):
     assert damage(before).task < 0.98 * CLEAN
 
 
-def test_a_head_against_the_task_pays_only_for_the_size_of_its_change():
+def test_a_head_against_the_task_pays_only_for_the_size_of_its_change() -> None:
     order = [AGAINST, *range(9), 10, 11]
     assert play(order, steps=1)[1] == [(AGAINST, -4.0)]
     assert play(order, steps=1, signed=False)[1] == [(AGAINST, 4.0)]
@@ -77,7 +79,7 @@ def test_a_head_against_the_task_pays_only_for_the_size_of_its_change():
     assert play(order, steps=1, signed=False)[1] == [(LANGUAGE, -3.0)]
 
 
-def test_bystanders_return_in_doubling_groups_and_needed_heads_are_all_paid():
+def test_bystanders_return_in_doubling_groups_and_needed_heads_are_all_paid() -> None:
     episode, earned = play([3, 4, 7, 8, 10, 0, 1, 2, 5, 6, 9, 11], steps=13, cuts=1)
     # 3; then 4 and 7; then 8, 10, 0 and 1 matter together, so 8 and 10; 0 and 1; 0 alone; 1
     assert [head for head, _ in earned[8:]] == [3, 4, 8, 8, 0]
@@ -87,7 +89,7 @@ def test_bystanders_return_in_doubling_groups_and_needed_heads_are_all_paid():
     assert episode.steps == 15
 
 
-def test_while_heads_are_put_back_only_their_turn_is_legal():
+def test_while_heads_are_put_back_only_their_turn_is_legal() -> None:
     episode = KnockoutRules(cuts=2).episode((3, 4), 1)
     episode.begin(0, CLEAN)
     for head in (0, 1, 2):
@@ -102,7 +104,7 @@ def test_while_heads_are_put_back_only_their_turn_is_legal():
     assert episode.globals().tolist() == [0.0, 0.0]
 
 
-def test_a_saved_episode_goes_on_exactly():
+def test_a_saved_episode_goes_on_exactly() -> None:
     order = list(range(11, -1, -1))
     whole, earned = play(order, steps=100, cuts=2)
     for stop in range(1, len(earned)):
@@ -119,7 +121,7 @@ def test_a_saved_episode_goes_on_exactly():
     assert whole.over
 
 
-def test_the_environment_takes_the_rules_and_refuses_bad_ones(make_oracle):
+def test_the_environment_takes_the_rules_and_refuses_bad_ones(make_oracle: Any) -> None:
     env = HeadKnockoutEnv([make_oracle()], cuts=2)
     env.reset(seed=0)
     for head in (0, 4, 2, 8):
@@ -131,7 +133,7 @@ def test_the_environment_takes_the_rules_and_refuses_bad_ones(make_oracle):
         KnockoutRules(tolerance=0.0)
 
 
-def test_cut_search_scores_what_putting_back_changes(make_oracle):
+def test_cut_search_scores_what_putting_back_changes(make_oracle: Any) -> None:
     oracle = make_oracle(budget=30)
     found = CutSearch().discover(oracle, np.random.default_rng(0))
     assert found.scores == pytest.approx(np.maximum(GAINS, 0.0), abs=1e-4)
@@ -140,7 +142,7 @@ def test_cut_search_scores_what_putting_back_changes(make_oracle):
     assert found.info["cuts"] >= 1
 
 
-def test_cut_search_finds_nothing_where_nothing_matters(make_oracle):
+def test_cut_search_finds_nothing_where_nothing_matters(make_oracle: Any) -> None:
     gains = np.zeros((2, 2))
     found = CutSearch(queries=5).discover(make_oracle(gains), np.random.default_rng(0))
     assert found.selected == frozenset()
@@ -148,7 +150,7 @@ def test_cut_search_finds_nothing_where_nothing_matters(make_oracle):
 
 
 @pytest.mark.parametrize("explore", [0, 40])
-def test_exploring_shows_the_policy_where_to_begin(make_oracle, explore):
+def test_exploring_shows_the_policy_where_to_begin(make_oracle: Any, explore: Any) -> None:
     gains = np.zeros((3, 4))
     gains[0, 1] = gains[2, 2] = 2.0
     method = KnockoutDiscovery(
@@ -161,15 +163,15 @@ def test_exploring_shows_the_policy_where_to_begin(make_oracle, explore):
     assert oracle.meter.queries >= explore + 8
 
 
-def test_where_exploring_finds_nothing_there_is_nothing_to_imitate(make_oracle):
+def test_where_exploring_finds_nothing_there_is_nothing_to_imitate(make_oracle: Any) -> None:
     method = KnockoutDiscovery(total_steps=1, n_envs=2, n_steps=4, width=8, explore=10)
     oracle = make_oracle(np.zeros((2, 2)), pool=2)
     method.train([oracle], np.random.default_rng(0))
     assert not method.discover(oracle, np.random.default_rng(0)).selected
 
 
-def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle):
-    def found():
+def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle: Any) -> None:
+    def found() -> Any:
         method = KnockoutDiscovery(total_steps=32, n_steps=8, n_envs=2, width=8, explore=40)
         method.train([make_oracle(pool=2)], np.random.default_rng(0))
         oracle = make_oracle(budget=13)

@@ -1,5 +1,8 @@
 """Learning agents beside rl-ppo; that all keep the contract is tested in tests/contract."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -32,20 +35,20 @@ AGENTS = {
 }
 
 
-def fit(method, make_oracle, names=("fixed",), gains=GAINS):
+def fit(method: Any, make_oracle: Any, names: Any = ("fixed",), gains: Any = GAINS) -> Any:
     oracles = [make_oracle(gains, pool=4, task_name=name) for name in names]
     method.train(oracles, np.random.default_rng(0))
     return method
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_they_are_registered_under_their_own_name(name):
+def test_they_are_registered_under_their_own_name(name: str) -> None:
     assert method_class(name) is type(AGENTS[name]())
     assert AGENTS[name]().name == name
 
 
 @pytest.mark.parametrize("name", ["rl-a2c", "rl-reinforce", "rl-dqn"])
-def test_they_learn_which_heads_pay(name, make_oracle):
+def test_they_learn_which_heads_pay(name: str, make_oracle: Any) -> None:
     gains = np.zeros((3, 3))
     gains[1] = 2.0
     method = AGENTS[name](
@@ -57,14 +60,14 @@ def test_they_learn_which_heads_pay(name, make_oracle):
     assert np.mean(returns[-3:]) > returns[0] + 1.0
 
 
-def test_a_token_policy_acts_on_a_model_of_another_grid(make_oracle):
+def test_a_token_policy_acts_on_a_model_of_another_grid(make_oracle: Any) -> None:
     method = fit(AGENTS["rl-transformer"](episodes=1), make_oracle)
     found = method.discover(make_oracle(np.ones((4, 5))), np.random.default_rng(0))
     assert found.scores.shape == (4, 5)
     assert (found.scores > 0).sum() == 4
 
 
-def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle):
+def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle: Any) -> None:
     method = fit(AGENTS["rl-a2c"](), make_oracle, ("a", "b"))
     oracle = make_oracle(task_name="c")
     assert method.seat(oracle, np.random.default_rng(0)).task_ids == [None]
@@ -73,14 +76,14 @@ def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle):
         method.seat(oracle, np.random.default_rng(0), shown_as="d")
 
 
-def test_dqn_resumes_bit_exactly(make_oracle, tmp_path):
-    def weights(method):
+def test_dqn_resumes_bit_exactly(make_oracle: Any, tmp_path: Path) -> None:
+    def weights(method: Any) -> Any:
         return torch.cat([p.detach().ravel() for p in method.training.online.parameters()])
 
-    def die(fraction, text):
+    def die(fraction: Any, text: str) -> None:
         raise KeyboardInterrupt
 
-    def make():
+    def make() -> Any:
         method = AGENTS["rl-dqn"](total_steps=600)
         method.checkpoints = tmp_path
         return method
@@ -100,11 +103,11 @@ def test_dqn_resumes_bit_exactly(make_oracle, tmp_path):
         fit(other, make_oracle)
 
 
-def test_dqn_divergence_fails(make_oracle, tmp_path):
+def test_dqn_divergence_fails(make_oracle: Any, tmp_path: Path) -> None:
     method = AGENTS["rl-dqn"](total_steps=2000)
     method.checkpoints = tmp_path
 
-    def poison(fraction, text):
+    def poison(fraction: Any, text: str) -> None:
         if not checkpoint.exists(tmp_path):
             method.training.save(tmp_path)
         with torch.no_grad():
@@ -117,7 +120,7 @@ def test_dqn_divergence_fails(make_oracle, tmp_path):
     assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
 
 
-def test_the_double_q_target_prices_the_online_choice_among_legal_actions():
+def test_the_double_q_target_prices_the_online_choice_among_legal_actions() -> None:
     online = torch.tensor([[9.0, 2.0, 3.0], [1.0, 5.0, 0.0]])
     target = torch.tensor([[7.0, 8.0, 4.0], [1.0, 6.0, 9.0]])
     legal = torch.tensor([[False, True, True], [True, True, True]])
@@ -127,7 +130,7 @@ def test_the_double_q_target_prices_the_online_choice_among_legal_actions():
     assert got.tolist() == [1.0 + 0.5 * 4.0, 2.0]
 
 
-def test_replay_forgets_the_oldest():
+def test_replay_forgets_the_oldest() -> None:
     replay = Replay(3, 1, 1)
     for k in range(5):
         row = np.full((1, 1), float(k))
@@ -139,7 +142,7 @@ def test_replay_forgets_the_oldest():
     assert set(drawn.tolist()) == {2, 3, 4}
 
 
-def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle):
+def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle: Any) -> None:
     gains = np.array([[2.0, 1.0, 0.0]])
     method = fit(AGENTS["rl-knockout"](), make_oracle, gains=gains)
     found = method.discover(make_oracle(gains), np.random.default_rng(0))
@@ -147,7 +150,7 @@ def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle):
     assert found.selected == {Head(0, 0), Head(0, 1)}
 
 
-def test_pruning_learns_to_keep_what_matters(make_oracle):
+def test_pruning_learns_to_keep_what_matters(make_oracle: Any) -> None:
     gains = np.zeros((2, 4))
     gains[0, 1] = gains[1, 2] = 2.0
     method = AGENTS["rl-pruning"](
@@ -162,7 +165,7 @@ def test_pruning_learns_to_keep_what_matters(make_oracle):
 
 
 @pytest.mark.parametrize("name", ["rl-a2c", "rl-transformer"])
-def test_a_warm_start_begins_at_the_baselines_ranking(name, make_oracle):
+def test_a_warm_start_begins_at_the_baselines_ranking(name: str, make_oracle: Any) -> None:
     gains = np.zeros((3, 3))
     gains[2] = [1.0, 1.0, 1.0]
     oracle = make_oracle(gains, pool=4)
@@ -179,12 +182,12 @@ def test_a_warm_start_begins_at_the_baselines_ranking(name, make_oracle):
     assert oracle.meter.queries == method.training.queries == 9 + shown + steps
 
 
-def test_an_unknown_baseline_is_refused(make_oracle):
+def test_an_unknown_baseline_is_refused(make_oracle: Any) -> None:
     with pytest.raises(UnknownName, match="head-ablation"):
         fit(AGENTS["rl-a2c"](warm_start="head-ablatoin"), make_oracle)
 
 
-def test_bad_settings_are_refused(make_oracle):
+def test_bad_settings_are_refused(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="temperature"):
         DQNSettings(temperature=0.0)
     with pytest.raises(InvalidSpec, match="at least one training oracle"):

@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +13,19 @@ QUICK = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs"
 Quick = partial(PPOHeadDiscovery, **QUICK)
 
 
-def trained(make_oracle, names=("fixed",), **changes):
+def trained(make_oracle: Any, names: Any = ("fixed",), **changes: Any) -> Any:
     method = PPOHeadDiscovery(**(QUICK | {"steps": 4} | changes))
     oracles = [make_oracle(pool=4, task_name=name) for name in names]
     method.train(oracles, np.random.default_rng(0))
     return method
 
 
-def test_it_refuses_to_discover_untrained(make_oracle):
+def test_it_refuses_to_discover_untrained(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="has not been trained"):
         Quick().discover(make_oracle(), np.random.default_rng(0))
 
 
-def test_asked_heads_score_their_mean_reward_and_others_below(make_oracle):
+def test_asked_heads_score_their_mean_reward_and_others_below(make_oracle: Any) -> None:
     oracle = make_oracle()
     found = trained(make_oracle, episodes=1).discover(oracle, np.random.default_rng(0))
     asked = found.scores > -1e-12
@@ -37,7 +38,7 @@ def test_asked_heads_score_their_mean_reward_and_others_below(make_oracle):
     assert oracle.meter.queries == 4
 
 
-def test_discovery_stays_in_its_budget_and_training_is_metered_apart(make_oracle):
+def test_discovery_stays_in_its_budget_and_training_is_metered_apart(make_oracle: Any) -> None:
     oracle = make_oracle(budget=6)
     found = trained(make_oracle).discover(oracle, np.random.default_rng(0))
     assert oracle.remaining == 0
@@ -46,42 +47,42 @@ def test_discovery_stays_in_its_budget_and_training_is_metered_apart(make_oracle
 
 
 @pytest.mark.parametrize("budget", [7, None])
-def test_planning_pays_for_every_candidate(make_oracle, budget):
+def test_planning_pays_for_every_candidate(make_oracle: Any, budget: Any) -> None:
     oracle = make_oracle(budget=budget)
     method = trained(make_oracle, episodes=1, candidates=3)
     method.discover(oracle, np.random.default_rng(0))
     assert oracle.meter.queries == (7 if budget else 12)
 
 
-def test_more_candidates_than_heads_are_refused(make_oracle):
+def test_more_candidates_than_heads_are_refused(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="at most the 9 actions, not 10"):
         trained(make_oracle, candidates=10)
 
 
-def test_another_grid_is_refused(make_oracle):
+def test_another_grid_is_refused(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="3 x 3 heads and cannot act on 2 x 2"):
         trained(make_oracle).discover(make_oracle(np.ones((2, 2))), np.random.default_rng(0))
 
 
-def test_tasks_on_models_of_different_grids_are_refused(make_oracle):
+def test_tasks_on_models_of_different_grids_are_refused(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="one grid of heads; these models have 2 x 2, 3 x 3"):
         Quick().train([make_oracle(), make_oracle(np.ones((2, 2)))], np.random.default_rng(0))
 
 
-def test_planning_asks_no_more_candidates_than_are_legal(make_oracle):
+def test_planning_asks_no_more_candidates_than_are_legal(make_oracle: Any) -> None:
     oracle = make_oracle()
     trained(make_oracle, episodes=1, candidates=8).discover(oracle, np.random.default_rng(0))
     assert oracle.meter.queries == 8 + 8 + 7 + 6
 
 
-def test_an_unseen_task_is_shown_as_unknown(make_oracle):
+def test_an_unseen_task_is_shown_as_unknown(make_oracle: Any) -> None:
     method = trained(make_oracle, ("a", "b"))
     unseen = method.discover(make_oracle(task_name="c"), np.random.default_rng(0))
     seen = method.discover(make_oracle(task_name="b"), np.random.default_rng(0))
     assert (unseen.info["shown_as"], seen.info["shown_as"]) == ("unknown", "b")
 
 
-def test_candidates_are_drawn_without_replacement_by_probability():
+def test_candidates_are_drawn_without_replacement_by_probability() -> None:
     rng = np.random.default_rng(0)
     probabilities = np.array([0.5, 0.3, 0.2, 0.0])
     draws = [Acting(candidates=2).propose(probabilities, rng) for _ in range(4000)]

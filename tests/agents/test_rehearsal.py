@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,14 +12,14 @@ from circuitbench_baselines.episodes.rules import SearchRules
 SETTINGS = PolicySettings(n_envs=2, n_steps=4, minibatch=4, network="tokens", width=16, layers=1)
 
 
-def gains(rng):
+def gains(rng: np.random.Generator) -> Any:
     """One head pays in layer 0 and one in layer 2, never more; none in layer 1."""
     grid = np.zeros((3, 6))
     grid[0, rng.integers(6)] = grid[2, rng.integers(6)] = 5.0
     return grid
 
 
-def start(oracles):
+def start(oracles: Any) -> Any:
     batch = EpisodeBatch(
         oracles,
         SearchRules(6),
@@ -30,12 +32,12 @@ def start(oracles):
     return PolicyTraining(batch, SETTINGS, 0, "test")
 
 
-def policy(training):
+def policy(training: Any) -> Any:
     episode = training.batch.episodes[0]
     return training.probabilities(episode.observe("tokens")[None], episode.legal()[None])[0]
 
 
-def test_it_learns_what_a_hit_says_about_heads_never_tried(make_oracle):
+def test_it_learns_what_a_hit_says_about_heads_never_tried(make_oracle: Any) -> None:
     rng = np.random.default_rng(0)
     shown = [gains(rng) for _ in range(30)]
     unseen = gains(rng)
@@ -54,7 +56,7 @@ def test_it_learns_what_a_hit_says_about_heads_never_tried(make_oracle):
     assert after[2] > 0.6
 
 
-def test_lessons_cost_a_sweep_and_leave_out_who_prefers_nothing(make_oracle):
+def test_lessons_cost_a_sweep_and_leave_out_who_prefers_nothing(make_oracle: Any) -> None:
     grid = gains(np.random.default_rng(0))
     oracles = [make_oracle(grid), make_oracle(grid)]
     training = start(oracles)
@@ -68,6 +70,6 @@ def test_lessons_cost_a_sweep_and_leave_out_who_prefers_nothing(make_oracle):
     assert rehearse(training, [], RehearsalSettings(), np.random.default_rng(0)) == []
 
 
-def test_settings_without_sense_are_refused():
+def test_settings_without_sense_are_refused() -> None:
     with pytest.raises(InvalidSpec, match="rounds must be above 0"):
         RehearsalSettings(rounds=0)

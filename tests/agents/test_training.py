@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from circuitbench_baselines.episodes.rules import SearchRules
 SMALL = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs": 2, "width": 16}
 
 
-def start(make_oracle, gains=GAINS, observation="flat", **changes):
+def start(make_oracle: Any, gains: Any = GAINS, observation: Any = "flat", **changes: Any) -> Any:
     settings = PolicySettings(**(SMALL | changes))
     batch = EpisodeBatch(
         [make_oracle(gains, pool=4)],
@@ -27,18 +29,18 @@ def start(make_oracle, gains=GAINS, observation="flat", **changes):
     return PolicyTraining(batch, settings, 3, "test")
 
 
-def weights(training):
+def weights(training: Any) -> Any:
     return torch.cat([p.detach().ravel() for p in training.model.policy.parameters()])
 
 
-def preference(training):
+def preference(training: Any) -> Any:
     batch = training.batch
     batch.begin([0])
     return training.probabilities(batch.observe()[:1], batch.legal()[:1])[0]
 
 
 @pytest.mark.parametrize("network", ["mlp", "tokens"])
-def test_it_learns_which_heads_pay(make_oracle, network):
+def test_it_learns_which_heads_pay(make_oracle: Any, network: Any) -> None:
     gains = np.zeros((3, 3))
     gains[1] = 2.0  # a whole layer, which is what a token policy can know before it asks
     training = start(
@@ -60,8 +62,8 @@ def test_it_learns_which_heads_pay(make_oracle, network):
     assert [point.steps for point in training.curve] == [48 * (i + 1) for i in range(25)]
 
 
-def test_global_random_state_is_left_alone_and_does_not_matter(make_oracle):
-    def train():
+def test_global_random_state_is_left_alone_and_does_not_matter(make_oracle: Any) -> None:
+    def train() -> Any:
         training = start(make_oracle)
         training.learn()
         return weights(training)
@@ -73,7 +75,7 @@ def test_global_random_state_is_left_alone_and_does_not_matter(make_oracle):
     assert torch.equal(train(), first)
 
 
-def test_streams_can_be_saved():
+def test_streams_can_be_saved() -> None:
     streams = LibraryStreams(4)
     with streams.active():
         torch.rand(3)
@@ -89,13 +91,15 @@ def test_streams_can_be_saved():
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "rmsprop"}, {"network": "tokens"}])
-def test_a_killed_training_resumes_bit_exactly(make_oracle, tmp_path, changes):
+def test_a_killed_training_resumes_bit_exactly(
+    make_oracle: Any, tmp_path: Path, changes: Any
+) -> None:
     observation = "tokens" if "network" in changes else "flat"
     whole = start(make_oracle, observation=observation, **changes)
     whole.learn()
     killed = start(make_oracle, observation=observation, **changes)
 
-    def die(fraction, text):
+    def die(fraction: Any, text: str) -> None:
         if fraction >= 0.5:
             raise KeyboardInterrupt
 
@@ -107,7 +111,7 @@ def test_a_killed_training_resumes_bit_exactly(make_oracle, tmp_path, changes):
     assert [p.loss for p in resumed.curve] == [p.loss for p in whole.curve]
 
 
-def test_a_checkpoint_of_another_layout_is_refused(make_oracle, tmp_path):
+def test_a_checkpoint_of_another_layout_is_refused(make_oracle: Any, tmp_path: Path) -> None:
     training = start(make_oracle)
     training.learn(folder=tmp_path)
     with pytest.raises(InvalidSpec, match=r"grid \[3, 3\], but this run needs \[2, 2\]"):
@@ -123,7 +127,7 @@ def test_a_checkpoint_of_another_layout_is_refused(make_oracle, tmp_path):
         PolicyTraining(more_tasks, PolicySettings(**SMALL), 3, "test").load(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_refused(make_oracle, tmp_path):
+def test_a_damaged_checkpoint_is_refused(make_oracle: Any, tmp_path: Path) -> None:
     start(make_oracle).save(tmp_path)
     tensors = next(tmp_path.glob("*.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-8] + b"damaged!")
@@ -134,16 +138,18 @@ def test_a_damaged_checkpoint_is_refused(make_oracle, tmp_path):
         checkpoint.load(tmp_path)
 
 
-def test_a_checkpoint_holds_no_pickle(make_oracle, tmp_path):
+def test_a_checkpoint_holds_no_pickle(make_oracle: Any, tmp_path: Path) -> None:
     start(make_oracle).save(tmp_path)
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
     json.loads((tmp_path / checkpoint.INDEX).read_text())
 
 
-def test_divergence_fails_and_keeps_the_last_good_checkpoint(make_oracle, tmp_path):
+def test_divergence_fails_and_keeps_the_last_good_checkpoint(
+    make_oracle: Any, tmp_path: Path
+) -> None:
     training = start(make_oracle)
 
-    def poison(fraction, text):
+    def poison(fraction: Any, text: str) -> None:
         with torch.no_grad():
             next(iter(training.model.policy.parameters())).fill_(float("nan"))
 
@@ -153,14 +159,14 @@ def test_divergence_fails_and_keeps_the_last_good_checkpoint(make_oracle, tmp_pa
     assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
 
 
-def test_a_plateau_stops_early(make_oracle):
+def test_a_plateau_stops_early(make_oracle: Any) -> None:
     training = start(make_oracle, np.zeros((3, 3)), patience=2, total_steps=2400)
     training.learn()
     assert training.stopped_early
     assert len(training.curve) < 100
 
 
-def test_token_weights_fit_another_grid(make_oracle):
+def test_token_weights_fit_another_grid(make_oracle: Any) -> None:
     small = start(make_oracle, observation="tokens", network="tokens")
     small.learn()
     large = start(make_oracle, np.ones((4, 5)), "tokens", network="tokens").batch
@@ -170,7 +176,7 @@ def test_token_weights_fit_another_grid(make_oracle):
     assert weights.sum() == pytest.approx(1)
 
 
-def test_the_token_policy_is_equivariant(make_oracle):
+def test_the_token_policy_is_equivariant(make_oracle: Any) -> None:
     training = start(make_oracle, observation="tokens", network="tokens")
     tokens = np.random.default_rng(0).normal(size=(2, 9, 4)).astype(np.float32)
     order = np.random.default_rng(1).permutation(9)
@@ -180,19 +186,21 @@ def test_the_token_policy_is_equivariant(make_oracle):
     assert np.allclose(straight[:, order], permuted, atol=1e-6)
 
 
-def test_tensorboard_is_optional(make_oracle, tmp_path, monkeypatch):
+def test_tensorboard_is_optional(
+    make_oracle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InvalidSpec, match="pip install tensorboard"):
         start(make_oracle).learn(tensorboard=tmp_path)
 
 
-def test_learning_curves_go_to_tensorboard(make_oracle, tmp_path):
+def test_learning_curves_go_to_tensorboard(make_oracle: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     start(make_oracle).learn(tensorboard=tmp_path)
     assert next(tmp_path.glob("events*")).stat().st_size > 0
 
 
-def test_progress_tells_return_entropy_queries_and_time_left(make_oracle):
+def test_progress_tells_return_entropy_queries_and_time_left(make_oracle: Any) -> None:
     told = []
     start(make_oracle).learn(lambda fraction, text: told.append((fraction, text)))
     assert [fraction for fraction, _ in told] == [0.25, 0.5, 0.75, 1.0]
@@ -201,7 +209,7 @@ def test_progress_tells_return_entropy_queries_and_time_left(make_oracle):
     assert "96 queries, 0 s left" in told[-1][1]
 
 
-def test_bad_settings_are_refused():
+def test_bad_settings_are_refused() -> None:
     with pytest.raises(InvalidSpec, match="total_steps"):
         PolicySettings(total_steps=0)
     with pytest.raises(InvalidSpec, match="learning_rate"):

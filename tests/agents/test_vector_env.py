@@ -1,9 +1,13 @@
+from collections.abc import Callable
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
 from agents_kit import GAINS, additive_model
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.oracle import Oracle
 from circuitbench_agents.environments import batch as vector_env
 from circuitbench_agents.environments.batch import (
     EpisodeBatch,
@@ -16,12 +20,14 @@ from circuitbench_baselines.episodes.knockout import KnockoutRules
 from circuitbench_baselines.episodes.rules import PruningRules, SearchRules
 
 
-def two_tasks(make_oracle, **settings):
+def two_tasks(make_oracle: Callable[..., Oracle], **settings: Any) -> Any:
     model = additive_model(GAINS)
     return [make_oracle(model=model, task_name=name, **settings) for name in ("a", "b")]
 
 
-def test_one_oracle_call_answers_all_episodes(make_oracle, monkeypatch):
+def test_one_oracle_call_answers_all_episodes(
+    make_oracle: Callable[..., Oracle], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     together = vector_env.query_together
     monkeypatch.setattr(
@@ -38,7 +44,7 @@ def test_one_oracle_call_answers_all_episodes(make_oracle, monkeypatch):
     assert calls == [8, 8, 8, 8]
 
 
-def test_the_vector_equals_single_episodes(make_oracle):
+def test_the_vector_equals_single_episodes(make_oracle: Callable[..., Oracle]) -> None:
     oracles = two_tasks(make_oracle, weight=1.0)
     batch = EpisodeBatch(oracles, SearchRules(5), 3, np.random.default_rng(0))
     places = [Place(0, 11), Place(1, 12), Place(0, 13)]
@@ -55,7 +61,7 @@ def test_the_vector_equals_single_episodes(make_oracle):
         assert alone == pytest.approx([row[i] for row in together], abs=1e-6)
 
 
-def test_finished_episodes_restart_and_report(make_oracle):
+def test_finished_episodes_restart_and_report(make_oracle: Callable[..., Oracle]) -> None:
     env = OracleVecEnv(EpisodeBatch([make_oracle()], SearchRules(2), 2, np.random.default_rng(0)))
     env.reset()
     env.step(np.array([0, 4]))
@@ -68,7 +74,7 @@ def test_finished_episodes_restart_and_report(make_oracle):
     assert np.stack(env.env_method("action_masks")).all()
 
 
-def test_gymnasium_vector_env_resets_on_the_next_step(make_oracle):
+def test_gymnasium_vector_env_resets_on_the_next_step(make_oracle: Callable[..., Oracle]) -> None:
     env = OracleVectorEnv(
         EpisodeBatch([make_oracle()], SearchRules(1), 2, np.random.default_rng(0))
     )
@@ -85,12 +91,12 @@ def test_gymnasium_vector_env_resets_on_the_next_step(make_oracle):
 
 
 @pytest.mark.parametrize("rules", [SearchRules(6), KnockoutRules(6), PruningRules()])
-def test_a_saved_state_goes_on_exactly(make_oracle, rules):
-    def fresh():
+def test_a_saved_state_goes_on_exactly(make_oracle: Callable[..., Oracle], rules: Any) -> None:
+    def fresh() -> Any:
         batch = EpisodeBatch(two_tasks(make_oracle), rules, 3, np.random.default_rng(5))
         return OracleVecEnv(batch)
 
-    def play(env, steps):
+    def play(env: Any, steps: Any) -> Any:
         rng = np.random.default_rng(9)
         return [env.step(np.array([rng.choice(m.nonzero()[0]) for m in env.action_masks()]))[:3]
                 for _ in range(steps)]  # fmt: skip
@@ -107,7 +113,9 @@ def test_a_saved_state_goes_on_exactly(make_oracle, rules):
             assert np.array_equal(a, b)
 
 
-def test_choosing_takes_the_best_and_pays_for_every_candidate(make_oracle):
+def test_choosing_takes_the_best_and_pays_for_every_candidate(
+    make_oracle: Callable[..., Oracle],
+) -> None:
     oracle = make_oracle()
     batch = EpisodeBatch([oracle], SearchRules(3), 1, np.random.default_rng(0))
     batch.begin([0])
@@ -118,7 +126,7 @@ def test_choosing_takes_the_best_and_pays_for_every_candidate(make_oracle):
     assert batch.episodes[0].chosen.nonzero()[0].tolist() == [4]
 
 
-def test_episodes_over_two_models_are_answered_too(make_oracle):
+def test_episodes_over_two_models_are_answered_too(make_oracle: Callable[..., Oracle]) -> None:
     oracles = [make_oracle(GAINS), make_oracle(2 * GAINS)]
     batch = EpisodeBatch(oracles, SearchRules(3), 2, np.random.default_rng(0))
     batch.begin([0, 1], [Place(0, 1), Place(1, 1)])
@@ -126,7 +134,7 @@ def test_episodes_over_two_models_are_answered_too(make_oracle):
     assert [outcomes[0].reward, outcomes[1].reward] == pytest.approx([3.0, 6.0])
 
 
-def test_an_empty_environment_is_refused(make_oracle):
+def test_an_empty_environment_is_refused(make_oracle: Callable[..., Oracle]) -> None:
     with pytest.raises(InvalidSpec, match="at least one oracle"):
         EpisodeBatch([], SearchRules(), 1, np.random.default_rng(0))
     with pytest.raises(InvalidSpec, match="at least one episode"):

@@ -1,5 +1,7 @@
 """Baselines on a model whose every effect is known: each head adds a fixed amount to the answer."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def additive_model() -> Model:
 
 
 class AdditiveTask(ToyTask):
-    def prompts(self, model, n, rng):
+    def prompts(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         tokens = torch.tensor([[0, CAUSE, 0]]).repeat(n, 1)
         counterfactual = torch.tensor([[0, OTHER, 0]]).repeat(n, 1)
         return Prompts(
@@ -66,17 +68,17 @@ class AdditiveTask(ToyTask):
             torch.tensor([ANSWER, WRONG]),
         )
 
-    def control(self, model, n, rng):
+    def control(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return torch.tensor([[0, OTHER, OTHER]]).repeat(n, 1)
 
 
-def oracle(**options) -> Oracle:
+def oracle(**options: Any) -> Oracle:
     return Oracle(
         additive_model(), AdditiveTask(), task_name="additive", seed=0, batch_size=2, **options
     )
 
 
-def discover(method, **options):
+def discover(method: Any, **options: Any) -> Any:
     asked = oracle(**options)
     return method.discover(asked, np.random.default_rng(0)), asked
 
@@ -96,7 +98,7 @@ EXACT = [
 
 
 @pytest.mark.parametrize("method", EXACT, ids=repr)
-def test_scores_are_the_planted_amounts(method):
+def test_scores_are_the_planted_amounts(method: Any) -> None:
     discovery, asked = discover(method)
     assert discovery.scores == pytest.approx(AMOUNTS, abs=1e-5)
     assert asked.clean_metric == pytest.approx(1.5, abs=1e-5)
@@ -113,7 +115,7 @@ def test_scores_are_the_planted_amounts(method):
     ],
     ids=repr,
 )
-def test_magnitudes_find_heads_that_work_against_the_task(method):
+def test_magnitudes_find_heads_that_work_against_the_task(method: Any) -> None:
     discovery, _ = discover(method)
     assert discovery.scores == pytest.approx(np.abs(AMOUNTS), abs=1e-5)
     assert discovery.selected == {(0, 0), (0, 2), (1, 1)}
@@ -135,7 +137,7 @@ def test_magnitudes_find_heads_that_work_against_the_task(method):
     ],
     ids=repr,
 )
-def test_a_method_costs_what_it_says(method, queries):
+def test_a_method_costs_what_it_says(method: Any, queries: Any) -> None:
     discovery, asked = discover(method)
     assert asked.meter.queries == queries
     if discovery.trace:
@@ -143,20 +145,20 @@ def test_a_method_costs_what_it_says(method, queries):
         assert np.array_equal(discovery.trace[-1].scores, discovery.scores)
 
 
-def test_acdc_removes_what_changes_the_metric_by_less_than_the_threshold():
+def test_acdc_removes_what_changes_the_metric_by_less_than_the_threshold() -> None:
     discovery, _ = discover(ACDC(objective="metric", threshold=0.5))
     # In units of the clean metric 1.5: 1.1 is a third (goes), 0.2 two thirds, 0.0 four thirds.
     assert discovery.selected == {(0, 0), (0, 2)}
     assert discovery.scores[0, 0] == pytest.approx(2 / 1.5, abs=1e-5)
 
 
-def test_acdc_with_kl_keeps_what_changes_the_prediction():
+def test_acdc_with_kl_keeps_what_changes_the_prediction() -> None:
     discovery, _ = discover(ACDC(objective="kl", threshold=1e-3))
     assert discovery.selected == {(0, 0), (0, 2), (1, 1)}
     assert discovery.scores[AMOUNTS == 0] == pytest.approx(0, abs=1e-6)
 
 
-def test_regression_recovers_an_additive_model():
+def test_regression_recovers_an_additive_model() -> None:
     discovery, _ = discover(SubsetRegression(queries=400, share=0.3, ridge=1e-3))
     assert discovery.scores == pytest.approx(AMOUNTS, abs=1e-3)
 
@@ -165,18 +167,18 @@ def test_regression_recovers_an_additive_model():
     "method", [HeadAblation(), ActivationPatching(), ACDC(), SubsetRegression()], ids=repr
 )
 @pytest.mark.parametrize("budget", [1, 2, 5])
-def test_a_small_budget_gives_a_partial_answer(method, budget):
+def test_a_small_budget_gives_a_partial_answer(method: Any, budget: Any) -> None:
     discovery, asked = discover(method, budget=budget)
     assert asked.meter.queries <= budget
     assert np.isfinite(discovery.scores).all()
 
 
-def test_heads_acdc_never_reached_stay_in():
+def test_heads_acdc_never_reached_stay_in() -> None:
     discovery, _ = discover(ACDC(), budget=3)
     assert {(0, 0), (0, 1), (0, 2)} <= discovery.selected
 
 
-def test_random_commits_to_the_share_it_says():
+def test_random_commits_to_the_share_it_says() -> None:
     discovery, _ = discover(RandomRanking(share=0.5))
     assert len(discovery.selected) == 3
 
@@ -186,12 +188,12 @@ def test_random_commits_to_the_share_it_says():
     [IntegratedGradients(steps=0), SubsetRegression(share=1.0), EdgeAttributionPatching(listed=0)],
     ids=repr,
 )
-def test_nonsense_hyperparameters_are_refused(method):
+def test_nonsense_hyperparameters_are_refused(method: Any) -> None:
     with pytest.raises(InvalidSpec, match="not"):
         discover(method)
 
 
-def test_edges_are_ranked_by_their_own_effect():
+def test_edges_are_ranked_by_their_own_effect() -> None:
     discovery, _ = discover(EdgeAttributionPatching())
     # Heads add up: each acts on the logits and on no other head.
     for (layer, head), amount in np.ndenumerate(AMOUNTS):
@@ -204,8 +206,8 @@ def test_edges_are_ranked_by_their_own_effect():
     assert sorted(few.edges.values()) == sorted(discovery.edges.values())[-2:]
 
 
-def test_the_edges_that_leave_a_head_add_up_to_its_attribution():
-    def oracle():
+def test_the_edges_that_leave_a_head_add_up_to_its_attribution() -> None:
+    def oracle() -> Any:
         return Oracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=4)
 
     method = EdgeAttributionPatching(signed=True, listed=10**6)

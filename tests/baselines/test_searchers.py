@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ USEFUL = {Head(0, 0), Head(0, 2), Head(1, 1), Head(2, 2)}
 
 
 @pytest.mark.parametrize("make", PULLERS)
-def test_pullers_find_every_head_that_does_damage(make, make_oracle):
+def test_pullers_find_every_head_that_does_damage(make: Any, make_oracle: Any) -> None:
     found = make(queries=60).discover(make_oracle(), np.random.default_rng(0))
     assert found.selected == USEFUL
     assert np.argmax(found.scores) == 0
@@ -27,7 +28,7 @@ def test_pullers_find_every_head_that_does_damage(make, make_oracle):
 
 @pytest.mark.parametrize("make", PULLERS)
 @pytest.mark.parametrize("budget", [1, 5])
-def test_pullers_stay_in_the_budget(make, budget, make_oracle):
+def test_pullers_stay_in_the_budget(make: Any, budget: Any, make_oracle: Any) -> None:
     oracle = make_oracle(budget=budget)
     found = make().discover(oracle, np.random.default_rng(0))
     assert oracle.remaining == 0
@@ -35,7 +36,7 @@ def test_pullers_stay_in_the_budget(make, budget, make_oracle):
 
 
 @pytest.mark.parametrize("make", PRUNERS)
-def test_pruners_keep_the_heads_that_matter_and_drop_the_rest(make, make_oracle):
+def test_pruners_keep_the_heads_that_matter_and_drop_the_rest(make: Any, make_oracle: Any) -> None:
     gains = np.zeros((3, 3))
     gains[0, 1] = gains[2, 0] = 2.0
     oracle = make_oracle(gains, budget=400)
@@ -46,12 +47,12 @@ def test_pruners_keep_the_heads_that_matter_and_drop_the_rest(make, make_oracle)
 
 
 @pytest.mark.parametrize("make", PRUNERS)
-def test_pruners_need_a_query_for_the_empty_circuit(make, make_oracle):
+def test_pruners_need_a_query_for_the_empty_circuit(make: Any, make_oracle: Any) -> None:
     with pytest.raises(BudgetExceeded):
         make().discover(make_oracle(budget=0), np.random.default_rng(0))
 
 
-def test_a_good_head_raises_its_layer_and_the_belief_tightens():
+def test_a_good_head_raises_its_layer_and_the_belief_tightens() -> None:
     belief = HeadBelief((2, 3), common=0.1, layer=1.0, head=1.0, noise=0.1)
     before = belief.deviation.copy()
     belief.update(np.array([0]), np.array([5.0]))
@@ -64,11 +65,13 @@ def test_a_good_head_raises_its_layer_and_the_belief_tightens():
     assert draws.std(0) == pytest.approx(belief.deviation, abs=0.1)
 
 
-def test_the_tree_search_sees_a_backup_that_no_single_ablation_shows(make_oracle):
+def test_the_tree_search_sees_a_backup_that_no_single_ablation_shows(make_oracle: Any) -> None:
     oracle = make_oracle(np.array([[2.0, 2.0], [0.0, 0.0]]))
     query = oracle.query
 
-    def hide(masks, **kw):  # 0.1 does the work of 0.0 once that is off, and the other way
+    def hide(
+        masks: Any, **kw: Any
+    ) -> Any:  # 0.1 does the work of 0.0 once that is off, and the other way
         damages = query(masks, **kw)
         both = (~masks[:, 0]).all(1)
         object.__setattr__(damages, "task", damages.task * both)
@@ -79,13 +82,13 @@ def test_the_tree_search_sees_a_backup_that_no_single_ablation_shows(make_oracle
     assert found.selected == {Head(0, 0), Head(0, 1)}
 
 
-def test_an_exhausted_tree_ends_the_search(make_oracle):
+def test_an_exhausted_tree_ends_the_search(make_oracle: Any) -> None:
     oracle = make_oracle(np.ones((1, 2)))
     MCTS(queries=100).discover(oracle, np.random.default_rng(0))
     assert oracle.meter.queries == 4  # {0}, {1}, {0, 1} twice
 
 
-def test_the_best_head_of_a_large_model_gets_most_pulls(make_oracle):
+def test_the_best_head_of_a_large_model_gets_most_pulls(make_oracle: Any) -> None:
     gains = np.random.default_rng(3).normal(0, 0.1, (6, 6))
     gains[2, 3] = 3.0
     for make in (BanditUCB, BanditThompson):
@@ -93,7 +96,7 @@ def test_the_best_head_of_a_large_model_gets_most_pulls(make_oracle):
         assert np.argmax(found.scores) == 2 * 6 + 3
 
 
-def test_bad_hyperparameters_are_refused(make_oracle):
+def test_bad_hyperparameters_are_refused(make_oracle: Any) -> None:
     bad = [
         BanditUCB(noise=0.0),
         MCTS(depth=0),
@@ -108,7 +111,7 @@ def test_bad_hyperparameters_are_refused(make_oracle):
             method.discover(make_oracle(), np.random.default_rng(0))
 
 
-def test_additive_gains_are_what_the_oracle_says(make_oracle):
+def test_additive_gains_are_what_the_oracle_says(make_oracle: Any) -> None:
     oracle = make_oracle(model=additive_model(GAINS))
     assert oracle.query(oracle.head_masks()).task.numpy().reshape(3, 3) == pytest.approx(
         GAINS, abs=1e-5

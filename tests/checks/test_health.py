@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,22 +22,22 @@ LEAN = {"prompts": 6, "subsets": 4, "others": 12}
 class WithTruth(IOI):
     """IOI with another truth."""
 
-    def __init__(self, change):
+    def __init__(self, change: Any) -> None:
         super().__init__()
         object.__setattr__(self, "change", change)
 
-    def truth(self, model):
+    def truth(self, model: Any) -> Any:
         circuit = super().truth(model)
         return replace(circuit, roles=self.change(dict(circuit.roles)))
 
 
 @pytest.fixture(scope="module")
-def card():
+def card() -> Any:
     return validate_task("ioi", planted(), IOI(), prompts=6, subsets=4)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_passes_on_every_task(preset):
+def test_every_preset_passes_on_every_task(preset: Any) -> None:
     model = registry.load_model(preset)
     lean = LEAN if preset != "planted-large" else {"prompts": 3, "subsets": 2, "others": 4}
     for name in TASKS:
@@ -43,7 +45,7 @@ def test_every_preset_passes_on_every_task(preset):
         assert found.passed, render(found)
 
 
-def test_only_the_hard_preset_has_limits_of_its_own():
+def test_only_the_hard_preset_has_limits_of_its_own() -> None:
     assert Limits.of(planted()) == Limits()
     assert Limits.of(registry.load_model("planted-hard")).accuracy < Limits().accuracy
     odd = replace(planted(), provenance={"health": {"acuracy": 0.1}})
@@ -52,16 +54,16 @@ def test_only_the_hard_preset_has_limits_of_its_own():
 
 
 @pytest.mark.parametrize("ablation", ["mean", "resample"])
-def test_truth_holds_under_every_ablation_it_claims(ablation):
+def test_truth_holds_under_every_ablation_it_claims(ablation: Any) -> None:
     found = validate_task("induction", planted(), Induction(), ablation=ablation, **LEAN)
     assert found.passed, render(found)
 
 
-def failed(found):
+def failed(found: Any) -> Any:
     return {check.name for check in found.checks if not check.passed}
 
 
-def test_a_truth_that_misses_a_role_fails():
+def test_a_truth_that_misses_a_role_fails() -> None:
     task = WithTruth(lambda roles: {k: v for k, v in roles.items() if k != "s_inhibition"})
     found = validate_task("ioi", planted(), task, prompts=6, subsets=4)
     assert not found.passed
@@ -69,7 +71,7 @@ def test_a_truth_that_misses_a_role_fails():
     assert "faithfulness of the truth alone - 1" in failed(found)
 
 
-def test_a_truth_with_a_bystander_fails():
+def test_a_truth_with_a_bystander_fails() -> None:
     bystander = planted().construction.heads["noise"][0]
     task = WithTruth(lambda roles: roles | {"bystander": Role((bystander,))})
     assert "weakest truth head in its best context" in failed(
@@ -77,23 +79,23 @@ def test_a_truth_with_a_bystander_fails():
     )
 
 
-def test_a_truth_with_the_wrong_sign_fails():
+def test_a_truth_with_the_wrong_sign_fails() -> None:
     task = WithTruth(
         lambda roles: roles | {"negative_name_mover": replace(roles["negative_name_mover"], sign=1)}
     )
     assert "truth heads against their sign" in failed(validate_task("ioi", planted(), task, **LEAN))
 
 
-def test_an_ablation_the_truth_does_not_claim_is_refused():
+def test_an_ablation_the_truth_does_not_claim_is_refused() -> None:
     class ZeroOnly(IOI):
-        def truth(self, model):
+        def truth(self, model: Any) -> Any:
             return replace(super().truth(model), ablations=("zero",))
 
     with pytest.raises(InvalidSpec, match="not claimed under mean ablation; valid: zero"):
         validate_task("ioi", planted(), ZeroOnly(), ablation="mean")
 
 
-def test_card_is_json_and_text(card):
+def test_card_is_json_and_text(card: Any) -> None:
     data = json.loads(json.dumps(card.as_dict(), allow_nan=False))
     assert data["passed"] is True
     assert {check["name"] for check in data["checks"]} >= {"accuracy", "control loss / uniform"}
@@ -109,7 +111,7 @@ def test_card_is_json_and_text(card):
     assert "it sleeps while every name mover is awake" in text
 
 
-def test_figure_shows_effects_beside_the_truth(card, tmp_path):
+def test_figure_shows_effects_beside_the_truth(card: Any, tmp_path: Path) -> None:
     drawing = figure(card)
     drawing.savefig(tmp_path / "card.png")
     assert (tmp_path / "card.png").stat().st_size > 1000

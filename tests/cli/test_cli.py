@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,11 +16,13 @@ from circuitbench.results import read_folder, read_record
 
 
 @pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
+def call(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """Run a command line in an empty folder; returns status, standard output and error."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
+    def run(*words: Any) -> Any:
         status = main([str(word) for word in words])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -26,7 +31,7 @@ def call(capsys, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory: Any) -> Any:
     """Three finished runs."""
     folder = tmp_path_factory.mktemp("results")
     words = ["sweep", "--methods", "random", "--tasks", "induction,ioi", "--seeds", "0,1"]
@@ -34,7 +39,7 @@ def results(tmp_path_factory):
     return folder
 
 
-def refused(answer, *parts):
+def refused(answer: Any, *parts: Any) -> Any:
     """Exit status 2, one line on standard error holding the parts, no traceback."""
     status, out, err = answer
     assert status == 2, (status, out, err)
@@ -46,7 +51,7 @@ def refused(answer, *parts):
     return True
 
 
-def test_run_writes_one_record_and_prints_the_summary(call, tmp_path):
+def test_run_writes_one_record_and_prints_the_summary(call: Any, tmp_path: Path) -> None:
     status, out, err = call("run", "--method", "head-ablation", "--task", "ioi", "--batch-size", 8)
     assert status == 0, err
     for word in ("found heads", "AUROC", "average precision", "F1", "queries", "seconds"):
@@ -59,7 +64,7 @@ def test_run_writes_one_record_and_prints_the_summary(call, tmp_path):
     assert str(path.name) in out
 
 
-def test_the_recorded_command_repeats_the_run(call, tmp_path):
+def test_the_recorded_command_repeats_the_run(call: Any, tmp_path: Path) -> None:
     import shlex
 
     words = ("run", "--method", "acdc", "--batch-size", 8, "--seed", 5, "--set", "objective=metric")
@@ -74,7 +79,9 @@ def test_the_recorded_command_repeats_the_run(call, tmp_path):
     assert second.discovery == first.discovery
 
 
-def test_the_command_line_outranks_the_file_and_the_file_the_defaults(call, tmp_path):
+def test_the_command_line_outranks_the_file_and_the_file_the_defaults(
+    call: Any, tmp_path: Path
+) -> None:
     (tmp_path / "run.yaml").write_text(
         "method: random\ntask: ioi\nseed: 4\nbatch_size: 4\nout: here\n"
         "hyperparameters: {share: 0.5}\n"
@@ -87,7 +94,7 @@ def test_the_command_line_outranks_the_file_and_the_file_the_defaults(call, tmp_
     assert len(record.discovery["selected"]) == 36
 
 
-def test_unknown_names_suggest_the_nearest(call):
+def test_unknown_names_suggest_the_nearest(call: Any) -> None:
     assert refused(call("run", "--method", "rlppo"), "'rlppo'", "did you mean 'rl-ppo'")
     assert refused(call("run", "--method", "random", "--task", "iio"), "did you mean 'ioi'")
     assert refused(call("run", "--method", "random", "--model", "plantd"), "did you mean 'planted")
@@ -99,7 +106,7 @@ def test_unknown_names_suggest_the_nearest(call):
     )
 
 
-def test_bad_values_are_refused_before_anything_runs(call, tmp_path):
+def test_bad_values_are_refused_before_anything_runs(call: Any, tmp_path: Path) -> None:
     quick = ("run", "--method", "random")
     assert refused(call(*quick, "--budget", -3), "budget", "-3")
     assert refused(call(*quick, "--budget", 0), "budget", "at least one query")
@@ -112,11 +119,11 @@ def test_bad_values_are_refused_before_anything_runs(call, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_where_there_is_none_is_an_error_not_a_fallback(call):
+def test_cuda_where_there_is_none_is_an_error_not_a_fallback(call: Any) -> None:
     assert refused(call("run", "--method", "random", "--device", "cuda"), "cuda", "valid here")
 
 
-def test_malformed_yaml_is_named(call, tmp_path):
+def test_malformed_yaml_is_named(call: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("method: [random\n")
     assert refused(call("run", "--config", "bad.yaml"), "bad.yaml", "not valid YAML")
     assert refused(call("run", "--config", "absent.yaml"), "absent.yaml")
@@ -124,19 +131,21 @@ def test_malformed_yaml_is_named(call, tmp_path):
     assert refused(call("run", "--config", "key.yaml"), "key.yaml", "did you mean 'method'")
 
 
-def test_an_unwritable_folder_is_named_before_the_run(call, tmp_path):
+def test_an_unwritable_folder_is_named_before_the_run(call: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert refused(call("run", "--method", "random", "--out", "file/results"), "file")
 
 
-def test_a_folder_that_fails_after_the_run_loses_nothing(call, tmp_path, monkeypatch):
+def test_a_folder_that_fails_after_the_run_loses_nothing(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import circuitbench.results as results_module
 
     real, refuge = results_module.write_record, tmp_path / "refuge"
     refuge.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(refuge))
 
-    def full_disk(record, folder):
+    def full_disk(record: Any, folder: Path) -> Any:
         if "refuge" not in str(folder):
             from circuitbench.core.errors import InvalidSpec
 
@@ -150,10 +159,12 @@ def test_a_folder_that_fails_after_the_run_loses_nothing(call, tmp_path, monkeyp
     assert read_record(path).status == "done"
 
 
-def test_a_run_that_fails_exits_1_and_is_recorded(call, tmp_path, monkeypatch):
+def test_a_run_that_fails_exits_1_and_is_recorded(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from circuitbench_baselines.random import RandomRanking
 
-    def explode(self, oracle, rng):
+    def explode(self, oracle: Any, rng: np.random.Generator) -> None:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(RandomRanking, "discover", explode)
@@ -166,14 +177,14 @@ def test_a_run_that_fails_exits_1_and_is_recorded(call, tmp_path, monkeypatch):
     assert record.metrics == {}
 
 
-def test_a_budget_is_kept(call, tmp_path):
+def test_a_budget_is_kept(call: Any, tmp_path: Path) -> None:
     words = ("run", "--method", "head-ablation", "--budget", 10, "--batch-size", 4)
     assert call(*words)[0] == 0
     (record,), _ = read_folder(tmp_path / "results")
     assert record.costs["discovery"]["queries"] == 10
 
 
-def test_a_sweep_is_resumed_not_repeated(call, results):
+def test_a_sweep_is_resumed_not_repeated(call: Any, results: Any) -> None:
     before = {path: path.read_bytes() for path in results.glob("*.json")}
     words = ("sweep", "--methods", "random", "--tasks", "induction,ioi", "--seeds", "0-2")
     status, _, err = call(*words, "--batch-size", 4, "--out", results)
@@ -185,7 +196,7 @@ def test_a_sweep_is_resumed_not_repeated(call, results):
     assert refused(call("sweep", "--methods", "random,acdx"), "did you mean 'acdc'")
 
 
-def test_show_and_list_speak_json(call, results):
+def test_show_and_list_speak_json(call: Any, results: Any) -> None:
     path = next(results.glob("*.json"))
     status, out, _ = call("show", path)
     assert status == 0
@@ -200,7 +211,7 @@ def test_show_and_list_speak_json(call, results):
         assert json.loads(out)[0]["name"] in call("list", kind)[1]
 
 
-def test_the_leaderboard_reads_what_run_wrote(call, results):
+def test_the_leaderboard_reads_what_run_wrote(call: Any, results: Any) -> None:
     for format_ in ("markdown", "csv"):
         status, out, err = call("leaderboard", results, "--format", format_)
         assert status == 0, err
@@ -211,7 +222,7 @@ def test_the_leaderboard_reads_what_run_wrote(call, results):
     assert refused(call("leaderboard", results, "--format", "markdwn"), "did you mean 'markdown'")
 
 
-def test_corrupt_records_are_named_and_left_out(call, results, tmp_path):
+def test_corrupt_records_are_named_and_left_out(call: Any, results: Any, tmp_path: Path) -> None:
     import shutil
 
     folder = tmp_path / "damaged"
@@ -231,13 +242,13 @@ def test_corrupt_records_are_named_and_left_out(call, results, tmp_path):
 
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))
-def test_every_verb_has_help_with_an_example(call, verb):
+def test_every_verb_has_help_with_an_example(call: Any, verb: Any) -> None:
     status, out, _ = call(verb, "--help")
     assert status == 0
     assert f"circuitbench {verb}" in out.split("Example:")[1]
 
 
-def test_it_runs_as_a_program_and_survives_a_closed_pipe(results):
+def test_it_runs_as_a_program_and_survives_a_closed_pipe(results: Any) -> None:
     environment = {**os.environ, "COLUMNS": "200"}
     program = [sys.executable, "-m", "circuitbench"]
     done = subprocess.run(
@@ -253,31 +264,33 @@ def test_it_runs_as_a_program_and_survives_a_closed_pipe(results):
     assert done.stdout.startswith("circuitbench, version ")
 
 
-def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(capsys):
+def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["validate-task", "docstring", "--model", "planted-redundant", "--pairs"]) == 0
     assert "| argument_reader | 1 | +1.00 |" in capsys.readouterr().out
 
 
-def test_a_batch_may_be_larger_than_a_learners_pool_of_prompts(call):
+def test_a_batch_may_be_larger_than_a_learners_pool_of_prompts(call: Any) -> None:
     options = ["--set", "train_pool=4", "--set", "total_steps=64", "--set", "n_envs=2"]
     more = ["--batch-size", "8", "--functional", "none", "--budget", "20"]
     assert call("run", *options, *more)[0] == 0
 
 
-def test_without_a_verb_it_prints_its_help(call):
+def test_without_a_verb_it_prints_its_help(call: Any) -> None:
     status, out, _ = call()
     assert status == 0
     assert "Commands:" in out
 
 
-def test_validate_refuses_what_holds_no_records(call, tmp_path):
+def test_validate_refuses_what_holds_no_records(call: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     refused(call("validate", "empty"), "no records in empty")
     refused(call("validate", "file"), "file is a file, not a folder of records")
 
 
-def test_stability_prints_agreement_over_prompts_and_seeds(call):
+def test_stability_prints_agreement_over_prompts_and_seeds(call: Any) -> None:
     words = ["--method", "attribution-patching", "--task", "reverse", "--batch-size", 4]
     status, out, err = call("stability", *words, "--resamples", 3, "--repetitions", 2)
     assert status == 0, err
@@ -288,6 +301,6 @@ def test_stability_prints_agreement_over_prompts_and_seeds(call):
     assert 0 <= found["prompts"]["jaccard"] <= 1
 
 
-def test_stability_has_no_option_it_would_ignore(call):
+def test_stability_has_no_option_it_would_ignore(call: Any) -> None:
     assert refused(call("stability", "--functional", "full"), "--functional")
     assert refused(call("stability", "--resamples", 1), "--resamples")

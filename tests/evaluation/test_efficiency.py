@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ TRUE = np.array([[1, 0], [0, 0]], bool)
 GOOD, BAD = TRUE.astype(float), 1.0 - TRUE
 
 
-def test_area_on_a_log_axis_by_hand():
+def test_area_on_a_log_axis_by_hand() -> None:
     # chance .2 for the first of two decades, then .8
     assert ef.area_on_log_axis([10], [0.8], 0.2, 100) == pytest.approx(0.5)
     # a free answer is worth its quality, a late one nothing but chance
@@ -30,7 +31,7 @@ def test_area_on_a_log_axis_by_hand():
         ef.area_on_log_axis([5, 5], [1, 1], 0, 100)
 
 
-def test_target_is_the_attainable_recall_not_the_runs_own():
+def test_target_is_the_attainable_recall_not_the_runs_own() -> None:
     trace = [TracePoint(10, BAD), TracePoint(40, GOOD)]
     result = ef.efficiency_metrics(trace, GOOD, 50, TRUE)
     assert result["queries"] == [10, 40, 50]
@@ -40,12 +41,12 @@ def test_target_is_the_attainable_recall_not_the_runs_own():
     assert ef.efficiency_metrics([], BAD, 50, TRUE)["queries_to_90"] is None
 
 
-def test_no_cost_no_curve():
+def test_no_cost_no_curve() -> None:
     assert "trace" in ef.efficiency_metrics([], GOOD, None, TRUE)["undefined"]
     assert ef.efficiency_metrics([], GOOD, 5, np.zeros((2, 2), bool))["area"] is None
 
 
-def test_evaluate_carries_the_curve_and_refuses_a_broken_trace():
+def test_evaluate_carries_the_curve_and_refuses_a_broken_trace() -> None:
     truth = Circuit({"x": Role((Head(0, 0),))}, source="test", kind="constructed")
     found = Discovery(GOOD, frozenset(), trace=[TracePoint(3, GOOD.tolist())])
     result = evaluate(found, truth, 2, 2, queries=4)
@@ -60,16 +61,16 @@ class PairOracle:
 
     n_layers, n_heads, ablation = 2, 2, "zero"
 
-    def draw(self, seed):
+    def draw(self, seed: int) -> Any:
         return SimpleNamespace(clean=lambda b, part: np.full(3, 6.0))
 
-    def query(self, masks, **kwargs):
+    def query(self, masks: Any, **kwargs: Any) -> Any:
         a, b, c, _ = masks.flatten(1).T
         damage = 6 - (4.0 * (a | b) + 2.0 * c)
         return SimpleNamespace(per_prompt_task=damage[:, None].expand(-1, 3).to(torch.float32))
 
 
-def test_super_additivity_finds_the_backup_pair():
+def test_super_additivity_finds_the_backup_pair() -> None:
     roles = {"copy": Role((Head(0, 0), Head(0, 1)), needed=1), "solo": Role((Head(1, 0),))}
     truth = Circuit(roles, source="test", kind="constructed")
     result = super_additivity(PairOracle(), truth, np.random.default_rng(0))
@@ -79,11 +80,11 @@ def test_super_additivity_finds_the_backup_pair():
     assert result["relative_inside"] == pytest.approx(4 / 6)
 
 
-def discovery(scores, *selected):
+def discovery(scores: Any, *selected: Any) -> Any:
     return Discovery(np.array(scores, float), frozenset(Head(*h) for h in selected))
 
 
-def test_agreement_by_hand():
+def test_agreement_by_hand() -> None:
     a = discovery([[3, 2], [1, 0]], (0, 0), (0, 1))
     b = discovery([[2, 3], [1, 0]], (0, 1))
     result = agreement([a, b])
@@ -96,7 +97,7 @@ def test_agreement_by_hand():
         agreement([a])
 
 
-def test_a_constant_ranking_is_not_averaged_over():
+def test_a_constant_ranking_is_not_averaged_over() -> None:
     a, flat = discovery([[3, 2]]), discovery([[1, 1]])
     assert rank_correlation(a.scores, flat.scores) is None
     result = agreement([a, a, flat])
@@ -104,9 +105,9 @@ def test_a_constant_ranking_is_not_averaged_over():
     assert "equal scores" in result["undefined"]["rank_correlation"]
 
 
-def test_stability_tells_prompts_from_seeds():
+def test_stability_tells_prompts_from_seeds() -> None:
     class PromptBound:
-        def discover(self, oracle, rng):
+        def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
             return discovery(np.random.default_rng(oracle).permutation(6).reshape(2, 3))
 
     result = stability(PromptBound(), lambda seed: seed, seed=0, resamples=6, seeds=3)

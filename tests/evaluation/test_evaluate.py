@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +20,14 @@ MAKERS = Role((Head(0, 0), Head(0, 1)))
 TRUTH = Circuit({"mover": MOVERS, "maker": MAKERS}, source="test", kind="constructed")
 
 
-def grid(*heads):
+def grid(*heads: Any) -> Any:
     out = np.zeros((2, 4), bool)
     for head in heads:
         out[head] = True
     return out
 
 
-def test_selection_by_hand():
+def test_selection_by_hand() -> None:
     selected, relevant = np.zeros(10, bool), np.zeros(10, bool)
     selected[:4], relevant[2:5] = True, True  # overlap 2, union 5
     result = selection_metrics(selected, relevant)
@@ -43,7 +44,7 @@ def test_selection_by_hand():
     assert result["chance"]["precision"] == pytest.approx(0.3)
 
 
-def test_empty_and_full_selections_have_reasons_not_nan():
+def test_empty_and_full_selections_have_reasons_not_nan() -> None:
     relevant = np.arange(6) < 2
     empty = selection_metrics(np.zeros(6, bool), relevant)
     assert empty["precision"] is None
@@ -58,7 +59,7 @@ def test_empty_and_full_selections_have_reasons_not_nan():
     assert jaccard(set(), set()) is None
 
 
-def test_one_redundant_copy_is_enough_but_shared_work_needs_all():
+def test_one_redundant_copy_is_enough_but_shared_work_needs_all() -> None:
     selected = grid((1, 2), (0, 0), (0, 3))
     roles, groups = role_metrics(selected.astype(float), selected, TRUTH.roles)
     assert roles["mover"]["selected"]["recall"] == pytest.approx(1 / 3)
@@ -70,7 +71,7 @@ def test_one_redundant_copy_is_enough_but_shared_work_needs_all():
     assert roles["mover"]["selected"]["chance"]["found"] == pytest.approx(1 - 10 / 56)
 
 
-def test_role_ties_across_the_cut_give_a_probability():
+def test_role_ties_across_the_cut_give_a_probability() -> None:
     scores = np.zeros((2, 4))
     scores[0, :] = 1.0  # four sure, the fifth place is tied among layer 1
     roles, _ = role_metrics(scores, scores > 0, TRUTH.roles)
@@ -81,7 +82,7 @@ def test_role_ties_across_the_cut_give_a_probability():
     assert roles["mover"]["ranking"]["auroc"] == pytest.approx(0.5 / 3)
 
 
-def test_graph_has_every_edge_once():
+def test_graph_has_every_edge_once() -> None:
     edges = all_edges(2, 2, mlps=True)
     # embed->6 inputs, 3 senders->m0, 4 senders->6 inputs, 6 senders->m1, 7 senders->logits
     assert len(edges) == len(set(edges)) == 6 + 3 + 24 + 6 + 7
@@ -91,7 +92,7 @@ def test_graph_has_every_edge_once():
     assert not any("m" in "".join(e).replace("embed", "") for e in all_edges(2, 2, mlps=False))
 
 
-def test_an_unlisted_true_edge_is_ranked_last_not_found():
+def test_an_unlisted_true_edge_is_ranked_last_not_found() -> None:
     truth = frozenset({Edge("0.0", "1.0.k"), Edge("1.0", "logits")})
     result = edge_metrics({Edge("0.0", "1.0.k"): 2.0, Edge("embed", "0.0.q"): 1.0}, truth, 2, 1)
     n = len(all_edges(2, 1, mlps=False))
@@ -107,7 +108,7 @@ def test_an_unlisted_true_edge_is_ranked_last_not_found():
         edge_metrics({Edge("0.0", "1.0.k"): float("inf")}, truth, 2, 1)
 
 
-def test_evaluate_is_json_and_perfect_for_the_truth():
+def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
     perfect = Discovery(grid(*TRUTH.heads).astype(float), TRUTH.heads)
     before = perfect.scores.copy()
     result = evaluate(perfect, TRUTH, 2, 4)
@@ -128,11 +129,11 @@ def test_evaluate_is_json_and_perfect_for_the_truth():
         ([["a"] * 4] * 2, frozenset(), "not numbers"),
     ],
 )
-def test_a_broken_discovery_is_a_failed_run(scores, selected, message):
+def test_a_broken_discovery_is_a_failed_run(scores: Any, selected: Any, message: str) -> None:
     with pytest.raises(RunFailed, match=message):
         evaluate(Discovery(scores, selected), TRUTH, 2, 4)
 
 
-def test_a_truth_outside_the_model_is_refused():
+def test_a_truth_outside_the_model_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="outside"):
         evaluate(Discovery(np.zeros((1, 4)), frozenset()), TRUTH, 1, 4)

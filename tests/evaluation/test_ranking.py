@@ -1,6 +1,7 @@
 """Ranking metrics: hand-computed values, scikit-learn without ties, brute force with ties."""
 
 from itertools import combinations, pairwise, permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation.against_truth import ranking as rk
 
 
-def ranked(scores, relevant):
+def ranked(scores: Any, relevant: Any) -> Any:
     return rk.tied_ranking(np.array(scores, float), np.array(relevant, bool))
 
 
-def test_hand_computed():
+def test_hand_computed() -> None:
     r = ranked([5, 4, 3, 2, 1], [1, 0, 1, 0, 0])
     assert rk.auroc(r) == pytest.approx(5 / 6)
     assert rk.average_precision(r) == pytest.approx((1 + 2 / 3) / 2)
@@ -35,7 +36,7 @@ cases = st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_si
 
 @given(cases)
 @settings(max_examples=60, deadline=None)
-def test_ties_are_the_mean_over_all_ways_to_break_them(items):
+def test_ties_are_the_mean_over_all_ways_to_break_them(items: Any) -> None:
     scores = np.array([s for s, _ in items], float)
     relevant = np.array([r for _, r in items])
     if not relevant.any() or relevant.all():
@@ -55,7 +56,7 @@ def test_ties_are_the_mean_over_all_ways_to_break_them(items):
 
 @given(cases)
 @settings(max_examples=60, deadline=None)
-def test_p_values_count_every_placement_of_the_truth(items):
+def test_p_values_count_every_placement_of_the_truth(items: Any) -> None:
     scores = np.array([s for s, _ in items], float)
     relevant = np.array([r for _, r in items])
     if not relevant.any() or relevant.all():
@@ -72,7 +73,7 @@ def test_p_values_count_every_placement_of_the_truth(items):
     assert rk.hits_p_value(r, k) == pytest.approx(np.mean(hits >= rk.hits_at(r, k) - 1e-9))
 
 
-def test_agrees_with_scikit_learn_without_ties():
+def test_agrees_with_scikit_learn_without_ties() -> None:
     rng = np.random.default_rng(0)
     scores, relevant = rng.normal(size=144), rng.random(144) < 0.2
     r = ranked(scores, relevant)
@@ -81,7 +82,9 @@ def test_agrees_with_scikit_learn_without_ties():
     assert rk.ndcg(r) == pytest.approx(sk.ndcg_score([relevant], [scores]))
 
 
-def test_auroc_p_value_agrees_with_mann_whitney_and_its_normal_limit(monkeypatch):
+def test_auroc_p_value_agrees_with_mann_whitney_and_its_normal_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(1)
     relevant = rng.random(144) < 0.2
     scores = rng.normal(size=144) + 0.3 * relevant
@@ -105,7 +108,7 @@ def test_auroc_p_value_agrees_with_mann_whitney_and_its_normal_limit(monkeypatch
         assert normal == pytest.approx(asymptotic.pvalue, rel=0.02)
 
 
-def test_auroc_p_value_of_many_items_stays_in_range():
+def test_auroc_p_value_of_many_items_stays_in_range() -> None:
     # All that is listed is true, the rest is tied: only a draw with all the listed is as good.
     relevant, scores = np.arange(1200) < 600, np.zeros(1200)
     scores[:100] = 1
@@ -114,7 +117,7 @@ def test_auroc_p_value_of_many_items_stays_in_range():
     assert p == pytest.approx(stats.hypergeom.sf(99, 1200, 600, 100), rel=1e-9)
 
 
-def test_chance_is_the_mean_over_random_rankings():
+def test_chance_is_the_mean_over_random_rankings() -> None:
     relevant = np.array([1, 1, 0, 0, 0, 0], bool)
     chance = rk.ranking_metrics(np.arange(6.0), relevant)["chance"]
     ways = [ranked(np.arange(6), np.isin(np.arange(6), c)) for c in combinations(range(6), 2)]
@@ -127,7 +130,7 @@ def test_chance_is_the_mean_over_random_rankings():
     assert chance["recall_at"]["5"] == pytest.approx(5 / 6)
 
 
-def test_constant_scores_give_exactly_chance():
+def test_constant_scores_give_exactly_chance() -> None:
     result = rk.ranking_metrics(np.zeros((4, 4)), np.eye(4, dtype=bool))
     for name in ("auroc", "average_precision", "r_precision", "ndcg", "recall_at"):
         assert result[name] == result["chance"][name]
@@ -137,14 +140,14 @@ def test_constant_scores_give_exactly_chance():
 
 @given(st.permutations(range(9)), st.integers(1, 8))
 @settings(max_examples=30, deadline=None)
-def test_storage_order_and_monotone_maps_change_nothing(order, n_true):
+def test_storage_order_and_monotone_maps_change_nothing(order: Any, n_true: Any) -> None:
     rng = np.random.default_rng(n_true)
     scores, relevant = rng.integers(0, 4, 9).astype(float), np.arange(9) < n_true
     moved = rk.ranking_metrics(np.exp(scores[list(order)]), relevant[list(order)])
     assert moved == rk.ranking_metrics(scores, relevant)
 
 
-def test_undefined_values_are_none_with_a_reason():
+def test_undefined_values_are_none_with_a_reason() -> None:
     empty = rk.ranking_metrics(np.arange(4.0), np.zeros(4, bool))
     assert empty["auroc"] is None
     assert empty["average_precision"] is None
@@ -155,7 +158,7 @@ def test_undefined_values_are_none_with_a_reason():
     assert "auroc" in full["undefined"]
 
 
-def test_bad_values_are_refused():
+def test_bad_values_are_refused() -> None:
     with pytest.raises(RunFailed, match="1 of 2 scores"):
         rk.tied_ranking(np.array([1.0, np.nan]), np.array([True, False]))
     with pytest.raises(InvalidSpec):

@@ -1,6 +1,7 @@
 """The truth-free metrics on the real oracle, with a model whose heads add stated amounts."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,21 +25,21 @@ class Difference:
 
     default_model = "additive"
 
-    def prompts(self, model, n, rng):
+    def prompts(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         tokens = torch.as_tensor(rng.integers(0, 4, (n, 3)))
         read = torch.full((n, 1), 2), torch.ones(n, 1, 1, dtype=torch.long), torch.ones(n, 1, 1)
         return Prompts(tokens, (tokens + 1) % 4, *read, torch.tensor([1, 2]))
 
-    def control(self, model, n, rng):
+    def control(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return torch.as_tensor(rng.integers(0, 4, (n, 3)))
 
-    def truth(self, model):
+    def truth(self, model: Any) -> Any:
         return TRUTH
 
 
 @pytest.fixture
-def oracle():
-    def layer(row):
+def oracle() -> Any:
+    def layer(row: Any) -> Any:
         nothing = torch.zeros(3, 2, 1)
         write = torch.tensor([[[1.0, 0.0]]]).repeat(3, 1, 1)
         return LayerWeights(nothing, nothing, nothing, write, b_V=torch.tensor(row)[:, None])
@@ -53,7 +54,7 @@ def oracle():
     )
 
 
-def test_faithfulness_is_the_share_of_the_kept_gains(oracle):
+def test_faithfulness_is_the_share_of_the_kept_gains(oracle: Any) -> None:
     found = Discovery(GAINS, frozenset({Head(0, 0), Head(1, 1)}))
     result = functional(oracle, found, np.random.default_rng(0), QUICK)
     json.dumps(result, allow_nan=False)
@@ -68,7 +69,7 @@ def test_faithfulness_is_the_share_of_the_kept_gains(oracle):
     assert result["cost"]["queries"] == oracle.meter.queries > 0
 
 
-def test_heads_that_only_add_up_are_not_redundant(oracle):
+def test_heads_that_only_add_up_are_not_redundant(oracle: Any) -> None:
     result = super_additivity(oracle, TRUTH, np.random.default_rng(0))
     assert result["inside"]["all"] == {"mean": pytest.approx(0, abs=1e-5), "n_pairs": 1}
     assert result["scale"] == pytest.approx(6)

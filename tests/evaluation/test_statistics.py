@@ -1,6 +1,7 @@
 """Statistics against published examples (Demšar 2006, R's p.adjust) and hand counts."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ DEMSAR = np.array(
 )  # fmt: skip
 
 
-def test_demsar_example():
+def test_demsar_example() -> None:
     result = s.critical_difference(-DEMSAR)
     assert result.mean_ranks == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=5e-4)
     assert result.friedman == pytest.approx(9.28, abs=0.005)
@@ -33,23 +34,23 @@ def test_demsar_example():
 
 
 @pytest.mark.parametrize(("k", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
-def test_nemenyi_quantiles_of_demsar_table_5(k, q):
+def test_nemenyi_quantiles_of_demsar_table_5(k: Any, q: Any) -> None:
     assert s.nemenyi_difference(k, 1) == pytest.approx(q * np.sqrt(k * (k + 1) / 6), abs=5e-3)
 
 
-def test_friedman_without_ties_is_scipys():
+def test_friedman_without_ties_is_scipys() -> None:
     table = np.random.default_rng(0).normal(size=(8, 5))
     expected = stats.friedmanchisquare(*table.T)
     assert s.critical_difference(table).friedman == pytest.approx(expected.statistic)
 
 
-def test_unanimous_order_is_certain():
+def test_unanimous_order_is_certain() -> None:
     assert s.critical_difference(np.tile([3.0, 2.0, 1.0], (6, 1))).p_value == 0
     with pytest.raises(InvalidSpec, match="at least 2"):
         s.critical_difference(np.ones((5, 1)))
 
 
-def test_holm_matches_r():
+def test_holm_matches_r() -> None:
     # R: p.adjust(c(.01, .02, .03, .04, .05), "holm")
     assert s.holm(np.array([0.03, 0.01, 0.05, 0.02, 0.04])) == pytest.approx(
         [0.09, 0.05, 0.09, 0.08, 0.09]
@@ -60,14 +61,14 @@ def test_holm_matches_r():
         s.holm(np.array([np.nan]))
 
 
-def test_interquartile_mean_cuts_a_quarter_at_each_end():
+def test_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
     assert s.interquartile_mean(np.array([100.0, 1, 2, 3, 4, 5, 6, -50])) == pytest.approx(3.5)
     assert s.interquartile_mean(np.array([1.0, 2, 9])) == 4
     with pytest.raises(InvalidSpec):
         s.interquartile_mean(np.array([1.0, np.nan]))
 
 
-def test_bootstrap_resamples_within_tasks_only():
+def test_bootstrap_resamples_within_tasks_only() -> None:
     rng = np.random.default_rng(0)
     # tasks differ, runs do not: nothing varies although a plain bootstrap would
     assert s.bootstrap_interval([np.zeros(3), np.ones(5)], rng, np.mean) == (0.625, 0.625)
@@ -79,13 +80,13 @@ def test_bootstrap_resamples_within_tasks_only():
     assert again[0] == again[1]
 
 
-def test_profile_weights_tasks_equally():
+def test_profile_weights_tasks_equally() -> None:
     strata = [np.array([0.1, 0.9]), np.array([0.5, 0.5, 0.5, 0.8])]
     profile = s.performance_profile(strata, np.array([0.0, 0.5, 0.85, 1.0]))
     assert profile == pytest.approx([1, (1 / 2 + 1 / 4) / 2, 1 / 4, 0])
 
 
-def test_probability_of_improvement_counts_pairs():
+def test_probability_of_improvement_counts_pairs() -> None:
     ours, theirs = [np.array([1.0, 3.0]), np.array([5.0])], [np.array([2.0, 3.0]), np.array([5.0])]
     # task 1: 3 > 2 wins, 3 = 3 half, of 4 pairs; task 2: a tie
     assert s.probability_of_improvement(ours, theirs) == pytest.approx((1.5 / 4 + 0.5) / 2)
@@ -95,7 +96,7 @@ def test_probability_of_improvement_counts_pairs():
         s.probability_of_improvement(ours, theirs[:1])
 
 
-def test_paired_test_counts_sign_flips():
+def test_paired_test_counts_sign_flips() -> None:
     rng = np.random.default_rng(0)
     a = np.array([3.0, 2.0, 4.0, 5.0, 1.0])
     assert s.paired_test(a, np.zeros(5), rng) == 2 / 32
@@ -105,14 +106,14 @@ def test_paired_test_counts_sign_flips():
     assert s.paired_test(d, np.zeros(3), rng) == np.mean(np.array(sums) >= 3)
 
 
-def test_paired_test_beyond_enumeration_agrees_with_t():
+def test_paired_test_beyond_enumeration_agrees_with_t() -> None:
     rng = np.random.default_rng(0)
     d = rng.normal(0.3, 1, size=60)
     p = s.paired_test(d, np.zeros(60), rng)
     assert p == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.01)
 
 
-def test_tied_with_best():
+def test_tied_with_best() -> None:
     rng = np.random.default_rng(0)
     base = np.linspace(0, 1, 12)
     table = np.stack([base, base + 0.3, base + 0.3 + 0.01 * np.tile([1, -1], 6), base - 1])

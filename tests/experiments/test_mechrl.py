@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +31,11 @@ from circuitbench_experiments.mechrl.report import (
 TRUTH = Circuit({"a": Role((Head(0, 0), Head(1, 1))), "b": Role((Head(2, 2),))}, "x", "constructed")
 
 
-def stage(make_oracle, gains=GAINS):
+def stage(make_oracle: Any, gains: Any = GAINS) -> Any:
     return Stage(make_oracle(gains, pool=4), TRUTH, (1, 2))
 
 
-def test_scores_are_against_the_oracles_best_head(make_oracle):
+def test_scores_are_against_the_oracles_best_head(make_oracle: Any) -> None:
     rewards = GAINS.ravel()
     taken = [[(8, 1.0)], [(4, 2.0), (2, 0.5)], [(0, 3.0), (1, 0.0)]]
     got = score(taken, rewards, stage(make_oracle))
@@ -42,18 +44,18 @@ def test_scores_are_against_the_oracles_best_head(make_oracle):
     assert (got.auroc, got.recall, got.roles) == (1.0, 1.0, {"a": 1.0, "b": 1.0})
 
 
-def test_never_getting_near_counts_as_one_step_more_than_played(make_oracle):
+def test_never_getting_near_counts_as_one_step_more_than_played(make_oracle: Any) -> None:
     got = score([[(1, 0.0)], [(2, 0.5)]], GAINS.ravel(), stage(make_oracle))
     assert (got.steps_to_90, got.queries_to_90) == (3, 3)
     assert got.ratio == pytest.approx(0.5 / 3)
 
 
-def test_controls_do_what_they_say(make_oracle):
+def test_controls_do_what_they_say(make_oracle: Any) -> None:
     here = stage(make_oracle)
     rng = np.random.default_rng(0)
     known = {"fixed": np.arange(9.0)}
 
-    def order(contender):
+    def order(contender: Any) -> Any:
         return play(contender, here, 3, 1, rng).curve * 3.0
 
     assert order(oracle_control()) == pytest.approx([3.0, 3.0, 3.0])
@@ -66,7 +68,7 @@ def test_controls_do_what_they_say(make_oracle):
         assert got.ratio == pytest.approx(1.0)
 
 
-def test_a_fixed_order_for_an_unknown_task_is_the_mean_of_the_known(make_oracle):
+def test_a_fixed_order_for_an_unknown_task_is_the_mean_of_the_known(make_oracle: Any) -> None:
     here = Stage(make_oracle(task_name="other"), TRUTH, (1,))
     values = np.zeros(9)
     values[4] = 1.0
@@ -76,16 +78,16 @@ def test_a_fixed_order_for_an_unknown_task_is_the_mean_of_the_known(make_oracle)
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The experiment on additive models: ``tiny@k`` has its gains rolled by k."""
 
-    def model(name):
+    def model(name: str) -> Any:
         shift = int(name.partition("@")[2] or 0)
         made = additive_model(np.roll(GAINS, shift))
         return type(made)(name, made.n_layers, made.n_heads, made.transformer)
 
     class Known(FixedDifference):
-        def truth(self, model):
+        def truth(self, model: Any) -> Any:
             return TRUTH
 
     monkeypatch.setattr(experiment, "load_model", model)
@@ -109,7 +111,7 @@ def tiny(monkeypatch):
     )
 
 
-def test_the_whole_experiment(tiny, tmp_path, monkeypatch):
+def test_the_whole_experiment(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = reproduce(tiny, tmp_path)
     table = lines(results)
     parts = {line.part for line in table}
@@ -124,7 +126,7 @@ def test_the_whole_experiment(tiny, tmp_path, monkeypatch):
     assert len(verdicts(table)) == text.count("reached: ") == 3 * 2 + 2 + 8
     assert all(path.stat().st_size for path in write_report(results, tmp_path))
 
-    def forbidden(self, *args):
+    def forbidden(self, *args: Any) -> None:
         raise AssertionError("a finished seed must not run again")
 
     monkeypatch.setattr(experiment.Lab, "run", forbidden)
@@ -133,8 +135,8 @@ def test_the_whole_experiment(tiny, tmp_path, monkeypatch):
         reproduce(MechRL(model="tiny"), tmp_path)
 
 
-def test_a_killed_experiment_loses_no_seed_and_ends_the_same(tiny, tmp_path):
-    def die(fraction, text):
+def test_a_killed_experiment_loses_no_seed_and_ends_the_same(tiny: Any, tmp_path: Path) -> None:
+    def die(fraction: Any, text: str) -> None:
         if text.startswith("seed 1: rl-ppo"):
             raise KeyboardInterrupt
 
@@ -147,7 +149,7 @@ def test_a_killed_experiment_loses_no_seed_and_ends_the_same(tiny, tmp_path):
         assert a["rows"] == b["rows"]
 
 
-def test_intervals_do_not_take_runs_on_one_model_for_independent():
+def test_intervals_do_not_take_runs_on_one_model_for_independent() -> None:
     rng = np.random.default_rng(0)
     models = rng.normal(size=20)
     values = np.broadcast_to(models, (2, 50, 20))  # all seeds agree, so models alone count
@@ -159,7 +161,7 @@ def test_intervals_do_not_take_runs_on_one_model_for_independent():
     assert crossed_interval(np.ones((1, 1, 1)), rng) == (1.0, 1.0)
 
 
-def test_bad_settings_are_refused(tmp_path):
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match="held-out task"):
         MechRL(held_out_task="ioi")
     with pytest.raises(InvalidSpec, match="seeds must be 1"):

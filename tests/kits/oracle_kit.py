@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -110,7 +112,7 @@ class Hooked:
         """Head outputs of the intact model, one ``[batch, pos, head, d_head]`` per layer."""
         found: dict[int, Tensor] = {}
 
-        def save(layer: int):
+        def save(layer: int) -> Any:
             def hook(z: Tensor, hook: object) -> None:
                 found[layer] = z.clone()
 
@@ -122,7 +124,7 @@ class Hooked:
     def logits(self, tokens: Tensor, gates: Tensor, swap: list[Tensor] | None) -> Tensor:
         """Logits with ``z = g * z + (1 - g) * swap``; gates ``[n_layers, n_heads]`` float."""
 
-        def edit(layer: int):
+        def edit(layer: int) -> Any:
             gate = gates[layer][:, None]
             other = 0.0 if swap is None else swap[layer]
 

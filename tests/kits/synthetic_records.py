@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def record(
     *,
     model: str = "planted",
     skill: float | None = None,
-    **changes,
+    **changes: Any,
 ) -> Record:
     """One finished run whose scores carry ``skill`` times the truth plus noise."""
     truth = TRUTHS[task]
@@ -99,19 +100,22 @@ def record(
 
 
 def sweep(
-    methods=tuple(SKILL), tasks=tuple(TRUTHS), seeds=range(5), model: str = "planted"
+    methods: Any = tuple(SKILL),
+    tasks: Any = tuple(TRUTHS),
+    seeds: Any = range(5),
+    model: str = "planted",
 ) -> list[Record]:
     return [record(m, t, s, model=model) for m in methods for t in tasks for s in seeds]
 
 
-def store(records, folder: Path) -> Path:
+def store(records: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for one in records:
         write_record(one, folder)
     return folder
 
 
-def light(method: str, task: str, seed: int, value: float, **changes) -> Record:
+def light(method: str, task: str, seed: int, value: float, **changes: Any) -> Record:
     """A finished run that holds one metric only: enough to be ranked, quick to make."""
     return Record(
         **{

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_records import record, store, sweep
@@ -13,7 +15,7 @@ from circuitbench.results import write_record
 from circuitbench_leaderboard import compare, validate
 
 
-def test_two_methods_are_compared_on_matched_runs(tmp_path):
+def test_two_methods_are_compared_on_matched_runs(tmp_path: Path) -> None:
     records = sweep(("acdc", "rl-ppo"), seeds=range(4))
     folder = store(
         [r for r in records if (r.method, r.task, r.seed) != ("acdc", "ioi", 3)], tmp_path
@@ -43,13 +45,13 @@ def test_two_methods_are_compared_on_matched_runs(tmp_path):
     assert json.loads(json.dumps(found.as_dict()))["matched"] == 7
 
 
-def test_a_method_against_itself_does_not_differ(tmp_path):
+def test_a_method_against_itself_does_not_differ(tmp_path: Path) -> None:
     found = compare("acdc", "acdc", store(sweep(("acdc",), seeds=range(2)), tmp_path))
     assert found.identical == found.matched == 4
     assert all(d.difference == 0 and d.p_value == 1 for d in found.differences)
 
 
-def test_folders_match_by_spec_across_versions(tmp_path):
+def test_folders_match_by_spec_across_versions(tmp_path: Path) -> None:
     old = sweep(("acdc",), seeds=range(2))
     newer = [replace(r, versions={**r.versions, "torch": "9"}) for r in old[:-1]]
     changed = replace(record("acdc", newer[0].task, skill=0.1), versions=newer[0].versions)
@@ -61,14 +63,14 @@ def test_folders_match_by_spec_across_versions(tmp_path):
     assert "torch: A has 2.13.0, B has 9" in found.text()
 
 
-def test_nothing_in_common_is_said_not_tested(tmp_path):
+def test_nothing_in_common_is_said_not_tested(tmp_path: Path) -> None:
     a, b = store([record("acdc")], tmp_path / "a"), store([record("random")], tmp_path / "b")
     found = compare(str(a), str(b))
     assert found.differences == ()
     assert "0 runs matched" in found.text()
 
 
-def test_settings_that_keep_runs_apart_are_named(tmp_path):
+def test_settings_that_keep_runs_apart_are_named(tmp_path: Path) -> None:
     one = record("acdc")
     other = replace(one, spec={**one.spec, "hyperparameters": {"rounds": 4}, "batch_size": 16})
     a, b = store([one], tmp_path / "a"), store([other], tmp_path / "b")
@@ -78,7 +80,7 @@ def test_settings_that_keep_runs_apart_are_named(tmp_path):
     assert "hyperparameters.rounds: A has 3, B has 4" in found.text()
 
 
-def test_versions_from_records_are_harmless(tmp_path):
+def test_versions_from_records_are_harmless(tmp_path: Path) -> None:
     one = record("acdc")
     evil = replace(one, versions={**one.versions, "torch": "<script>|\n\x1b[31mx"})
     a, b = store([one], tmp_path / "a"), store([evil], tmp_path / "b")
@@ -87,7 +89,7 @@ def test_versions_from_records_are_harmless(tmp_path):
     assert "\x1b" not in text
 
 
-def test_wrong_requests(tmp_path):
+def test_wrong_requests(tmp_path: Path) -> None:
     folder = store([record("acdc")], tmp_path / "a")
     with pytest.raises(UnknownName, match="did you mean 'acdc'"):
         compare("acdc", "acd", folder)
@@ -100,14 +102,14 @@ def test_wrong_requests(tmp_path):
         compare("acdc", "acdc", folder, by="speed")
 
 
-def test_a_good_folder_validates(tmp_path):
+def test_a_good_folder_validates(tmp_path: Path) -> None:
     report = validate(store(sweep(("acdc", "random"), seeds=range(2)), tmp_path))
     assert report.ok
     assert report.n_records == 8
     assert report.text() == f"{tmp_path}: 8 valid records, 0 problems\n"
 
 
-def test_an_empty_folder_validates_and_an_absent_one_does_not(tmp_path):
+def test_an_empty_folder_validates_and_an_absent_one_does_not(tmp_path: Path) -> None:
     assert validate(tmp_path).text() == f"{tmp_path}: 0 valid records, 0 problems\n"
     with pytest.raises(InvalidSpec, match="no such results folder"):
         validate(tmp_path / "absent")
@@ -130,7 +132,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_a_record_claims_is_checked(tmp_path, fault):
+def test_what_a_record_claims_is_checked(tmp_path: Path, fault: Any) -> None:
     path = write_record(replace(ONE, **FAULTS[fault]), tmp_path)
     report = validate(tmp_path)
     assert report.n_records == 0
@@ -139,7 +141,7 @@ def test_what_a_record_claims_is_checked(tmp_path, fault):
         raise AssertionError(report.text())
 
 
-def test_damaged_and_duplicated_files_are_named(tmp_path):
+def test_damaged_and_duplicated_files_are_named(tmp_path: Path) -> None:
     path = write_record(ONE, tmp_path)
     (tmp_path / "zz.json").write_text(path.read_text())
     (tmp_path / "cut.json").write_text(path.read_text()[:300])

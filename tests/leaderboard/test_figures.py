@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,11 @@ from circuitbench_leaderboard.table import board
 
 
 @pytest.fixture(scope="module")
-def drawings():
+def drawings() -> Any:
     return {d.name: d for d in draw(board(sweep(seeds=range(2))))}
 
 
-def test_every_figure_of_a_full_sweep_is_there(drawings):
+def test_every_figure_of_a_full_sweep_is_there(drawings: Any) -> None:
     assert set(drawings) == {
         "quality-by-queries",
         "quality-by-difficulty",
@@ -40,7 +42,7 @@ def test_every_figure_of_a_full_sweep_is_there(drawings):
         assert axes.get_ylabel()
 
 
-def test_methods_are_told_apart_without_colour(drawings):
+def test_methods_are_told_apart_without_colour(drawings: Any) -> None:
     axes = drawings["performance-profiles"].figure.axes[0]
     looks = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == len(axes.lines) == 4
@@ -48,7 +50,7 @@ def test_methods_are_told_apart_without_colour(drawings):
     assert len({(look.marker, look.line) for look in many.values()}) == 40
 
 
-def test_a_legend_of_many_methods_stays_on_the_paper():
+def test_a_legend_of_many_methods_stays_on_the_paper() -> None:
     records = [light(f"method-{i}", "t", seed, i / 30) for i in range(30) for seed in range(2)]
     (figure,) = (d.figure for d in draw(board(records)) if d.name == "performance-profiles")
     box = figure.axes[0].get_legend().get_window_extent()
@@ -56,7 +58,7 @@ def test_a_legend_of_many_methods_stays_on_the_paper():
     assert box.y1 <= figure.bbox.y1
 
 
-def test_files_are_written_and_valid(drawings, tmp_path):
+def test_files_are_written_and_valid(drawings: Any, tmp_path: Path) -> None:
     paths = write_figures([drawings["critical-difference"]], tmp_path / "figures")
     assert [p.name for p in paths] == ["critical-difference.png", "critical-difference.svg"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
@@ -67,7 +69,7 @@ def test_files_are_written_and_valid(drawings, tmp_path):
     assert {p.stem for p in paths[0].parent.iterdir()} == {"performance-profiles", "my-own"}
 
 
-def test_little_data_gives_fewer_figures_and_no_error():
+def test_little_data_gives_fewer_figures_and_no_error() -> None:
     assert [d.name for d in draw(board([light("m", "t", 0, 0.5)]))] == []
     failed = record(status="failed", reason="x", metrics={}, discovery={})
     assert draw(board([failed])) == []
@@ -75,7 +77,7 @@ def test_little_data_gives_fewer_figures_and_no_error():
     assert alone == {"quality-by-queries", "role-recall", "heads-ioi-planted"}
 
 
-def test_markup_in_names_of_roles_stays_text():
+def test_markup_in_names_of_roles_stays_text() -> None:
     one = record("acdc", seed=0)
     name = "</text><script>x</script>$\\frac"
     roles = {name: one.metrics["roles"]["name_mover"]}
@@ -85,7 +87,7 @@ def test_markup_in_names_of_roles_stays_text():
         assert "<script>" not in drawing.svg()
 
 
-def test_mean_curve_starts_where_every_run_has_a_ranking():
+def test_mean_curve_starts_where_every_run_has_a_ranking() -> None:
     queries, mean, low, high = mean_curve([[(1, 0.0), (10, 1.0)], [(5, 0.5), (20, 0.5)]])
     assert queries.tolist() == [5, 10, 20]
     assert mean.tolist() == [0.25, 0.75, 0.75]
@@ -93,5 +95,5 @@ def test_mean_curve_starts_where_every_run_has_a_ranking():
     assert (mean <= high).all()
 
 
-def test_ranks():
+def test_ranks() -> None:
     assert ranks(np.array([[1.0, 3.0], [2.0, 3.0]])).tolist() == [[4, 1.5], [3, 1.5]]

@@ -7,7 +7,10 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_records import record, store, sweep
@@ -18,7 +21,7 @@ EVIL = "</script><script>window.evil=1</script><img src=x onerror=window.evil=1>
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory: Any) -> Any:
     folder = tmp_path_factory.mktemp("page")
     records = sweep(("acdc", "random", "rl-ppo"), seeds=range(2))
     records[0] = replace(
@@ -34,11 +37,11 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def text(site):
+def text(site: Any) -> Any:
     return site[0].read_text(encoding="utf-8")
 
 
-def test_the_page_is_self_contained(text):
+def test_the_page_is_self_contained(text: str) -> None:
     # Links to records are relative; XML namespaces are names, not addresses.
     addresses = set(re.findall(r"https?://[^\s\"'<>)]+", text))
     assert {a.split("/")[2] for a in addresses} <= {"www.w3.org"}
@@ -46,7 +49,7 @@ def test_the_page_is_self_contained(text):
     assert "@import" not in text
 
 
-def test_only_the_pages_own_script_may_run(text):
+def test_only_the_pages_own_script_may_run(text: str) -> None:
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL)
     assert [attributes.strip() for attributes, _ in scripts] == [
         'type="application/json" id="data"',
@@ -57,20 +60,20 @@ def test_only_the_pages_own_script_may_run(text):
     assert "default-src 'none'" in text
 
 
-def test_nothing_from_a_record_is_markup(text):
+def test_nothing_from_a_record_is_markup(text: str) -> None:
     assert "<img" not in text
     assert text.count("window.evil") > 0
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert EVIL in {run["command"] for run in data["runs"].values()}
 
 
-def test_ids_are_unique(text):
+def test_ids_are_unique(text: str) -> None:
     found = re.findall(r'\sid="([^"]+)"', text)
     assert len(found) == len(set(found))
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: Any) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
     binary = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
@@ -99,7 +102,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, site):
+def page(browser: Any, site: Any) -> Iterator[Any]:
     browser.get("about:blank")
     browser.get_log("performance")  # what the browser itself loaded at its start
     browser.get(f"file://{site[0]}")
@@ -116,7 +119,7 @@ def page(browser, site):
     assert browser.execute_script("return window.evil") is None
 
 
-def rows(page, table: str) -> list[dict[str, str]]:
+def rows(page: Any, table: str) -> list[dict[str, str]]:
     """The visible rows of a table, by the text of the headings."""
     return page.execute_script(
         """
@@ -129,7 +132,7 @@ def rows(page, table: str) -> list[dict[str, str]]:
     )
 
 
-def choose(page, control: str, value: str) -> None:
+def choose(page: Any, control: str, value: str) -> None:
     page.execute_script(
         """
         const select = document.getElementById(arguments[0]);
@@ -141,11 +144,11 @@ def choose(page, control: str, value: str) -> None:
     )
 
 
-def find(page, selector: str):
+def find(page: Any, selector: str) -> Any:
     return page.find_element("css selector", selector)
 
 
-def test_the_first_view_is_the_overall_ranking(page):
+def test_the_first_view_is_the_overall_ranking(page: Any) -> None:
     shown = rows(page, "standings")
     assert [row["Method"] for row in shown] == ["rl-ppo", "acdc", "random", "head-ablation"]
     assert [row["#"] for row in shown] == ["1", "2", "3", "–"]
@@ -154,7 +157,7 @@ def test_the_first_view_is_the_overall_ranking(page):
     assert page.execute_script(overflow) <= 0
 
 
-def test_sorting(page):
+def test_sorting(page: Any) -> None:
     head = find(page, "#standings th[data-metric=queries]")
     for direction in ("ascending", "descending"):
         head.find_element("css selector", "button").click()
@@ -166,7 +169,7 @@ def test_sorting(page):
     assert len(page.find_elements("css selector", "#standings [aria-sort]")) == 1
 
 
-def test_filtering(page):
+def test_filtering(page: Any) -> None:
     choose(page, "by-task", "=ioi")
     assert {row["Task"] for row in rows(page, "standings")} == {"ioi"}
     assert {row["Task"] for row in rows(page, "run-table")} == {"ioi"}
@@ -182,7 +185,7 @@ def test_filtering(page):
     assert "loosen the filters" in find(page, "#shown").text
 
 
-def test_another_metric_ranks_anew(page, site):
+def test_another_metric_ranks_anew(page: Any, site: Any) -> None:
     choose(page, "by-metric", "mcc")
     shown = rows(page, "standings")
     values = [float(row["MCC"].split()[0].rstrip("★≈?")) for row in shown[:-1]]
@@ -190,7 +193,7 @@ def test_another_metric_ranks_anew(page, site):
     assert [row["#"] for row in shown] == ["1", "2", "3", "–"]
 
 
-def test_runs_of_a_method_leave_out_those_of_its_namesakes(page, tmp_path):
+def test_runs_of_a_method_leave_out_those_of_its_namesakes(page: Any, tmp_path: Path) -> None:
     records = sweep(("rl-ppo", "rl-ppo-plan"), seeds=range(2))
     path = tmp_path / "index.html"
     path.write_text(render(store(records, tmp_path / "results"), "html"), encoding="utf-8")
@@ -208,7 +211,7 @@ def test_runs_of_a_method_leave_out_those_of_its_namesakes(page, tmp_path):
     assert {run["Method"] for run in rows(page, "run-table")} == {"rl-ppo", "rl-ppo-plan"}
 
 
-def test_a_run_shows_its_heads_curve_cost_and_command(page, site):
+def test_a_run_shows_its_heads_curve_cost_and_command(page: Any, site: Any) -> None:
     wanted = next(r for r in site[1] if (r.method, r.task, r.seed) == ("rl-ppo", "ioi", 1))
     button = find(page, f'tr[data-run="{wanted.run_id}"] button')
     page.execute_script(
@@ -229,7 +232,7 @@ def test_a_run_shows_its_heads_curve_cost_and_command(page, site):
     assert page.execute_script("return location.hash") == f"#run={wanted.run_id}"
 
 
-def test_the_keyboard_is_enough(page):
+def test_the_keyboard_is_enough(page: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
     opener = find(page, "#run-table .open")
@@ -245,7 +248,7 @@ def test_the_keyboard_is_enough(page):
     assert page.switch_to.active_element == opener
 
 
-def test_failed_runs_say_why_as_text(page):
+def test_failed_runs_say_why_as_text(page: Any) -> None:
     choose(page, "by-family", "=ablation")
     page.execute_script(
         "document.querySelector('.failed').closest('tr').querySelector('button').click()"
@@ -253,13 +256,13 @@ def test_failed_runs_say_why_as_text(page):
     assert EVIL in find(page, "#run .reason").text
 
 
-def test_a_link_to_a_run_opens_it(page, site):
+def test_a_link_to_a_run_opens_it(page: Any, site: Any) -> None:
     page.get("about:blank")
     page.get(f"file://{site[0]}#run={site[1][3].run_id}")
     assert find(page, "#run-title").text.startswith(site[1][3].method)
 
 
-def test_light_and_dark(page):
+def test_light_and_dark(page: Any) -> None:
     colour = "return getComputedStyle(document.body).backgroundColor"
     before = page.execute_script(colour)
     find(page, "#theme").click()
@@ -268,7 +271,7 @@ def test_light_and_dark(page):
     assert page.execute_script(colour) == before
 
 
-def test_controls_have_names(page):
+def test_controls_have_names(page: Any) -> None:
     unnamed = page.execute_script(
         """
         return [...document.querySelectorAll("button, select, input, svg[role=img], [role=region]")]

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -32,7 +33,7 @@ SEEDS = (0, 1, 2)
 CELLS = [(task, seed) for task in TASKS for seed in SEEDS]
 
 
-def ranks(records) -> dict[str, int | None]:
+def ranks(records: Any) -> dict[str, int | None]:
     return {s.entry.label: s.rank for s in board(records).overall.standings}
 
 
@@ -40,16 +41,16 @@ def full(method: str, value: float) -> list:
     return [light(method, task, seed, value) for task, seed in CELLS]
 
 
-def by_key(records) -> dict[str, object]:
+def by_key(records: Any) -> dict[str, object]:
     return {table.key: table for table in tables(board(records))}
 
 
-def column(table, key: str) -> list:
+def column(table: Any, key: str) -> list:
     i = [c.key for c in table.columns].index(key)
     return [row.fields[i].raw for row in table.rows]
 
 
-def test_one_row_per_method_and_task_with_the_mean_over_seeds():
+def test_one_row_per_method_and_task_with_the_mean_over_seeds() -> None:
     records = sweep(seeds=range(3))
     table = by_key(records)["tasks"]
     assert len(table.rows) == 4 * 2
@@ -67,7 +68,7 @@ def test_one_row_per_method_and_task_with_the_mean_over_seeds():
     assert set(column(table, "coverage")) == {"3/3"}
 
 
-def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so():
+def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so() -> None:
     overall = by_key(sweep())["overall"]
     assert column(overall, "method")[0] == "rl-ppo"
     i = [c.key for c in overall.columns].index("average_precision")
@@ -90,7 +91,7 @@ def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so
     assert marks == ["best", "tied", ""]
 
 
-def test_a_difference_in_too_few_runs_is_not_called_a_tie():
+def test_a_difference_in_too_few_runs_is_not_called_a_tie() -> None:
     runs = [(task, seed) for task in TASKS for seed in range(4)]
     best = [light("best", task, seed, 1.0) for task, seed in runs]
     less = [light("less", task, seed, 0.5 if task == "a" else 1.0) for task, seed in runs]
@@ -98,7 +99,7 @@ def test_a_difference_in_too_few_runs_is_not_called_a_tie():
     assert marks == ["best", "untested"]
 
 
-def test_interval_holds_the_mean_and_one_seed_has_none():
+def test_interval_holds_the_mean_and_one_seed_has_none() -> None:
     (first, *_) = board(sweep()).overall.standings
     estimate = first.estimates["average_precision"]
     low, high = estimate.interval
@@ -109,7 +110,7 @@ def test_interval_holds_the_mean_and_one_seed_has_none():
 
 @settings(max_examples=10, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_records_changes_nothing(rng):
+def test_the_order_of_records_changes_nothing(rng: np.random.Generator) -> None:
     records = [*full("a", 0.5), *full("b", 0.4), *full("c", 0.5), *full("d", 0.9)[1:]]
     records += [record("acdc", seed=0), record("random", seed=0)]
     expected = tables(board(records))
@@ -117,13 +118,13 @@ def test_the_order_of_records_changes_nothing(rng):
     assert tables(board(records)) == expected
 
 
-def test_the_order_and_names_of_files_change_nothing(tmp_path):
+def test_the_order_and_names_of_files_change_nothing(tmp_path: Path) -> None:
     records = sweep(("acdc", "random"), seeds=range(2))
     one, other = store(records, tmp_path / "one"), store(records, tmp_path / "other")
     for i, path in enumerate(sorted(other.iterdir(), reverse=True)):
         path.rename(other / f"{i}.json")
 
-    def numbers(folder):
+    def numbers(folder: Path) -> Any:
         content = json.loads(render(folder, "json"))
         for table in content["tables"].values():
             for row in table["rows"]:
@@ -144,7 +145,7 @@ INCOMPLETE = st.tuples(
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(UNIT, min_size=1, max_size=4), st.lists(INCOMPLETE, max_size=4))
-def test_incomplete_methods_never_change_other_ranks(values, incomplete):
+def test_incomplete_methods_never_change_other_ranks(values: Any, incomplete: Any) -> None:
     complete = [r for i, value in enumerate(values) for r in full(f"m{i}", value)]
     before = ranks(complete)
     others = []
@@ -158,18 +159,18 @@ def test_incomplete_methods_never_change_other_ranks(values, incomplete):
     assert all(after[name] is None for name in after if name.startswith("x"))
 
 
-def test_one_seed_of_one_more_task_displaces_nobody():
+def test_one_seed_of_one_more_task_displaces_nobody() -> None:
     more = [light("more", task, 0, 0.9) for task in (*TASKS, "d")]
     assert ranks(full("a", 0.5) + full("b", 0.4) + more) == {"a": 1, "b": 2, "more": None}
 
 
-def test_the_table_says_who_has_all_runs():
+def test_the_table_says_who_has_all_runs() -> None:
     note = by_key(full("whole", 0.5) + full("part", 0.9)[:-1])["overall"].note
     assert "1 of 2 methods have all of these runs; --tasks and --seeds narrow" in note
     assert "narrow" not in by_key(full("whole", 0.5))["overall"].note
 
 
-def test_an_incomplete_method_is_shown_with_its_coverage_and_no_numbers():
+def test_an_incomplete_method_is_shown_with_its_coverage_and_no_numbers() -> None:
     records = [*full("whole", 0.5), *full("part", 0.9)[:-1]]
     overall = by_key(records)["overall"]
     assert column(overall, "method") == ["whole", "part"]
@@ -178,17 +179,17 @@ def test_an_incomplete_method_is_shown_with_its_coverage_and_no_numbers():
     assert column(overall, "average_precision") == [0.5, None]
 
 
-def test_an_undefined_metric_is_a_missing_run():
+def test_an_undefined_metric_is_a_missing_run() -> None:
     records = full("whole", 0.5) + full("gap", 0.9)
     records[-1] = replace(records[-1], metrics={"ranking": {"average_precision": None}})
     assert ranks(records) == {"whole": 1, "gap": None}
 
 
-def test_ties_share_a_rank():
+def test_ties_share_a_rank() -> None:
     assert ranks(full("a", 0.5) + full("b", 0.5) + full("c", 0.1)) == {"a": 1, "b": 1, "c": 3}
 
 
-def test_another_metric_ranks_by_itself():
+def test_another_metric_ranks_by_itself() -> None:
     low = record("acdc", skill=3.0)
     flipped = {**low.metrics, "ranking": {**low.metrics["ranking"], "auroc": 0.01}}
     records = [replace(low, metrics=flipped), record("random")]
@@ -196,7 +197,7 @@ def test_another_metric_ranks_by_itself():
         assert board(records, by=metric(by)).overall.standings[0].entry.label == first
 
 
-def test_settings_and_versions_are_never_averaged():
+def test_settings_and_versions_are_never_averaged() -> None:
     base = light("m", "a", 0, 0.2)
     budget = replace(base, spec={**base.spec, "budget": 10})
     newer = replace(base, versions={"torch": "9"})
@@ -215,7 +216,7 @@ def test_settings_and_versions_are_never_averaged():
     assert [entry.label for entry in board([base, commit]).entries] == ["m"]
 
 
-def test_cost_levels_read_the_trace_and_leave_out_what_is_not_there_yet():
+def test_cost_levels_read_the_trace_and_leave_out_what_is_not_there_yet() -> None:
     table = by_key([record("acdc", seed=0)])["costs"]
     assert [c.key for c in table.columns] == [
         *("method", "q10", "q30", "q100", "training"),
@@ -231,14 +232,14 @@ def test_cost_levels_read_the_trace_and_leave_out_what_is_not_there_yet():
     assert row["random"] is not None
 
 
-def test_role_tables_hold_the_recall_of_each_role():
+def test_role_tables_hold_the_recall_of_each_role() -> None:
     one = record("acdc", "ioi")
     table = by_key([one])["roles-ioi-planted"]
     for name, role in one.metrics["roles"].items():
         assert column(table, name) == [role["top_r"]["recall"]]
 
 
-def with_edges(one):
+def with_edges(one: Any) -> Any:
     """The same run, with edges in truth and answer: one of the two best is true."""
     true = frozenset({Edge("0.1", "2.2.q"), Edge("4.0", "logits")})
     circuit = Circuit(TRUTHS["ioi"].roles, "invented", "constructed", edges=true)
@@ -253,7 +254,7 @@ def with_edges(one):
     )
 
 
-def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path):
+def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path: Path) -> None:
     one = with_edges(record("acdc", "ioi"))
     found = by_key([one, record("random", "ioi")])
     assert column(found["edges"], "method") == ["acdc"]
@@ -267,12 +268,12 @@ def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_one_method_one_seed_in_every_format(tmp_path, format, no_figures):
+def test_one_method_one_seed_in_every_format(tmp_path: Path, format: Any, no_figures: Any) -> None:
     text = render(store([record("acdc")], tmp_path), format)
     assert "acdc" in text
 
 
-def test_every_format_parses(tmp_path):
+def test_every_format_parses(tmp_path: Path) -> None:
     folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path / "results")
     lines = list(csv.DictReader(io.StringIO(render(folder, "csv"))))
     assert len(lines) == 4
@@ -286,7 +287,7 @@ def test_every_format_parses(tmp_path):
         assert len({row.count(" & ") for row in rows}) == 1
 
 
-def test_long_tables_may_break_across_pages_in_latex(tmp_path):
+def test_long_tables_may_break_across_pages_in_latex(tmp_path: Path) -> None:
     records = [light(f"m{i}", task, 0, 0.5) for i in range(15) for task in TASKS]
     shown = board(records)
     text = latex(shown, tables(shown), tmp_path)
@@ -295,7 +296,7 @@ def test_long_tables_may_break_across_pages_in_latex(tmp_path):
     assert "Per task." in long.split("\\toprule")[0]
 
 
-def test_the_name_in_a_markdown_row_links_to_its_records(tmp_path):
+def test_the_name_in_a_markdown_row_links_to_its_records(tmp_path: Path) -> None:
     folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path)
     body, sources = render(folder, "markdown").split("## Records")
     rows = [line for line in body.splitlines() if line.startswith("| ") and "](#" in line]
@@ -309,11 +310,11 @@ def test_the_name_in_a_markdown_row_links_to_its_records(tmp_path):
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("circuitbench_leaderboard.figures.draw", lambda board: [])
 
 
-def test_every_row_links_to_records_that_exist(tmp_path, no_figures):
+def test_every_row_links_to_records_that_exist(tmp_path: Path, no_figures: Any) -> None:
     folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path / "my results")
     out = tmp_path / "deep" / "site"
     content = json.loads(render(folder, "json", out))
@@ -340,7 +341,7 @@ NASTY = [
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_escaping(text):
+def test_escaping(text: str) -> None:
     shown = escape_markdown(text)
     assert "<" not in shown
     assert "|" not in shown.replace("\\|", "")
@@ -352,7 +353,7 @@ def test_escaping(text):
     assert "\\evil" not in latex
 
 
-def test_text_from_records_is_harmless_in_every_output(tmp_path, no_figures):
+def test_text_from_records_is_harmless_in_every_output(tmp_path: Path, no_figures: Any) -> None:
     evil = "=x<script>alert(1)</script>|../"
     good = record("acdc", "ioi")
     roles = {evil: good.metrics["roles"]["name_mover"]}
@@ -375,7 +376,7 @@ def test_text_from_records_is_harmless_in_every_output(tmp_path, no_figures):
     assert "\\|../" in render(folder, "markdown")
 
 
-def test_bad_files_are_reported_and_left_out(tmp_path):
+def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
     folder = store([record("acdc", seed=0), record("random", seed=0)], tmp_path)
     first, second = sorted(folder.iterdir())
     copy = tmp_path / "copy.json"
@@ -410,7 +411,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 @pytest.mark.parametrize("format", FORMATS)
-def test_content_that_does_not_hold_together_is_left_out(tmp_path, no_figures, format, fault):
+def test_content_that_does_not_hold_together_is_left_out(
+    tmp_path: Path, no_figures: Any, format: Any, fault: Any
+) -> None:
     store([record("random", seed=0), record("rl-ppo", seed=0)], tmp_path)
     path = write_record(replace(GOOD, **BROKEN[fault]), tmp_path)
     warnings: list[str] = []
@@ -423,7 +426,7 @@ def test_content_that_does_not_hold_together_is_left_out(tmp_path, no_figures, f
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
-def test_numbers_out_of_range_are_reported_with_their_path(tmp_path, number):
+def test_numbers_out_of_range_are_reported_with_their_path(tmp_path: Path, number: Any) -> None:
     folder = store([record("acdc", seed=0), record("random", seed=0)], tmp_path)
     path = next(folder.glob("acdc*"))
     path.write_text(path.read_text().replace('"queries": 88', f'"queries": {number}', 1))
@@ -435,10 +438,10 @@ def test_numbers_out_of_range_are_reported_with_their_path(tmp_path, number):
     assert str(path) in warnings[0]
 
 
-def test_tasks_and_seeds_narrow_the_comparison(tmp_path):
+def test_tasks_and_seeds_narrow_the_comparison(tmp_path: Path) -> None:
     folder = store([*sweep(("acdc",), seeds=range(2)), record("random", "ioi", 0)], tmp_path)
 
-    def coverages(**only):
+    def coverages(**only: Any) -> Any:
         rows = json.loads(render(folder, "json", **only))["tables"]["overall"]["rows"]
         return {row["method"]: row["coverage"] for row in rows}
 
@@ -450,7 +453,7 @@ def test_tasks_and_seeds_narrow_the_comparison(tmp_path):
         render(folder, seeds=[7])
 
 
-def test_nothing_to_show_is_said_clearly(tmp_path):
+def test_nothing_to_show_is_said_clearly(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match=r"no records in .*: it is empty; make one with"):
         render(tmp_path)
     (tmp_path / "x.json").write_text("{")
@@ -465,7 +468,7 @@ def test_nothing_to_show_is_said_clearly(tmp_path):
         render(tmp_path, by="aurok")
 
 
-def test_only_failed_runs_still_give_a_table(tmp_path, no_figures):
+def test_only_failed_runs_still_give_a_table(tmp_path: Path, no_figures: Any) -> None:
     folder = store([record(status="failed", reason="boom", metrics={}, discovery={})], tmp_path)
     for format in FORMATS:
         assert "boom" in render(folder, format) or format == "csv"

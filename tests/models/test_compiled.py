@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ PADDED = CompilerOptions(n_heads=8)
 MODELS = {name: compiled_model(example, PADDED) for name, example in EXAMPLES.items()}
 
 
-def run(compiled, inputs):
+def run(compiled: Any, inputs: Any) -> Any:
     """The most likely next token at each position after BOS, as text, and all logits."""
     number = {token: i for i, token in enumerate(compiled.vocabulary)}
     tokens = torch.tensor([[0, *(number[x] for x in symbols)] for symbols in inputs])
@@ -31,7 +32,7 @@ def run(compiled, inputs):
     return [[compiled.vocabulary[i] for i in row] for row in best.tolist()], logits[:, 1:]
 
 
-def agrees(compiled, example, n, seed=0):
+def agrees(compiled: Any, example: Any, n: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     inputs = [example.draw(rng) for _ in range(n)]
     outputs, logits = run(compiled, inputs)
@@ -45,11 +46,11 @@ def agrees(compiled, example, n, seed=0):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_model_computes_the_program_at_every_position(name):
+def test_the_model_computes_the_program_at_every_position(name: str) -> None:
     agrees(MODELS[name].construction.compiled, EXAMPLES[name], n=400)
 
 
-def test_frac_prevs_is_right_on_every_input_there_is():
+def test_frac_prevs_is_right_on_every_input_there_is() -> None:
     example = EXAMPLES["frac-prevs"]
     # By symmetry every input that starts with an a stands for three.
     inputs = [["a", *rest] for rest in itertools.product("abc", repeat=example.n - 1)]
@@ -67,7 +68,7 @@ def test_frac_prevs_is_right_on_every_input_there_is():
     ],
 )
 @pytest.mark.parametrize("name", ["sort", "dyck"])
-def test_options_change_the_weights_and_not_the_program(name, options):
+def test_options_change_the_weights_and_not_the_program(name: str, options: Any) -> None:
     model = compiled_model(EXAMPLES[name], options)
     agrees(model.construction.compiled, EXAMPLES[name], n=50)
     if options.n_layers:
@@ -77,7 +78,7 @@ def test_options_change_the_weights_and_not_the_program(name, options):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_truth_heads_matter_and_others_never_do(name):
+def test_truth_heads_matter_and_others_never_do(name: str) -> None:
     model, task = MODELS[name], load_task(name)
     truth = task.truth(model)
     oracle = Oracle(model, task, task_name=name, seed=3, batch_size=32)
@@ -98,7 +99,7 @@ def test_truth_heads_matter_and_others_never_do(name):
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_the_health_gate_passes(ablation):
+def test_the_health_gate_passes(ablation: Any) -> None:
     for name, model in MODELS.items():
         card = validate_task(name, model, load_task(name), ablation=ablation, prompts=32, subsets=3)
         assert card.passed, render(card)
@@ -106,7 +107,7 @@ def test_the_health_gate_passes(ablation):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_control_text_is_the_language_and_needs_its_own_head(name):
+def test_the_control_text_is_the_language_and_needs_its_own_head(name: str) -> None:
     model, task = MODELS[name], load_task(name)
     compiled = model.construction.compiled
     oracle = Oracle(model, task, task_name=name, seed=1, batch_size=64)
@@ -119,7 +120,7 @@ def test_the_control_text_is_the_language_and_needs_its_own_head(name):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name):
+def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name: str) -> None:
     model, task = load_model(f"compiled-{name}@4"), load_task(name)
     check_task(task, model)
     prompts = task.prompts(model, 64, np.random.default_rng(0))
@@ -128,7 +129,7 @@ def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name)
         assert prompts.metric(logits).numpy() == pytest.approx(10 * sign, abs=0.02)
 
 
-def test_edges_and_mlps_name_only_what_is_in_the_circuit():
+def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
     for name, model in MODELS.items():
         truth = load_task(name).truth(model)
         inside = {str(h) for h in truth.heads} | {f"m{i}" for i in truth.mlps}
@@ -141,14 +142,14 @@ def test_edges_and_mlps_name_only_what_is_in_the_circuit():
         assert inside <= senders, "every part of the circuit is read by something"
 
 
-def test_a_hidden_basis_shows_no_zeros_and_a_plain_one_does():
+def test_a_hidden_basis_shows_no_zeros_and_a_plain_one_does() -> None:
     hidden = compiled_model(EXAMPLES["sort"], CompilerOptions()).transformer
     plain = compiled_model(EXAMPLES["sort"], CompilerOptions(hide=False)).transformer
     assert (hidden.W_E == 0).float().mean() < 0.01
     assert (plain.W_E == 0).float().mean() > 0.9
 
 
-def test_a_seed_builds_the_same_model_twice_and_another_seed_another():
+def test_a_seed_builds_the_same_model_twice_and_another_seed_another() -> None:
     one, two, other = (load_model(f"compiled-reverse@{seed}").transformer for seed in (1, 1, 2))
     assert torch.equal(one.W_E, two.W_E)
     assert torch.equal(one.layers[1].W_Q, two.layers[1].W_Q)
@@ -161,7 +162,7 @@ def test_a_seed_builds_the_same_model_twice_and_another_seed_another():
     wanted=st.sampled_from("abc"),
     seed=st.integers(0, 5),
 )
-def test_counting_and_copying_compose(symbols, wanted, seed):
+def test_counting_and_copying_compose(symbols: Any, wanted: Any, seed: int) -> None:
     """How many of a letter so far, and whether it is the letter under which it was counted."""
     program = Program(("a", "b", "c"), 6)
     count = program.width("count", Select(None, program.tokens, lambda k: k == wanted), 6)
@@ -176,7 +177,7 @@ def test_counting_and_copying_compose(symbols, wanted, seed):
         assert said == f"{so_far}{wanted if so_far else 'a'}"
 
 
-def small():
+def small() -> Any:
     program = Program(("a", "b"), 4)
     first = program.aggregate(
         "first", Select(None, program.positions, lambda k: k == 1), program.tokens
@@ -194,13 +195,13 @@ def small():
         (CompilerOptions(n_words=1), "at least 2 words"),
     ],
 )
-def test_a_grid_that_cannot_hold_the_program_is_refused(options, reason):
+def test_a_grid_that_cannot_hold_the_program_is_refused(options: Any, reason: Any) -> None:
     program, output = small()
     with pytest.raises(InvalidSpec, match=reason):
         compile_program(program, output, source="test", options=options)
 
 
-def test_programs_that_make_no_sense_are_refused():
+def test_programs_that_make_no_sense_are_refused() -> None:
     program, _ = small()
     tokens = program.tokens
     with pytest.raises(InvalidSpec, match="two heads cannot both be called 'first'"):
@@ -226,7 +227,7 @@ def test_programs_that_make_no_sense_are_refused():
         )
 
 
-def test_a_wrong_model_or_variant_is_refused():
+def test_a_wrong_model_or_variant_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="use model compiled-sort"):
         load_task("sort").prompts(MODELS["reverse"], 2, np.random.default_rng(0))
     with pytest.raises(InvalidSpec, match="a whole number such as 3"):

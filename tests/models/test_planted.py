@@ -1,5 +1,7 @@
 """Planted models do their tasks, by the heads that were planted for them and by no others."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,14 +33,14 @@ INDUCTION = {"previous_token": Copies(1), "induction": Copies(1)}
 class Ablated:
     """A model's tasks with heads ablated, in units of each task's gap."""
 
-    def __init__(self, model, prompts=8):
+    def __init__(self, model: Any, prompts: Any = 8) -> None:
         self.heads = model.construction.heads
         self.oracles = {
             name: Oracle(model, task, task_name=name, seed=0, batch_size=prompts)
             for name, task in TASKS.items()
         }
 
-    def masks(self, sets):
+    def masks(self, sets: Any) -> Any:
         oracle = self.oracles["ioi"]
         masks = torch.ones(len(sets), *oracle.shape, dtype=torch.bool)
         for mask, heads in zip(masks, sets, strict=True):
@@ -46,26 +48,26 @@ class Ablated:
                 mask[head] = False
         return masks
 
-    def effects(self, task, sets):
+    def effects(self, task: Any, sets: Any) -> Any:
         oracle = self.oracles[task]
         damage = oracle.query(self.masks(sets), control=False).task
         return (damage / oracle.clean_metric).tolist()
 
-    def control(self, sets):
+    def control(self, sets: Any) -> Any:
         return self.oracles["ioi"].query(self.masks(sets)).control.tolist()
 
 
 @pytest.fixture(scope="module")
-def default():
+def default() -> Any:
     return Ablated(planted())
 
 
 @pytest.fixture(scope="module")
-def redundant():
+def redundant() -> Any:
     return Ablated(presets.planted_redundant())
 
 
-def test_planting_is_a_pure_function_of_config_and_seed():
+def test_planting_is_a_pure_function_of_config_and_seed() -> None:
     one, two, other = (
         plant(presets.PLANTED, 5),
         plant(presets.PLANTED, 5),
@@ -80,7 +82,7 @@ def test_planting_is_a_pure_function_of_config_and_seed():
     assert not torch.equal(one.transformer.W_E, other.transformer.W_E)
 
 
-def test_default_is_12_by_12_with_dozens_of_distractors(default):
+def test_default_is_12_by_12_with_dozens_of_distractors(default: Any) -> None:
     model = planted()
     assert (model.n_layers, model.n_heads) == (12, 12)
     assert len(default.heads["lookalike"]) >= 24
@@ -110,12 +112,12 @@ def test_default_is_12_by_12_with_dozens_of_distractors(default):
         ("two-hop", "chain_mover", 0.45, 0.55),
     ],
 )
-def test_every_role_alone(default, task, role, low, high):
+def test_every_role_alone(default: Any, task: Any, role: Any, low: Any, high: Any) -> None:
     for effect in default.effects(task, [[head] for head in default.heads[role]]):
         assert low <= effect <= high
 
 
-def test_backups_act_only_while_a_mover_is_off(default):
+def test_backups_act_only_while_a_mover_is_off(default: Any) -> None:
     movers, backups = default.heads["name_mover"], default.heads["backup_name_mover"]
     one_mover, movers_off, both_off, all_off = default.effects(
         "ioi", [movers[:1], movers, [movers[0], *backups], [*movers, *backups]]
@@ -136,7 +138,7 @@ def test_backups_act_only_while_a_mover_is_off(default):
         ("greater-than", "year_reader"),
     ],
 )
-def test_any_copy_of_an_or_suffices(redundant, task, role):
+def test_any_copy_of_an_or_suffices(redundant: Any, task: Any, role: Any) -> None:
     copies = list(redundant.heads[role])
     but_one = [[head for head in copies if head != kept] for kept in copies]
     *kept_one, none = redundant.effects(task, [*but_one, copies])
@@ -145,7 +147,7 @@ def test_any_copy_of_an_or_suffices(redundant, task, role):
 
 
 @pytest.mark.parametrize("task", ["induction", "ioi", "greater-than"])
-def test_no_distractor_moves_a_task(default, task):
+def test_no_distractor_moves_a_task(default: Any, task: Any) -> None:
     distractors = [*default.heads["lookalike"], *default.heads["noise"]]
     effects = default.effects(task, [[head] for head in distractors])
     assert max(map(abs, effects)) < 0.02
@@ -154,7 +156,7 @@ def test_no_distractor_moves_a_task(default, task):
     assert abs(together) < 0.05
 
 
-def test_distractors_do_not_move_the_language_and_its_heads_do(default):
+def test_distractors_do_not_move_the_language_and_its_heads_do(default: Any) -> None:
     distractors = [*default.heads["lookalike"], *default.heads["noise"]]
     some = [[head] for head in distractors[::4]]
     assert max(map(abs, default.control(some))) < 0.02
@@ -162,10 +164,10 @@ def test_distractors_do_not_move_the_language_and_its_heads_do(default):
     assert min(default.control(general)) > 0.05
 
 
-def test_lookalikes_have_the_pattern_of_a_real_role():
+def test_lookalikes_have_the_pattern_of_a_real_role() -> None:
     model = plant(presets.PLANTED, 0)
 
-    def pattern(head):
+    def pattern(head: Any) -> Any:
         layer = model.transformer.layers[head.layer]
         return layer.W_Q[head.head] @ layer.W_K[head.head].T
 
@@ -180,7 +182,7 @@ def test_lookalikes_have_the_pattern_of_a_real_role():
 
 @settings(max_examples=8, deadline=None)
 @given(layers=st.integers(2, 9), heads=st.integers(2, 6), seed=st.integers(0, 2**32))
-def test_induction_works_on_any_grid(layers, heads, seed):
+def test_induction_works_on_any_grid(layers: Any, heads: Any, seed: int) -> None:
     config = PlantedConfig(layers, heads, roles=INDUCTION, lookalikes=1)
     model = planted_model("x", config, str(seed))
     oracle = Oracle(model, TASKS["induction"], task_name="i", seed=0, batch_size=8)
@@ -208,23 +210,23 @@ def test_induction_works_on_any_grid(layers, heads, seed):
         ({"shared_language": True}, "needs role previous_token"),
     ],
 )
-def test_what_cannot_be_planted_is_refused_with_the_reason(options, reason):
+def test_what_cannot_be_planted_is_refused_with_the_reason(options: Any, reason: Any) -> None:
     with pytest.raises(InvalidSpec, match=reason):
         plant(PlantedConfig(**({"lookalikes": 0} | options)))
 
 
-def test_an_unknown_role_is_refused_with_the_nearest():
+def test_an_unknown_role_is_refused_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'induction'"):
         PlantedConfig(roles={"inductoin": Copies(1)})
 
 
 @pytest.mark.parametrize("variant", ["x", "-1", "1.5", "held_out"])
-def test_a_variant_is_a_seed(variant):
+def test_a_variant_is_a_seed(variant: Any) -> None:
     with pytest.raises(InvalidSpec, match="expected a seed"):
         planted(variant)
 
 
-def test_held_out_seeds_are_fresh_and_recorded():
+def test_held_out_seeds_are_fresh_and_recorded() -> None:
     one, two = planted("held-out"), planted("held-out")
     assert one.provenance["held_out"]
     assert one.provenance["seed"] != two.provenance["seed"]
@@ -232,7 +234,7 @@ def test_held_out_seeds_are_fresh_and_recorded():
     assert torch.equal(again.transformer.W_E, one.transformer.W_E)
 
 
-def test_text_follows_its_own_statistics():
+def test_text_follows_its_own_statistics() -> None:
     language = planted().construction.language
     text = language.text(400, 24, np.random.default_rng(0))
     assert (text[:, 0] == 0).all()
@@ -249,7 +251,7 @@ def test_text_follows_its_own_statistics():
     assert np.mean(repeats) > 0.9
 
 
-def test_loads_as_a_transformer_lens_model():
+def test_loads_as_a_transformer_lens_model() -> None:
     from circuitbench.models.pretrained import to_transformer_lens
 
     model = planted()
@@ -261,7 +263,7 @@ def test_loads_as_a_transformer_lens_model():
 
 
 @torch.no_grad()
-def forward(transformer, tokens):
+def forward(transformer: Any, tokens: Any) -> Any:
     """Plain reference: logits ``[batch, pos, d_vocab]``."""
     resid = transformer.W_E[tokens] + transformer.W_pos[: tokens.shape[1]]
     future = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from circuitbench.models.transformer import LayerWeights, Transformer, Transform
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory: Any) -> Any:
     """A folder with a tiny GPT-2 of random weights in Hugging Face's layout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -35,16 +36,18 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def found(weights, monkeypatch):
+def found(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(weights))
 
 
-def logits(transformer: Transformer, tokens: torch.Tensor, off: tuple[int, int] | None = None):
+def logits(
+    transformer: Transformer, tokens: torch.Tensor, off: tuple[int, int] | None = None
+) -> Any:
     """Written out plainly, as an independent reference."""
     t, cfg = transformer, transformer.config
     x = t.W_E[tokens] + t.W_pos[: tokens.shape[1]]
 
-    def norm(x, w, b):
+    def norm(x: Any, w: Any, b: Any) -> Any:
         return torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, cfg.norm_eps)
 
     for layer, w in enumerate(t.layers):
@@ -64,7 +67,7 @@ def logits(transformer: Transformer, tokens: torch.Tensor, off: tuple[int, int] 
     return norm(x, t.lnf_w, t.lnf_b) @ t.W_U + (0 if t.b_U is None else t.b_U)
 
 
-def test_raw_weights_compute_what_hugging_face_computes(weights, found):
+def test_raw_weights_compute_what_hugging_face_computes(weights: Any, found: Any) -> None:
     from transformers import GPT2LMHeadModel
 
     model = pretrained.gpt2("raw")
@@ -75,27 +78,27 @@ def test_raw_weights_compute_what_hugging_face_computes(weights, found):
     torch.testing.assert_close(logits(model.transformer, tokens), theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_folding_keeps_the_predictions_but_changes_zero_ablation(found):
+def test_folding_keeps_the_predictions_but_changes_zero_ablation(found: Any) -> None:
     raw, folded = pretrained.gpt2("raw"), pretrained.gpt2()
     assert (raw.provenance["processing"], folded.provenance["processing"]) == ("raw", "folded")
     assert raw.provenance["weights_sha256"] != folded.provenance["weights_sha256"]
     tokens = torch.arange(20).view(2, 10)
 
-    def log_p(model, off=None):
+    def log_p(model: Any, off: Any = None) -> Any:
         return logits(model.transformer, tokens, off).log_softmax(-1)
 
     torch.testing.assert_close(log_p(raw), log_p(folded), atol=1e-4, rtol=1e-4)
     assert (log_p(raw, (0, 1)) - log_p(folded, (0, 1))).abs().max() > 1e-2
 
 
-def test_weights_survive_the_way_to_transformer_lens_and_back():
+def test_weights_survive_the_way_to_transformer_lens_and_back() -> None:
     config = TransformerConfig(2, 2, 6, 3, 11, 8, 0.7, 10, normalization="layer")
     rng = torch.Generator().manual_seed(1)
 
-    def draw(*size):
+    def draw(*size: Any) -> Any:
         return torch.randn(size, generator=rng)
 
-    def layer():
+    def layer() -> Any:
         return LayerWeights(
             *(draw(2, 6, 3) for _ in range(3)),
             draw(2, 3, 6),
@@ -117,7 +120,7 @@ def test_weights_survive_the_way_to_transformer_lens_and_back():
 
 
 @pytest.mark.parametrize("family", ["llama", "pythia"])
-def test_other_families_are_read_or_honestly_refused(family, tmp_path):
+def test_other_families_are_read_or_honestly_refused(family: Any, tmp_path: Path) -> None:
     """Rotary layouts and parallel blocks differ: what is read must compute alike."""
     import tokenizers
     import transformers
@@ -137,7 +140,9 @@ def test_other_families_are_read_or_honestly_refused(family, tmp_path):
     assert (read is None) == (family == "pythia")
 
 
-def test_missing_weights_say_where_to_put_them(monkeypatch, tmp_path):
+def test_missing_weights_say_where_to_put_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(ModelUnavailable, match="no gpt2 in CIRCUITBENCH_WEIGHTS"):
         pretrained.gpt2()
@@ -150,7 +155,9 @@ def test_missing_weights_say_where_to_put_them(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["no weights", "truncated weights"])
-def test_broken_weights_are_one_clear_line(weights, monkeypatch, tmp_path, broken):
+def test_broken_weights_are_one_clear_line(
+    weights: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: Any
+) -> None:
     (tmp_path / "gpt2").mkdir()
     source = weights / "gpt2"
     (tmp_path / "gpt2/config.json").write_bytes((source / "config.json").read_bytes())
@@ -163,16 +170,16 @@ def test_broken_weights_are_one_clear_line(weights, monkeypatch, tmp_path, broke
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_unknown_processing_is_refused(found):
+def test_unknown_processing_is_refused(found: Any) -> None:
     with pytest.raises(InvalidSpec, match="did you mean 'folded'"):
         pretrained.gpt2("fold")
 
 
-def test_no_tokenizer_is_better_than_a_wrong_one(found):
+def test_no_tokenizer_is_better_than_a_wrong_one(found: Any) -> None:
     assert pretrained.gpt2().construction is None
 
 
-def test_a_real_tokenizer_is_found(tmp_path):
+def test_a_real_tokenizer_is_found(tmp_path: Path) -> None:
     folders = [os.environ.get("CIRCUITBENCH_DATA"), Path(__file__).parents[3] / "shared/data"]
     folder = next((Path(f) for f in folders if f and (Path(f) / "gpt2-tokenizer").is_dir()), None)
     if folder is None:

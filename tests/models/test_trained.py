@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +32,11 @@ from circuitbench.plugins.registry import load_model, load_task
 MODELS = {name: load_model(name) for name in NAMES}
 
 
-def oracle_of(name, **options):
+def oracle_of(name: str, **options: Any) -> Any:
     return Oracle(MODELS[name], load_task(name), task_name=name, seed=11, batch_size=64, **options)
 
 
-def grid_of(heads, shape):
+def grid_of(heads: Any, shape: Any) -> Any:
     grid = torch.zeros(shape, dtype=torch.bool)
     for layer, head in heads:
         grid[layer, head] = True
@@ -42,7 +44,7 @@ def grid_of(heads, shape):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_trained_models_do_their_task_and_speak_their_language(name):
+def test_trained_models_do_their_task_and_speak_their_language(name: str) -> None:
     task, model = load_task(name), MODELS[name]
     assert task.default_model == name
     check_task(task, model)
@@ -52,7 +54,7 @@ def test_trained_models_do_their_task_and_speak_their_language(name):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_siit_heads_matter_and_no_other_head_does(name):
+def test_siit_heads_matter_and_no_other_head_does(name: str) -> None:
     oracle, truth = oracle_of(name), load_task(name).truth(MODELS[name])
     inside = grid_of(truth.heads, oracle.shape)
     assert truth.heads == frozenset(ALGORITHMS[name].nodes.values())
@@ -68,7 +70,7 @@ def test_siit_heads_matter_and_no_other_head_does(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_the_health_gate_passes(name, ablation):
+def test_the_health_gate_passes(name: str, ablation: Any) -> None:
     card = validate_task(
         name, MODELS[name], load_task(name), ablation=ablation, prompts=24, subsets=6
     )
@@ -76,7 +78,7 @@ def test_the_health_gate_passes(name, ablation):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_interchanges_give_the_answers_of_the_algorithm(name):
+def test_interchanges_give_the_answers_of_the_algorithm(name: str) -> None:
     report = siit_report(
         MODELS[name].transformer, ALGORITHMS[name], trained.language(name), seed=7, contexts=4
     )
@@ -85,7 +87,7 @@ def test_interchanges_give_the_answers_of_the_algorithm(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_are_small_and_reports_belong_to_them(name):
+def test_weights_are_small_and_reports_belong_to_them(name: str) -> None:
     report = json.loads((trained.folder() / f"{name}.json").read_text())
     assert MODELS[name].construction.report == report
     assert report["training"]["cpu_seconds"] < 2 * 15 * 60
@@ -94,7 +96,7 @@ def test_weights_are_small_and_reports_belong_to_them(name):
     assert total <= 2 * 1024**2
 
 
-def test_the_subset_table_is_what_ablating_each_subset_gives():
+def test_the_subset_table_is_what_ablating_each_subset_gives() -> None:
     model, task = MODELS[INDUCTION], load_task(INDUCTION)
     prompts = task.prompts(model, 16, np.random.default_rng(0))
     table = subset_table(model.transformer, prompts, "zero")
@@ -105,7 +107,7 @@ def test_the_subset_table_is_what_ablating_each_subset_gives():
         assert table.ravel()[index] == pytest.approx(wanted, abs=1e-3)
 
 
-def test_search_finds_a_planted_set_and_effects_are_those_of_its_heads():
+def test_search_finds_a_planted_set_and_effects_are_those_of_its_heads() -> None:
     # Faithful if and only if heads 0.1 and 1.0 are both kept; 1.1 adds a little.
     rows, columns = np.indices((4, 4))
     table = ((rows & 2) > 0) * ((columns & 1) > 0) + 0.03 * ((columns & 2) > 0)
@@ -119,7 +121,7 @@ def test_search_finds_a_planted_set_and_effects_are_those_of_its_heads():
     assert faithfulness(table)[-1] == 1
 
 
-def test_the_truth_of_trained_induction_is_what_the_search_found():
+def test_the_truth_of_trained_induction_is_what_the_search_found() -> None:
     model = MODELS[INDUCTION]
     truth, report = load_task(INDUCTION).truth(model), model.construction.report
     found = report["search"]["zero"][str(report["tolerance"])]
@@ -134,7 +136,7 @@ def test_the_truth_of_trained_induction_is_what_the_search_found():
     assert left > 1 - report["tolerance"] - 0.05
 
 
-def test_attention_scores_of_a_perfect_induction_head():
+def test_attention_scores_of_a_perfect_induction_head() -> None:
     tokens = torch.tensor([[0, 5, 6, 7, 5, 6, 7]])
     target = torch.tensor([0, 0, 1, 2, 2, 3, 4])
     pattern = torch.nn.functional.one_hot(target, 7).float()[None, None]
@@ -143,7 +145,7 @@ def test_attention_scores_of_a_perfect_induction_head():
     assert previous["0.0"] == pytest.approx(0.5)
 
 
-def test_counterfactual_answers_are_those_of_the_reordered_stretch():
+def test_counterfactual_answers_are_those_of_the_reordered_stretch() -> None:
     model, task = MODELS[INDUCTION], load_task(INDUCTION)
     prompts = task.prompts(model, 64, np.random.default_rng(3))
     assert prompts.tokens.shape == (64, 24)
@@ -155,7 +157,7 @@ def test_counterfactual_answers_are_those_of_the_reordered_stretch():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_swapping_the_last_node_gives_the_donors_answer_and_none_changes_nothing(name):
+def test_swapping_the_last_node_gives_the_donors_answer_and_none_changes_nothing(name: str) -> None:
     algorithm = ALGORITHMS[name]
     pairs = algorithm.draw(64, np.random.default_rng(5))
     last = list(algorithm.nodes)[-1]
@@ -168,7 +170,7 @@ def test_swapping_the_last_node_gives_the_donors_answer_and_none_changes_nothing
     assert not torch.equal(own, donors)
 
 
-def test_algorithms_on_prompts_written_by_hand():
+def test_algorithms_on_prompts_written_by_hand() -> None:
     induct, ioi, hop = ALGORITHMS.values()
     tokens = torch.tensor([[0, 3, 4, 5, 3, 4, 9]])
     assert induct.values(tokens)["induction"][0, 1:].tolist() == [13, 13, 13, 4, 5, 13]
@@ -184,7 +186,7 @@ def test_algorithms_on_prompts_written_by_hand():
     assert hop.values(chain, donor, swap_keys)["second"][0, -1] == hop.none
 
 
-def test_repeated_symbols_repeat_with_their_period():
+def test_repeated_symbols_repeat_with_their_period() -> None:
     tokens, filler, period = repeated_symbols(50, 24, 31, np.random.default_rng(0))
     for row, start, width in zip(tokens.tolist(), filler.tolist(), period.tolist(), strict=True):
         stretch = row[1 + start :]
@@ -193,7 +195,7 @@ def test_repeated_symbols_repeat_with_their_period():
         assert len(set(row[: 1 + start + width])) == 1 + start + width
 
 
-def test_training_is_reproducible_and_learns(capsys):
+def test_training_is_reproducible_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [induction.train(seed=3, steps=12, batch=8) for _ in range(2)]
     for a, b in zip(*(parameters(m).values() for m in runs), strict=True):
         assert torch.equal(a, b)
@@ -206,7 +208,7 @@ def test_training_is_reproducible_and_learns(capsys):
     assert "interchange" in capsys.readouterr().out
 
 
-def test_what_cannot_be_loaded_is_refused_with_the_command_that_makes_it(tmp_path):
+def test_what_cannot_be_loaded_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"circuitbench.models.trained.training siit-ioi"):
         trained.load("siit-ioi", tmp_path)
     (tmp_path / "siit-ioi.safetensors").write_bytes(b"not weights")
@@ -218,7 +220,7 @@ def test_what_cannot_be_loaded_is_refused_with_the_command_that_makes_it(tmp_pat
         load_task("siit-ioi").prompts(MODELS["siit-two-hop"], 2, np.random.default_rng(0))
 
 
-def test_weights_survive_saving(tmp_path):
+def test_weights_survive_saving(tmp_path: Path) -> None:
     model = MODELS["siit-induction"].transformer
     trained.save("siit-induction", model, tmp_path)
     again = trained.load("siit-induction", tmp_path)

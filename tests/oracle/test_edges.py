@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,12 +19,12 @@ ARCHITECTURES = {
 MODELS = {name: random_model(1, **shape) for name, shape in ARCHITECTURES.items()}
 
 
-def oracle_on(name, **options):
+def oracle_on(name: str, **options: Any) -> Any:
     task = RandomTask(k=2)
     return Oracle(MODELS[name], task, task_name="random", seed=0, batch_size=4, **options)
 
 
-def slow(transformer, tokens, keep, ablated):
+def slow(transformer: Any, tokens: Any, keep: Any, ablated: Any) -> Any:
     """Every receiver sums up what it hears, one sender at a time.
 
     ``keep`` maps edges to gates (1 where absent), ``ablated`` senders to what replaces them.
@@ -32,14 +34,14 @@ def slow(transformer, tokens, keep, ablated):
     outs = {"embed": t.W_E[tokens] + t.W_pos[: tokens.shape[1]]}
     biases = 0
 
-    def heard(receiver):
+    def heard(receiver: Any) -> Any:
         total = biases
         for sender, out in outs.items():
             gate = keep.get(Edge(sender, receiver), 1.0)
             total = total + gate * out + (1 - gate) * ablated.get(sender, 0)
         return total
 
-    def norm(x, w, b):
+    def norm(x: Any, w: Any, b: Any) -> Any:
         if cfg.normalization == "none":
             return x
         return torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, cfg.norm_eps)
@@ -63,7 +65,7 @@ def slow(transformer, tokens, keep, ablated):
     return norm(heard("logits"), t.lnf_w, t.lnf_b) @ t.W_U + t.b_U, outs
 
 
-def slow_metric(oracle, edges, mask, ablation):
+def slow_metric(oracle: Any, edges: Any, mask: Any, ablation: Any) -> Any:
     prompts, transformer = oracle.batch.source.prompts, oracle._model.transformer
     ablated = {}
     if ablation != "zero":
@@ -81,7 +83,9 @@ def slow_metric(oracle, edges, mask, ablation):
     share=st.sampled_from([0.2, 0.9]),
     seed=st.integers(0, 3),
 )
-def test_edges_equal_path_patching_written_out(name, ablation, share, seed):
+def test_edges_equal_path_patching_written_out(
+    name: str, ablation: Any, share: Any, seed: int
+) -> None:
     oracle = oracle_on(name)
     edges = oracle.edges.edges
     rng = torch.Generator().manual_seed(seed)
@@ -97,7 +101,7 @@ def test_edges_equal_path_patching_written_out(name, ablation, share, seed):
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_cutting_all_edges_of_a_head_is_ablating_the_head(name):
+def test_cutting_all_edges_of_a_head_is_ablating_the_head(name: str) -> None:
     oracle = oracle_on(name)
     edges = oracle.edges
     heads = oracle.head_masks()[[0, -1]]
@@ -115,14 +119,14 @@ def test_cutting_all_edges_of_a_head_is_ablating_the_head(name):
         torch.testing.assert_close(by_edge.kl, by_head.kl, atol=1e-4, rtol=0)
 
 
-def test_keeping_every_edge_does_nothing():
+def test_keeping_every_edge_does_nothing() -> None:
     oracle = oracle_on("gpt2")
     damages = oracle.edges.query(torch.ones(1, len(oracle.edges.edges)), control=True)
     assert abs(float(damages.task)) < 1e-5
     assert abs(float(damages.control)) < 1e-5
 
 
-def test_graph_counts():
+def test_graph_counts() -> None:
     graph = Graph(2, 3, mlps=False)
     assert len(graph.edges) == 9 * 1 + 9 * 4 + 7
     assert Edge("0.2", "1.0.k") in graph.edges
@@ -133,7 +137,7 @@ def test_graph_counts():
     assert Edge("m0", "m0") not in with_mlps.edges
 
 
-def test_edges_are_on_the_same_budget_and_meter():
+def test_edges_are_on_the_same_budget_and_meter() -> None:
     oracle = oracle_on("attention-only", budget=5)
     whole = torch.ones(2, len(oracle.edges.edges))
     oracle.edges.query(whole)
@@ -144,7 +148,7 @@ def test_edges_are_on_the_same_budget_and_meter():
     assert oracle.meter.queries == 5
 
 
-def test_bad_edge_questions_are_refused():
+def test_bad_edge_questions_are_refused() -> None:
     oracle = oracle_on("attention-only")
     with pytest.raises(InvalidSpec, match=r"no edge 1\.0->0\.0\.q"):
         oracle.edges.without([Edge("1.0", "0.0.q")])
@@ -155,9 +159,9 @@ def test_bad_edge_questions_are_refused():
     assert oracle.meter.queries == 0
 
 
-def test_hooked_models_have_no_edges():
+def test_hooked_models_have_no_edges() -> None:
     class Hooks:
-        def to(self, device):
+        def to(self, device: Any) -> Any:
             return self
 
     oracle = oracle_on("attention-only")

@@ -1,5 +1,6 @@
 import gc
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,26 +19,26 @@ from circuitbench.oracle.engine.prefix_cache import State, StateCache
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Any:
     return random_model(5, d_mlp=12, normalization="layer")
 
 
-def oracle_on(model, engine=None, **options):
+def oracle_on(model: Any, engine: Any = None, **options: Any) -> Any:
     task = RandomTask(k=2)
     return Oracle(model, task, task_name="random", seed=0, batch_size=5, engine=engine, **options)
 
 
-def random_masks(n, share=0.6, seed=0):
+def random_masks(n: int, share: Any = 0.6, seed: int = 0) -> Any:
     return torch.rand(n, 3, 4, generator=torch.Generator().manual_seed(seed)) < share
 
 
 @pytest.fixture(scope="module")
-def unknown(model):
+def unknown(model: Any) -> Any:
     """The same model as if its architecture were unknown."""
     return Model("odd", 3, 4, None, hooked=Hooked(model.transformer).bridge)
 
 
-def test_unknown_architectures_fall_back_to_hooks_and_say_so_once(model, unknown):
+def test_unknown_architectures_fall_back_to_hooks_and_say_so_once(model: Any, unknown: Any) -> None:
     with pytest.warns(UserWarning, match="odd is not one the engine knows"):
         slow = oracle_on(unknown)
     with warnings.catch_warnings():
@@ -49,7 +50,9 @@ def test_unknown_architectures_fall_back_to_hooks_and_say_so_once(model, unknown
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("pool", [None, 7])
-def test_the_fallback_gives_the_same_numbers(model, unknown, ablation, pool):
+def test_the_fallback_gives_the_same_numbers(
+    model: Any, unknown: Any, ablation: Any, pool: Any
+) -> None:
     engine = HookEngine(unknown.hooked, 3, 4)
     fast, slow = (oracle_on(m, e, pool=pool) for m, e in ((model, None), (unknown, engine)))
     assert slow.clean_metric == pytest.approx(fast.clean_metric, abs=1e-4)
@@ -67,7 +70,7 @@ def test_the_fallback_gives_the_same_numbers(model, unknown, ablation, pool):
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
-def test_answers_do_not_depend_on_memory(model):
+def test_answers_do_not_depend_on_memory(model: Any) -> None:
     masks = torch.cat([random_masks(20), random_masks(10, 0.1), random_masks(10, 0.9)])
     want = oracle_on(model, FastEngine(model.transformer)).query(masks)
     for cache_bytes, chunk_tokens in ((0, 1), (3000, 100), (1 << 20, 1 << 20)):
@@ -78,7 +81,7 @@ def test_answers_do_not_depend_on_memory(model):
         assert engine.runner.cache.bytes <= cache_bytes
 
 
-def test_prefixes_are_run_once(model):
+def test_prefixes_are_run_once(model: Any) -> None:
     """A sweep's work: attention is shared by a layer's masks, all below it by everyone."""
     engine = FastEngine(model.transformer, chunk_tokens=1 << 20)
     oracle = oracle_on(model, engine)
@@ -91,7 +94,7 @@ def test_prefixes_are_run_once(model):
     assert late < 0.6 * early
 
 
-def test_growing_sets_restart_where_they_differ(model):
+def test_growing_sets_restart_where_they_differ(model: Any) -> None:
     engine = FastEngine(model.transformer)
     oracle = oracle_on(model, engine)
     mask = torch.ones(1, 3, 4, dtype=torch.bool)
@@ -109,7 +112,7 @@ def test_growing_sets_restart_where_they_differ(model):
     assert with_prefix < 0.7 * (fresh.flops - before)
 
 
-def test_few_heads_cost_little():
+def test_few_heads_cost_little() -> None:
     wide = random_model(2, n_heads=16, d_model=64)
     engine = FastEngine(wide.transformer)
     oracle = oracle_on(wide, engine)
@@ -125,7 +128,7 @@ def test_few_heads_cost_little():
     assert spent[1] < 0.5 * spent[0]
 
 
-def test_pruned_states_serve_smaller_sets_and_are_redone_for_larger_ones(model):
+def test_pruned_states_serve_smaller_sets_and_are_redone_for_larger_ones(model: Any) -> None:
     want, got = (oracle_on(model, FastEngine(model.transformer)) for _ in range(2))
     small = torch.zeros(3, 4, dtype=torch.bool)
     small[:, 1], small[2, 3] = True, True
@@ -141,17 +144,19 @@ def test_pruned_states_serve_smaller_sets_and_are_redone_for_larger_ones(model):
 class Tight:
     """Pretends to have memory for so many positions at once."""
 
-    def __init__(self, engine, positions):
+    def __init__(self, engine: Any, positions: Any) -> None:
         self.heads, self.positions, self.failures = engine.forward.heads, positions, 0
 
-    def __call__(self, layer, x, reads=None, only=None):
+    def __call__(self, layer: Any, x: Any, reads: Any = None, only: Any = None) -> Any:
         if x.shape[0] * x.shape[1] > self.positions:
             self.failures += 1
             raise torch.OutOfMemoryError("pretended")
         return self.heads(layer, x, reads, only)
 
 
-def test_running_out_of_memory_halves_the_batch_and_loses_nothing(model, monkeypatch):
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masks = random_masks(16)
     want = oracle_on(model, FastEngine(model.transformer)).query(masks)
     engine = FastEngine(model.transformer, chunk_tokens=1 << 20)
@@ -172,10 +177,10 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(model, monkeyp
         oracle.query(random_masks(2, seed=2))
 
 
-def test_halving_gives_up_at_one():
+def test_halving_gives_up_at_one() -> None:
     tried = []
 
-    def never(size):
+    def never(size: Any) -> None:
         tried.append(size)
         raise torch.OutOfMemoryError("never")
 
@@ -184,8 +189,8 @@ def test_halving_gives_up_at_one():
     assert tried == [9, 4, 2, 1]
 
 
-def test_cache_keeps_to_its_bytes_and_drops_the_oldest():
-    def state(numbers):
+def test_cache_keeps_to_its_bytes_and_drops_the_oldest() -> None:
+    def state(numbers: Any) -> Any:
         return State(torch.zeros(numbers), torch.zeros(0), None)
 
     a, b, c, d, e = (((serial, None, None), 0, b"") for serial in range(5))
@@ -204,7 +209,7 @@ def test_cache_keeps_to_its_bytes_and_drops_the_oldest():
     assert cache.bytes == 0
 
 
-def test_states_of_forgotten_batches_are_dropped(model):
+def test_states_of_forgotten_batches_are_dropped(model: Any) -> None:
     engine = FastEngine(model.transformer)
     oracle = oracle_on(model, engine)
     _ = oracle.clean_metric, oracle.clean_control
@@ -218,7 +223,9 @@ def test_states_of_forgotten_batches_are_dropped(model):
 
 
 @pytest.mark.parametrize(("body", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 0.15)])
-def test_rough_precision_is_close_and_measured(model, body, tolerance, monkeypatch):
+def test_rough_precision_is_close_and_measured(
+    model: Any, body: Any, tolerance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("circuitbench.oracle.engine.fast.FAST_TOLERANCE", 1.0)
     masks = random_masks(12)
     want = oracle_on(model, FastEngine(model.transformer)).query(masks)
@@ -230,7 +237,9 @@ def test_rough_precision_is_close_and_measured(model, body, tolerance, monkeypat
         assert 0 < engine.error < 5e-3
 
 
-def test_a_rough_unembedding_that_is_too_rough_is_replaced(model, monkeypatch):
+def test_a_rough_unembedding_that_is_too_rough_is_replaced(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("circuitbench.oracle.engine.fast.FAST_TOLERANCE", 0.0)
     masks = random_masks(6)
     want = oracle_on(model, FastEngine(model.transformer)).query(masks)
@@ -239,7 +248,7 @@ def test_a_rough_unembedding_that_is_too_rough_is_replaced(model, monkeypatch):
     torch.testing.assert_close(got.control, want.control, atol=1e-5, rtol=0)
 
 
-def test_precisions_by_name(model, monkeypatch):
+def test_precisions_by_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr("circuitbench.oracle.engine.choice.bfloat16_is_fast", lambda _: True)
     assert dtypes(cpu, "exact") == (torch.float32, torch.float32)
@@ -251,7 +260,7 @@ def test_precisions_by_name(model, monkeypatch):
         engine_for(model, precision="exat")
 
 
-def test_devices_that_are_not_there_are_refused():
+def test_devices_that_are_not_there_are_refused() -> None:
     with pytest.raises(InvalidSpec, match="not a device"):
         usable_device("gpu")
     with pytest.raises(InvalidSpec, match="expected cpu or cuda"):
@@ -260,7 +269,7 @@ def test_devices_that_are_not_there_are_refused():
         usable_device("cuda:99")
 
 
-def test_models_without_anything_to_run_are_refused():
+def test_models_without_anything_to_run_are_refused() -> None:
     with pytest.raises(InvalidSpec, match="neither plain weights nor a hooked model"):
         engine_for(Model("empty", 1, 1, None))
 
@@ -268,7 +277,7 @@ def test_models_without_anything_to_run_are_refused():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["exact", "fast", "approx"])
-def test_gpu_agrees_with_cpu(model, precision):
+def test_gpu_agrees_with_cpu(model: Any, precision: Any) -> None:
     masks = random_masks(12)
     want = oracle_on(model).query(masks)
     got = oracle_on(model, device="cuda", precision=precision).query(masks)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -27,11 +29,11 @@ ARCHITECTURES = {
 
 
 @pytest.fixture(scope="module")
-def references():
+def references() -> Any:
     """Models and their hooked twins, built when first drawn."""
     made = {}
 
-    def get(name):
+    def get(name: str) -> Any:
         if name not in made:
             model = random_model(1, **ARCHITECTURES[name])
             made[name] = model, Hooked(model.transformer)
@@ -40,7 +42,7 @@ def references():
     return get
 
 
-def oracle_on(model, task, **options):
+def oracle_on(model: Any, task: Any, **options: Any) -> Any:
     return Oracle(model, task, task_name="random", seed=0, batch_size=5, **options)
 
 
@@ -55,7 +57,9 @@ def oracle_on(model, task, **options):
     k=st.sampled_from([1, 3]),
     seed=st.integers(0, 5),
 )
-def test_query_equals_hooks(references, name, ablation, direction, keep, k, seed):
+def test_query_equals_hooks(
+    references: Any, name: str, ablation: Any, direction: Any, keep: Any, k: Any, seed: int
+) -> None:
     model, hooked = references(name)
     oracle = oracle_on(model, RandomTask(k=k))
     batch = oracle.draw(seed)
@@ -84,7 +88,9 @@ def test_query_equals_hooks(references, name, ablation, direction, keep, k, seed
     direction=st.sampled_from(DIRECTIONS),
     seed=st.integers(0, 5),
 )
-def test_gradient_equals_autograd_through_hooks(references, name, ablation, direction, seed):
+def test_gradient_equals_autograd_through_hooks(
+    references: Any, name: str, ablation: Any, direction: Any, seed: int
+) -> None:
     model, hooked = references(name)
     oracle = oracle_on(model, RandomTask(k=2))
     batch = oracle.draw(seed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ QUICK = {
 
 
 @pytest.mark.parametrize("name", [p.name for p in list_plugins("method")])
-def test_every_method_keeps_the_contract(name):
+def test_every_method_keeps_the_contract(name: str) -> None:
     cls = method_class(name)
     known = {f.name for f in dataclasses.fields(cls)}
     quick = QUICK if hasattr(cls, "train") else {}
@@ -36,7 +37,7 @@ def test_every_method_keeps_the_contract(name):
 
 
 @pytest.mark.parametrize("name", [p.name for p in list_plugins("task")])
-def test_every_task_keeps_the_contract_on_its_own_model(name):
+def test_every_task_keeps_the_contract_on_its_own_model(name: str) -> None:
     task = load_task(name)
     try:
         model = load_model(task.default_model)
@@ -45,7 +46,7 @@ def test_every_task_keeps_the_contract_on_its_own_model(name):
     check_task(task, model)
 
 
-def test_no_public_attribute_of_the_oracle_leads_to_the_truth():
+def test_no_public_attribute_of_the_oracle_leads_to_the_truth() -> None:
     """Walk everything reachable without an underscore; nobody there can state a truth."""
     oracle = Oracle(toy_model(), ToyTask(), task_name="toy", seed=0, batch_size=2)
     seen, queue = set(), [oracle]
@@ -60,7 +61,7 @@ def test_no_public_attribute_of_the_oracle_leads_to_the_truth():
     assert len(seen) > 3
 
 
-def ranking(oracle, rng):
+def ranking(oracle: Any, rng: np.random.Generator) -> Any:
     return rng.random(oracle.shape)
 
 
@@ -68,38 +69,38 @@ def ranking(oracle, rng):
 class Good:
     """Every broken plug-in below differs from this one in a single habit."""
 
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         scores = ranking(oracle, rng)
         return Discovery(scores, frozenset())
 
 
 class GlobalDraws(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(np.random.rand(*oracle.shape), frozenset())  # noqa: NPY002
 
 
 class GlobalTorchDraws(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(torch.rand(oracle.shape).numpy(), frozenset())
 
 
 class Unfinished(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(np.full(oracle.shape, np.nan), frozenset())
 
 
 class WrongShape(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(np.zeros((3, 4)), frozenset())
 
 
 class NotADiscovery(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return ranking(oracle, rng)
 
 
 class NoSuchHead(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(ranking(oracle, rng), frozenset({(99, 0)}))
 
 
@@ -109,13 +110,13 @@ class Remembers:
 
     calls: int = 0
 
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         self.calls += 1
         return Discovery(ranking(oracle, rng), frozenset())
 
 
 class EntropyFromOutside(Good):
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(np.random.default_rng().random(oracle.shape), frozenset())
 
 
@@ -123,7 +124,7 @@ class EntropyFromOutside(Good):
 class NeedsArguments:
     size: int
 
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(ranking(oracle, rng), frozenset())
 
 
@@ -131,16 +132,16 @@ class NeedsArguments:
 class OpaqueHyperparameter:
     thing: object = field(default_factory=object)
 
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(ranking(oracle, rng), frozenset())
 
 
 class NotADataclass:
-    def discover(self, oracle, rng):
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
         return Discovery(ranking(oracle, rng), frozenset())
 
 
-def test_a_good_method_passes():
+def test_a_good_method_passes() -> None:
     check_method(Good)
 
 
@@ -160,48 +161,48 @@ def test_a_good_method_passes():
         (NotADataclass, "must be a dataclass"),
     ],
 )
-def test_broken_methods_are_caught(cls, message):
+def test_broken_methods_are_caught(cls, message: str) -> None:
     with pytest.raises(InvalidPlugin, match=message):
         check_method(cls)
 
 
 class SameEveryTime(ToyTask):
-    def prompts(self, model, n, rng):
+    def prompts(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return super().prompts(model, n, np.random.default_rng(0))
 
 
 class GlobalPrompts(ToyTask):
-    def prompts(self, model, n, rng):
+    def prompts(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return super().prompts(model, n, np.random.default_rng(np.random.randint(9)))  # noqa: NPY002
 
 
 class NoCounterfactual(ToyTask):
-    def prompts(self, model, n, rng):
+    def prompts(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         prompts = super().prompts(model, n, rng)
         return dataclasses.replace(prompts, counterfactual=prompts.tokens)
 
 
 class OutsideVocabulary(ToyTask):
-    def control(self, model, n, rng):
+    def control(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return super().control(model, n, rng) + 5
 
 
 class NoBos(ToyTask):
-    def control(self, model, n, rng):
+    def control(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return super().control(model, n, rng).roll(1, 1)
 
 
 class TooFew(ToyTask):
-    def prompts(self, model, n, rng):
+    def prompts(self, model: Any, n: int, rng: np.random.Generator) -> Any:
         return super().prompts(model, n - 1, rng)
 
 
 class TruthElsewhere(ToyTask):
-    def truth(self, model):
+    def truth(self, model: Any) -> Any:
         return super().truth(toy_model(9, 4))
 
 
-def test_a_good_task_passes():
+def test_a_good_task_passes() -> None:
     check_task(ToyTask(), toy_model())
 
 
@@ -218,6 +219,6 @@ def test_a_good_task_passes():
         (object, "needs default_model"),
     ],
 )
-def test_broken_tasks_are_caught(cls, message):
+def test_broken_tasks_are_caught(cls, message: str) -> None:
     with pytest.raises(InvalidPlugin, match=message):
         check_task(cls(), toy_model())

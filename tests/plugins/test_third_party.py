@@ -35,7 +35,7 @@ def circuitbench(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_a_strangers_method_runs_like_ours_and_keeps_the_contract(tmp_path):
+def test_a_strangers_method_runs_like_ours_and_keeps_the_contract(tmp_path: Path) -> None:
     install(tmp_path)
     listed = json.loads(circuitbench(tmp_path, "list", "methods", "--json"))
     assert {

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from circuitbench.results import (
 from circuitbench.results.record import truth_of
 
 
-def make(seed: int = 0, **changes) -> Record:
+def make(seed: int = 0, **changes: Any) -> Record:
     spec = {"task": "ioi", "model": "planted@1", "method": "acdc", "seed": seed, "budget": 500}
     values = {
         "spec": spec,
@@ -43,7 +44,7 @@ def make(seed: int = 0, **changes) -> Record:
     return Record(**{**values, **changes})
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     record = make(truth=truth_of(Circuit({"mover": Role((Head(1, 0),), sign=-1)}, "x", "trained")))
     path = write_record(record, tmp_path / "new" / "folder")
     again = read_record(path)
@@ -60,7 +61,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_identity_is_the_spec_and_versions_but_not_the_outcome():
+def test_identity_is_the_spec_and_versions_but_not_the_outcome() -> None:
     record = make()
     same = [
         make(metrics={"ranking": {"auroc": 0.5}}),
@@ -74,7 +75,7 @@ def test_identity_is_the_spec_and_versions_but_not_the_outcome():
     assert run_id(dict(reversed(record.spec.items())), record.versions) == record.run_id
 
 
-def test_plain_values():
+def test_plain_values() -> None:
     values = {
         "a": np.float32(0.5),
         "b": torch.arange(3),
@@ -88,7 +89,7 @@ def test_plain_values():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), np.inf, torch.tensor(float("nan"))])
-def test_numbers_that_are_not_finite_are_refused(bad):
+def test_numbers_that_are_not_finite_are_refused(bad: Any) -> None:
     with pytest.raises(RunFailed, match=r"metrics\.ranking\.auroc is"):
         make(metrics={"ranking": {"auroc": bad}})
 
@@ -110,7 +111,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, None, 3])
-def test_unsafe_names_are_refused_at_the_source(name):
+def test_unsafe_names_are_refused_at_the_source(name: str) -> None:
     with pytest.raises(InvalidSpec, match="not a task name"):
         check_name("task", name)
     for kind in ("method", "task", "model"):
@@ -118,7 +119,7 @@ def test_unsafe_names_are_refused_at_the_source(name):
             make(spec={**make().spec, kind: name})
 
 
-def test_usual_names_are_accepted():
+def test_usual_names_are_accepted() -> None:
     for name in ("rl-ppo", "planted@3", "ioi", "EleutherAI:pythia-70m", "a.b_c+d"):
         assert check_name("model", name) == name
 
@@ -127,16 +128,16 @@ def test_usual_names_are_accepted():
     "change",
     [{"status": "finished"}, {"spec": {"task": "t", "model": "m", "method": "x", "seed": 1.5}}],
 )
-def test_other_invalid_records(change):
+def test_other_invalid_records(change: Any) -> None:
     with pytest.raises(InvalidSpec):
         make(**change)
 
 
-def edit(path: Path, **changes) -> None:
+def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_damaged_files_are_refused_by_path_and_fault(tmp_path):
+def test_damaged_files_are_refused_by_path_and_fault(tmp_path: Path) -> None:
     path = write_record(make(), tmp_path)
     whole = path.read_text()
     for text, fault in [
@@ -165,7 +166,7 @@ def test_damaged_files_are_refused_by_path_and_fault(tmp_path):
         read_record(tmp_path / "absent.json")
 
 
-def test_forged_content_with_a_right_checksum_is_still_checked(tmp_path):
+def test_forged_content_with_a_right_checksum_is_still_checked(tmp_path: Path) -> None:
     from circuitbench.results.record import checksum
 
     content = make().content()
@@ -184,7 +185,9 @@ def test_forged_content_with_a_right_checksum_is_still_checked(tmp_path):
             read_record(path)
 
 
-def test_an_unwritable_folder_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidSpec, match="file"):
         write_record(make(), tmp_path / "file")
@@ -194,7 +197,7 @@ def test_an_unwritable_folder_is_named_and_nothing_is_left(tmp_path, monkeypatch
     path = write_record(make(), tmp_path / "out")
     before = path.read_text()
 
-    def full(*_):
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     for step in ("fsync", "replace"):
@@ -206,7 +209,7 @@ def test_an_unwritable_folder_is_named_and_nothing_is_left(tmp_path, monkeypatch
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_is_read_with_its_problems(tmp_path):
+def test_a_folder_is_read_with_its_problems(tmp_path: Path) -> None:
     first, second = make(0), make(1)
     write_record(second, tmp_path)
     kept = write_record(first, tmp_path / "b")
@@ -223,13 +226,13 @@ def test_a_folder_is_read_with_its_problems(tmp_path):
     assert str(broken) in str(problems[2])
 
 
-def test_an_empty_folder_and_an_absent_one(tmp_path):
+def test_an_empty_folder_and_an_absent_one(tmp_path: Path) -> None:
     assert read_folder(tmp_path) == ([], [])
     with pytest.raises(InvalidSpec, match="no such results folder"):
         read_folder(tmp_path / "absent")
 
 
-def test_a_finished_record_wins_over_an_earlier_failed_one(tmp_path):
+def test_a_finished_record_wins_over_an_earlier_failed_one(tmp_path: Path) -> None:
     failed = make(status="failed", reason="boom", metrics={}, created="2020")
     write_record(failed, tmp_path / "a")
     write_record(make(), tmp_path / "b")
@@ -238,7 +241,7 @@ def test_a_finished_record_wins_over_an_earlier_failed_one(tmp_path):
     assert problem.path.parent.name == "a"
 
 
-def test_environment_is_complete_and_plain():
+def test_environment_is_complete_and_plain() -> None:
     found = versions(("no-such-distribution",))
     assert found["no-such-distribution"] is None
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
@@ -253,7 +256,9 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=25)
 @given(st.lists(NUMBERS, max_size=5), st.text(max_size=20), st.integers())
-def test_any_finite_content_survives_the_disk(tmp_path_factory, numbers, text, seed):
+def test_any_finite_content_survives_the_disk(
+    tmp_path_factory: Any, numbers: Any, text: str, seed: int
+) -> None:
     record = make(seed, metrics={"x": numbers}, reason=text)
     again = read_record(write_record(record, tmp_path_factory.getbasetemp() / "any"))
     assert again == record

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from circuitbench.runs.run import command_line
 from circuitbench.runs.spec import RunSpec, build_spec, configure, parse_assignment, read_config
 
 
-def test_later_layers_win_and_hyperparameters_merge():
+def test_later_layers_win_and_hyperparameters_merge() -> None:
     spec = build_spec(
         {"method": "acdc", "seed": 1, "hyperparameters": {"a": 1, "b": 1}},
         {"seed": 2, "hyperparameters": {"b": 2}},
@@ -19,7 +20,7 @@ def test_later_layers_win_and_hyperparameters_merge():
     assert spec.hyperparameters == {"a": 1, "b": 2}
 
 
-def test_an_unknown_setting_names_the_nearest():
+def test_an_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'budget'"):
         build_spec({"budgett": 3})
 
@@ -38,7 +39,7 @@ def test_an_unknown_setting_names_the_nearest():
         ({"hyperparameters": [1]}, "mapping"),
     ],
 )
-def test_bad_values_are_refused_by_name(settings, message):
+def test_bad_values_are_refused_by_name(settings: Any, message: str) -> None:
     with pytest.raises(InvalidSpec, match=message):
         build_spec(settings)
 
@@ -52,7 +53,7 @@ def test_bad_values_are_refused_by_name(settings, message):
         ("\x00", "not valid YAML"),
     ],
 )
-def test_a_bad_config_file_is_named(tmp_path, text, message):
+def test_a_bad_config_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(InvalidSpec, match=message) as caught:
@@ -61,7 +62,7 @@ def test_a_bad_config_file_is_named(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_config_file_is_named(tmp_path):
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match=r"none\.yaml"):
         read_config(tmp_path / "none.yaml")
 
@@ -75,24 +76,24 @@ class Knobs:
     limit: int | None = None
 
 
-def test_hyperparameters_take_the_fields_types():
+def test_hyperparameters_take_the_fields_types() -> None:
     knobs = configure(Knobs, {"size": 4, "rate": 1, "names": ["x"], "limit": None}, "knobs")
     assert knobs == Knobs(size=4, rate=1.0, names=("x",))
     assert isinstance(knobs.rate, float)
 
 
 @pytest.mark.parametrize("bad", [{"size": 1.5}, {"size": "x"}, {"kind": "c"}, {"rate": None}])
-def test_a_hyperparameter_of_the_wrong_type_is_refused(bad):
+def test_a_hyperparameter_of_the_wrong_type_is_refused(bad: Any) -> None:
     with pytest.raises(InvalidSpec, match=f"knobs.{next(iter(bad))}"):
         configure(Knobs, bad, "knobs")
 
 
-def test_an_unknown_hyperparameter_names_the_nearest():
+def test_an_unknown_hyperparameter_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'rate'"):
         configure(Knobs, {"rates": 1}, "knobs")
 
 
-def test_assignments_are_read_as_yaml():
+def test_assignments_are_read_as_yaml() -> None:
     assert parse_assignment("a=0.5") == ("a", 0.5)
     assert parse_assignment("a=b=c") == ("a", "b=c")
     assert parse_assignment("a=[1, 2]") == ("a", [1, 2])
@@ -114,7 +115,7 @@ def test_assignments_are_read_as_yaml():
         | st.lists(st.integers(0, 9), max_size=3),
     ),
 )
-def test_the_command_line_of_a_spec_repeats_it(seed, budget, values):
+def test_the_command_line_of_a_spec_repeats_it(seed: int, budget: Any, values: Any) -> None:
     import shlex
 
     spec = RunSpec(

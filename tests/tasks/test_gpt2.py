@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,14 +26,14 @@ class Letters:
 
     bos_token_id = 0
 
-    def __len__(self):
+    def __len__(self) -> Any:
         return 128
 
-    def encode(self, text):
+    def encode(self, text: str) -> Any:
         return [ord(letter) % 128 for letter in text]
 
 
-def model_with(tokenizer, name="gpt2@folded", d_vocab=50257, n=12):
+def model_with(tokenizer: Any, name: str = "gpt2@folded", d_vocab: Any = 50257, n: int = 12) -> Any:
     draw = np.random.default_rng(0).standard_normal
     size = lambda *shape: torch.from_numpy(0.3 * draw(shape)).float()  # noqa: E731
     layers = tuple(
@@ -44,7 +45,7 @@ def model_with(tokenizer, name="gpt2@folded", d_vocab=50257, n=12):
 
 
 @pytest.fixture(scope="module")
-def data():
+def data() -> Any:
     for folder in FOLDERS:
         if folder and (Path(folder) / "gpt2-tokenizer").is_dir():
             return Path(folder)
@@ -52,19 +53,21 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def gpt2(data):
+def gpt2(data: Any) -> Any:
     return model_with(_tokenizer(data / "gpt2-tokenizer", 50257))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_they_keep_the_contract_with_the_real_tokenizer(task, gpt2, data, monkeypatch):
+def test_they_keep_the_contract_with_the_real_tokenizer(
+    task: Any, gpt2: Any, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(DATA_VARIABLE, str(data))
     check_task(task, gpt2)
     oracle = Oracle(gpt2, task, task_name=task.name, seed=0, batch_size=4)
     assert torch.isfinite(oracle.query(oracle.head_masks()[:3]).reward).all()
 
 
-def test_ioi_asks_for_the_name_said_once(gpt2):
+def test_ioi_asks_for_the_name_said_once(gpt2: Any) -> None:
     prompts = GPT2IOI().prompts(gpt2, 40, np.random.default_rng(0))
     assert prompts.tokens.shape == (40, 15)
     for row, other, (answer, subject) in zip(
@@ -80,7 +83,7 @@ def test_ioi_asks_for_the_name_said_once(gpt2):
         assert gpt2.construction.decode([answer]) in text
 
 
-def test_greater_than_weighs_the_years_above(gpt2):
+def test_greater_than_weighs_the_years_above(gpt2: Any) -> None:
     prompts = GPT2GreaterThan().prompts(gpt2, 20, np.random.default_rng(0))
     endings = [int(gpt2.construction.decode([x])) for x in prompts.token_ids[0, 0].tolist()]
     for row, other, weights in zip(
@@ -95,7 +98,7 @@ def test_greater_than_weighs_the_years_above(gpt2):
         assert "01 to" in gpt2.construction.decode(other[1:].tolist())
 
 
-def test_induction_needs_no_words():
+def test_induction_needs_no_words() -> None:
     prompts = GPT2Induction().prompts(model_with(Letters()), 10, np.random.default_rng(0))
     tokens, other = prompts.tokens, prompts.counterfactual
     assert (tokens[:, 1] == tokens[:, -1]).all()
@@ -104,7 +107,7 @@ def test_induction_needs_no_words():
     assert torch.equal(tokens[:, 2:], other[:, 2:])
 
 
-def test_truths_are_the_papers():
+def test_truths_are_the_papers() -> None:
     model = model_with(Letters())
     assert len(GPT2IOI().truth(model).heads) == 26
     assert len(GPT2GreaterThan().truth(model).heads) == 9
@@ -116,12 +119,14 @@ def test_truths_are_the_papers():
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_a_model_without_tokenizer_is_refused(task):
+def test_a_model_without_tokenizer_is_refused(task: Any) -> None:
     with pytest.raises(InvalidSpec, match="with its tokenizer, not on gpt2@raw"):
         task.prompts(model_with(None, "gpt2@raw"), 2, np.random.default_rng(0))
 
 
-def test_a_tokenizer_or_text_that_does_not_fit_is_refused(monkeypatch, tmp_path):
+def test_a_tokenizer_or_text_that_does_not_fit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     rng, model = np.random.default_rng(0), model_with(Letters())
     with pytest.raises(InvalidSpec, match="to be one token"):
         GPT2IOI().prompts(model, 2, rng)

@@ -1,5 +1,8 @@
 """The prompts of the planted tasks say what they mean, and their truths name the planted heads."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,11 +37,11 @@ LANGUAGE = MODEL.construction.language
 NAMES = set(LANGUAGE.names.tolist())
 
 
-def draw(task, seed, n=6):
+def draw(task: Any, seed: int, n: int = 6) -> Any:
     return TASKS[task].prompts(MODEL, n, np.random.default_rng(seed))
 
 
-def rows(prompts):
+def rows(prompts: Any) -> Iterator[Any]:
     """Tokens, counterfactual, answer and wrong answer at the last position read."""
     for i in range(len(prompts)):
         answer, wrong = prompts.token_ids[i, -1].tolist()
@@ -48,7 +51,7 @@ def rows(prompts):
 @pytest.mark.parametrize("task", TASKS)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_prompts_are_well_formed_and_a_pure_function_of_the_generator(task, seed):
+def test_prompts_are_well_formed_and_a_pure_function_of_the_generator(task: Any, seed: int) -> None:
     prompts, again = draw(task, seed), draw(task, seed)
     for mine, same in zip(vars(prompts).values(), vars(again).values(), strict=True):
         assert torch.equal(mine, same)
@@ -62,7 +65,7 @@ def test_prompts_are_well_formed_and_a_pure_function_of_the_generator(task, seed
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_induction_asks_what_followed(seed):
+def test_induction_asks_what_followed(seed: int) -> None:
     prompts = draw("induction", seed)
     for i in range(len(prompts)):
         tokens, other = prompts.tokens[i].tolist(), prompts.counterfactual[i].tolist()
@@ -75,7 +78,7 @@ def test_induction_asks_what_followed(seed):
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_ioi_asks_for_the_name_that_is_not_repeated(seed):
+def test_ioi_asks_for_the_name_that_is_not_repeated(seed: int) -> None:
     for tokens, other, answer, wrong in rows(draw("ioi", seed)):
         assert (tokens.count(answer), tokens.count(wrong)) == (1, 2)
         assert (other.count(answer), other.count(wrong)) == (1, 1)
@@ -84,7 +87,7 @@ def test_ioi_asks_for_the_name_that_is_not_repeated(seed):
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_docstring_asks_for_the_next_argument(seed):
+def test_docstring_asks_for_the_next_argument(seed: int) -> None:
     for tokens, other, answer, wrong in rows(draw("docstring", seed)):
         for text, right in ((tokens, answer), (other, wrong)):
             start = next(i for i, token in enumerate(text) if token in NAMES)
@@ -97,7 +100,7 @@ def test_docstring_asks_for_the_next_argument(seed):
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_greater_than_weighs_the_numbers_above(seed):
+def test_greater_than_weighs_the_numbers_above(seed: int) -> None:
     prompts, nums = draw("greater-than", seed), LANGUAGE.nums.tolist()
     for i in range(len(prompts)):
         (year,) = [token for token in prompts.tokens[i].tolist() if token in nums]
@@ -111,7 +114,7 @@ def test_greater_than_weighs_the_numbers_above(seed):
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_two_hop_asks_two_names_further(seed):
+def test_two_hop_asks_two_names_further(seed: int) -> None:
     for tokens, other, answer, wrong in rows(draw("two-hop", seed)):
         start = tokens.index(tokens[-1])
         assert tokens[start + 1 : start + 3] == [wrong, answer]
@@ -119,7 +122,7 @@ def test_two_hop_asks_two_names_further(seed):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_truth_names_the_planted_heads(task):
+def test_truth_names_the_planted_heads(task: Any) -> None:
     circuit = TASKS[task].truth(MODEL)
     assert circuit.kind == "constructed"
     assert "modelled on" in circuit.source
@@ -129,15 +132,15 @@ def test_truth_names_the_planted_heads(task):
         assert 1 <= role.needed <= len(role.heads)
 
 
-def test_truth_states_its_blind_spots():
+def test_truth_states_its_blind_spots() -> None:
     circuit = TASKS["ioi"].truth(MODEL)
     assert circuit.roles["negative_name_mover"].sign == -1
     assert any(spot.startswith("backup_name_mover") for spot in circuit.blind_spots)
     assert TASKS["ioi"].truth(planted_easy()).blind_spots == ()
 
 
-def test_tasks_share_heads_or_not():
-    def shared(model):
+def test_tasks_share_heads_or_not() -> None:
+    def shared(model: Any) -> Any:
         one, two = (TASKS[task].truth(model).heads for task in ("two-hop", "docstring"))
         return one & two
 
@@ -146,14 +149,14 @@ def test_tasks_share_heads_or_not():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_control_is_the_language(task):
+def test_control_is_the_language(task: Any) -> None:
     text = TASKS[task].control(MODEL, 5, np.random.default_rng(1))
     assert (text[:, 0] == BOS).all()
     assert text.dtype == torch.long
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_model_that_cannot_do_the_task_is_refused(task):
+def test_a_model_that_cannot_do_the_task_is_refused(task: Any) -> None:
     stranger = Model("gpt2", 12, 12, None)
     with pytest.raises(InvalidSpec, match="runs on planted models, not on gpt2"):
         TASKS[task].prompts(stranger, 2, np.random.default_rng(0))
