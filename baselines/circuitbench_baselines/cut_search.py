@@ -26,8 +26,8 @@ class CutSearch:
     testing (Dorfman 1943) in a random order: about ``2 k log2(n / k)`` queries for a cut of
     ``k`` of ``n`` heads. The next cut avoids the heads of the cuts before; where the other heads
     cannot make the task collapse, all stages are known and the search starts over in another
-    order. An agent on HeadKnockout has to learn where to find a cut; this search does not,
-    so it is the control for what learning adds.
+    order. An agent on HeadKnockout has to learn where to find a cut; that is not needed here, so
+    this is the control for what learning adds.
 
     A head's score is what putting it back changes in the task metric beyond the change in
     control loss (see :class:`circuitbench_baselines.episodes.knockout.KnockoutRules`), the

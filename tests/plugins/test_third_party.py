@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 DOC = Path(__file__).parents[2] / "docs" / "plugins.md"
 
 
@@ -37,7 +35,6 @@ def circuitbench(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_a_strangers_method_runs_like_ours_and_keeps_the_contract(tmp_path: Path) -> None:
     install(tmp_path)
     listed = json.loads(circuitbench(tmp_path, "list", "methods", "--json"))
