@@ -21,6 +21,7 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.tasks.base import Prompts, answer_against
 
@@ -95,6 +96,12 @@ class _OnGPT2:
         return int(tokens[0])
 
 
+@Info(
+    title="Induction in GPT-2",
+    family="Pretrained",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
 @dataclass(frozen=True)
 class GPT2Induction(_OnGPT2):
     """``BOS A B x1 .. x57 A -> B`` on random tokens: logit of B minus that of another token.
@@ -130,6 +137,12 @@ class GPT2Induction(_OnGPT2):
         )
 
 
+@Info(
+    title="IOI in GPT-2",
+    family="Pretrained",
+    paper="Wang et al. 2022",
+    link="https://arxiv.org/abs/2211.00593",
+)
 @dataclass(frozen=True)
 class GPT2IOI(_OnGPT2):
     """``When A and B went to the store, B gave a drink to -> A``: logit of A minus that of B.
@@ -181,6 +194,12 @@ class GPT2IOI(_OnGPT2):
         )
 
 
+@Info(
+    title="Greater-than in GPT-2",
+    family="Pretrained",
+    paper="Hanna et al. 2023",
+    link="https://arxiv.org/abs/2305.00586",
+)
 @dataclass(frozen=True)
 class GPT2GreaterThan(_OnGPT2):
     """``The war lasted from the year 1732 to the year 17 -> above 32``.

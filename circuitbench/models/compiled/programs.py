@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.compiled.compiler import Compiled, CompilerOptions, compile_program
 from circuitbench.models.compiled.rasp import Program, Select, Sequence
@@ -354,31 +355,67 @@ def _factory(name: str, variant: str) -> Model:
     return compiled_model(EXAMPLES[name], options, full)
 
 
+@Info(
+    title="Compiled program: reverse",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def reverse(variant: str = "") -> Model:
     """The model ``compiled-reverse``; the variant seeds padding and hidden basis."""
     return _factory("reverse", variant)
 
 
+@Info(
+    title="Compiled program: sort",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def sort(variant: str = "") -> Model:
     """The model ``compiled-sort``; the variant seeds padding and hidden basis."""
     return _factory("sort", variant)
 
 
+@Info(
+    title="Compiled program: histogram",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def histogram(variant: str = "") -> Model:
     """The model ``compiled-histogram``; the variant seeds padding and hidden basis."""
     return _factory("histogram", variant)
 
 
+@Info(
+    title="Compiled program: fractions",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def frac_prevs(variant: str = "") -> Model:
     """The model ``compiled-frac-prevs``; the variant seeds padding and hidden basis."""
     return _factory("frac-prevs", variant)
 
 
+@Info(
+    title="Compiled program: brackets",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def dyck(variant: str = "") -> Model:
     """The model ``compiled-dyck``; the variant seeds padding and hidden basis."""
     return _factory("dyck", variant)
 
 
+@Info(
+    title="Compiled program: most frequent",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def most_frequent(variant: str = "") -> Model:
     """The model ``compiled-most-frequent``; the variant seeds padding and hidden basis."""
     return _factory("most-frequent", variant)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.build import PlantedModel, plant
 from circuitbench.models.planted.config import PlantedConfig
@@ -176,26 +177,31 @@ LARGE = replace(
 )
 
 
+@Info(title="Planted, 12 x 12 heads", family="Planted")
 def planted(variant: str = "") -> Model:
     """The default: 12 x 12 heads, work shared by copies, self-repair in IOI."""
     return planted_model("planted", PLANTED, variant)
 
 
+@Info(title="Planted, every head visible", family="Planted")
 def planted_easy(variant: str = "") -> Model:
     """12 x 12 heads: every task has heads of its own, each visible when ablated alone."""
     return planted_model("planted-easy", EASY, variant)
 
 
+@Info(title="Planted, redundant copies", family="Planted")
 def planted_redundant(variant: str = "") -> Model:
     """12 x 12 heads: every early role has copies any of which suffices, movers have backups."""
     return planted_model("planted-redundant", REDUNDANT, variant)
 
 
+@Info(title="Planted, superposed and noisy", family="Planted")
 def planted_hard(variant: str = "") -> Model:
     """As redundant, with superposition, noisy outputs, and heads shared with the language."""
     return planted_model("planted-hard", HARD, variant, HARD_HEALTH)
 
 
+@Info(title="Planted, 48 x 25 heads", family="Planted")
 def planted_large(variant: str = "") -> Model:
     """48 x 25 = 1,200 heads, 200 of them look-alikes."""
     return planted_model("planted-large", LARGE, variant)
