@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.compiled.compiler import Compiled, CompilerOptions, compile_program
 from circuitbench.models.compiled.rasp import Program, Select, Sequence
+from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 
 SLOT = "_"
 LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h")
@@ -298,21 +299,15 @@ EXAMPLES: dict[str, Example] = {
 
 # Replacing one of six counts by that of another prompt changes all of an answer or nothing, so its
 # mean effect over a few dozen prompts is noisy.
-HEALTH = {"dyck": {"stability": 0.4}}
+LIMITS = {"dyck": Limits(stability=0.4)}
 
 
 @dataclass(frozen=True)
 class CompiledConstruction:
-    """What the tasks need to know of a compiled model, and its dials."""
+    """What the tasks need to know of a compiled model."""
 
     example: Example
     compiled: Compiled
-    options: CompilerOptions
-
-    @property
-    def dials(self) -> dict[str, Any]:
-        """How the program was laid into the grid."""
-        return asdict(self.options)
 
 
 def compiled_model(
@@ -333,15 +328,16 @@ def compiled_model(
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         transformer=compiled.transformer,
-        construction=CompiledConstruction(example, compiled, options),
+        construction=CompiledConstruction(example, compiled),
         provenance={
             "kind": "compiled",
             "program": example.name,
             "seed": options.seed,
             "hidden_basis": options.hide,
             "n_words": options.n_words,
-            "health": HEALTH.get(example.name, {}),
         },
+        dials=asdict(options),
+        limits=LIMITS.get(example.name, DEFAULT_LIMITS),
     )
 
 

@@ -8,12 +8,12 @@ seed that nobody could have tuned on because it is drawn when the model is built
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
+from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 from circuitbench.models.planted.build import PlantedModel, plant
 from circuitbench.models.planted.config import PlantedConfig
 from circuitbench.models.planted.roles import Copies
@@ -28,13 +28,12 @@ def planted_model(
     name: str,
     config: PlantedConfig,
     variant: str = "",
-    health: Mapping[str, float] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Model:
     """A :class:`Model` planted from ``config`` with the seed that ``variant`` names.
 
     The seed is part of the model's name and provenance, also where it was drawn for
-    ``held-out``: asking for that name builds the same model again. ``health`` are limits of the
-    health gate that differ from its defaults.
+    ``held-out``: asking for that name builds the same model again.
     """
     seed = seed_of(name, variant)
     construction = plant(config, seed)
@@ -50,8 +49,10 @@ def planted_model(
             "seed": seed,
             "held_out": variant == HELD_OUT,
             "dials": construction.dials,
-            **({"health": dict(health)} if health else {}),
         },
+        dials=construction.dials,
+        limits=limits,
+        uniform_loss=construction.language.uniform_loss,
     )
 
 
@@ -145,13 +146,7 @@ HARD = replace(
     superposition=1.03,
 )
 
-HARD_HEALTH = {
-    "accuracy": 0.95,
-    "tolerance": 0.06,
-    "together": 0.2,
-    "sufficiency": 0.2,
-    "control": 0.62,
-}
+HARD_LIMITS = Limits(accuracy=0.95, tolerance=0.06, together=0.2, sufficiency=0.2, control=0.62)
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
 LARGE = replace(
@@ -198,7 +193,7 @@ def planted_redundant(variant: str = "") -> Model:
 @Info(title="Planted, superposed and noisy", family="Planted")
 def planted_hard(variant: str = "") -> Model:
     """As redundant, with superposition, noisy outputs, and heads shared with the language."""
-    return planted_model("planted-hard", HARD, variant, HARD_HEALTH)
+    return planted_model("planted-hard", HARD, variant, HARD_LIMITS)
 
 
 @Info(title="Planted, 48 x 25 heads", family="Planted")

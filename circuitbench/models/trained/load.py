@@ -25,6 +25,7 @@ from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
+from circuitbench.models.limits import Limits
 from circuitbench.models.trained.algorithms import (
     Algorithm,
     InductionAlgorithm,
@@ -121,11 +122,8 @@ def _model(name: str, variant: str) -> Model:
         n_heads=weights.config.n_heads,
         transformer=weights,
         construction=TrainedConstruction(language(name), report, ALGORITHMS.get(name)),
-        provenance={
-            "kind": "trained",
-            "training": report["training"],
-            "health": report.get("health", {}),
-        },
+        provenance={"kind": "trained", "training": report["training"]},
+        limits=Limits.parse(report.get("health", {})),
     )
 
 
