@@ -160,6 +160,12 @@ class Record(BaseModel):
         values = {name: getattr(self, name) for name in CONTENT}
         return {"schema": SCHEMA, "run_id": self.run_id, **values}
 
+    def at(self, path: Path) -> Record:
+        """The same record, lying at ``path``."""
+        placed = self.model_copy()
+        placed._path = path
+        return placed
+
     def replace(self, **changes: Any) -> Record:
         """The same record with other values, checked like any other; it lies nowhere yet."""
         return Record(**{name: getattr(self, name) for name in CONTENT} | changes)
