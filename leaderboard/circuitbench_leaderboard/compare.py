@@ -126,7 +126,8 @@ def compare(
 
     Raises:
         UnknownName: no such method in ``results``, or no such metric.
-        InvalidSpec: the metric has no direction, one is a folder and the other is not, or there is nothing to compare.
+        InvalidSpec: the metric has no direction, one is a folder and the other is not, or there
+            is nothing to compare.
     """
     chosen = ranking_metric(by)
     folders = [Path(side).is_dir() for side in (a, b)]

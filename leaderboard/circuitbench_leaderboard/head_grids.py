@@ -26,7 +26,7 @@ def truth_grid(record: Record) -> np.ndarray:
 
 def mean_scores(runs: Iterable[RunRow]) -> np.ndarray:
     """Mean score of each head over runs, ``[n_layers, n_heads]``, in the method's own unit."""
-    return np.mean([run.record.discovery["scores"] for run in runs], axis=0)
+    return np.asarray(np.mean([run.record.discovery["scores"] for run in runs], axis=0))
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:

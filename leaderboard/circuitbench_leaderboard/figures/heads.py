@@ -172,7 +172,7 @@ def _effect_panels(found: Mapping[TaskOnModel, tuple[np.ndarray, np.ndarray]]) -
 
 
 def _height(grid: np.ndarray) -> float:
-    return EFFECT_WIDTH * grid.shape[0] / grid.shape[1]
+    return float(EFFECT_WIDTH * grid.shape[0] / grid.shape[1])
 
 
 def _shares(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from circuitbench.results import Problem, Record, read_folder
 from circuitbench.results.content import faults
+from circuitbench.results.record import Record
+from circuitbench.results.store import Problem, read_folder
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ def validate(folder: Path | str) -> Report:
 def checked_records(folder: Path | str) -> tuple[list[Record], list[Problem]]:
     """The records under ``folder`` that hold together, and what is wrong with the others.
 
-    Files: readable, right schema, right checksum and run id, safe names, no duplicates. Content:
-    see :func:`circuitbench.results.content.faults`.
-    Raises :class:`InvalidSpec` when there is no such folder.
+    Files: readable, of a schema that is known, right checksum and run id, safe names, no
+    differing duplicates. Content: see
+    :func:`circuitbench.results.content.faults`. Raises :class:`InvalidSpec` when there is
+    no such folder.
     """
     records, problems = read_folder(folder)
     good = []
