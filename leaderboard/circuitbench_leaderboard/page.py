@@ -22,7 +22,6 @@ from circuitbench_leaderboard.formats import left_out, link
 from circuitbench_leaderboard.standing import Estimate, Standing, main_metrics
 from circuitbench_leaderboard.table import Board, Table, count, short_commit
 
-
 _FUNCTION = ("faithfulness", "cpr", "cmd")
 
 
@@ -165,7 +164,7 @@ def _run(entry: Entry, run: RunRow, board: Board, base: Path) -> dict[str, Any]:
         "scores": None if scores is None else _rounded(scores),
         "selected": record.discovery.get("selected") or [],
         "truth": record.truth,
-        "curve": [[queries, round(value, 4)] for queries, value in run.curves.get(board.by.key, ())],
+        "curve": [[q, round(value, 4)] for q, value in run.curves.get(board.by.key, ())],
         "chance": None,
         "values": {m.key: run.values.get(m.key) for m in of_kind("quality")},
         "function": {
