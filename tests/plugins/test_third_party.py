@@ -25,7 +25,7 @@ def install(folder: Path) -> None:
 
 def circuitbench(folder: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "circuitbench.cli.commands", *words],
+        [sys.executable, "-m", "circuitbench", *words],
         env={**os.environ, "PYTHONPATH": str(folder)},
         cwd=folder,
         capture_output=True,
