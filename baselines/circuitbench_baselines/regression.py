@@ -16,7 +16,7 @@ from circuitbench_baselines.selection import above
 
 
 @Info(
-    title="Regression on random subsets",
+    title="Subset regression",
     family="Surrogate model",
     paper="Ilyas et al. 2022",
     link="https://arxiv.org/abs/2202.00622",
