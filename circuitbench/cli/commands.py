@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        missing = missing_extra(error, "this")
+        missing = missing_extra(error, "this command")
         if missing is not None:
             return _report(str(missing), missing.exit_code)
         if os.environ.get("CIRCUITBENCH_DEBUG"):

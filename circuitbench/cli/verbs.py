@@ -11,7 +11,6 @@ import ast
 from importlib.metadata import EntryPoint, entry_points
 
 import click
-from click.utils import make_default_short_help
 
 from circuitbench.core.errors import CircuitBenchError, InvalidPlugin, UnknownName
 from circuitbench.plugins.registry import load_entry, origin, registered_twice
@@ -69,7 +68,7 @@ class Verbs(click.Group):
         if own is None and len(entries) == 1:
             try:
                 said = ast.get_docstring(definition(entries[0].value))
-                return make_default_short_help(said or "", WIDTH)
+                return click.Command(name, help=said).get_short_help_str(WIDTH)
             except Unreadable:
                 pass  # not written in Python, say: importing it is the only way to know
         try:
