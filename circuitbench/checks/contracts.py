@@ -21,12 +21,13 @@ from circuitbench.core.circuit import Circuit, Head, Role, head_grid
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
 from circuitbench.core.info import Info, attached
+from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.models import LayerWeights, Model, ModelFactory, Transformer, TransformerConfig
 from circuitbench.oracle import Batch, Oracle
+from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.info import Unreadable, read_info
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.results import plain
-from circuitbench.runs.run import check_discovery, hyperparameters
 from circuitbench.tasks.base import Prompts, Task
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_records import HEADS, LAYERS, TRUTHS, light, record, store, sweep
+from synthetic_records import TRUTHS, light, record, store, sweep
 
 from circuitbench.core.circuit import Circuit, Edge, Head
 from circuitbench.core.discovery import Discovery
@@ -253,7 +253,7 @@ def with_edges(one: Any) -> Any:
     answer = Discovery(np.array(one.discovery["scores"]), heads, found)
     return replace(
         one,
-        metrics=evaluate(answer, circuit, LAYERS, HEADS),
+        metrics=evaluate(answer, circuit),
         discovery={**one.discovery, "edges": {str(edge): s for edge, s in found.items()}},
         truth=truth_of(circuit),
     )
