@@ -126,9 +126,9 @@ def ending(record: Record) -> str:
 def _quality(record: Record) -> list[tuple[str, str, str]]:
     """How the discovery compares with the truth: measure, value, and what chance gives."""
     from circuitbench.evaluation.metrics import metric
-    from circuitbench.evaluation.outcome import Outcome
+    from circuitbench.results.content import outcome_of
 
-    outcome = Outcome(record.discovery, record.truth, record.costs, record.measurements)
+    outcome = outcome_of(record)
     titles = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
     rows = []
     for key, title in titles.items():

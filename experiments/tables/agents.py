@@ -22,9 +22,9 @@ from scipy import stats
 
 from circuitbench.core.errors import RunFailed
 from circuitbench.evaluation.metrics import metric
-from circuitbench.evaluation.outcome import Outcome
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import load_model, load_task
+from circuitbench.results.content import outcome_of
 from circuitbench.runs.prepare import prepare
 from circuitbench.runs.run import run
 from circuitbench.runs.spec import RunSpec
@@ -127,7 +127,7 @@ def score(
     record = run(prepare(spec))
     if record.status != "done":
         raise RunFailed(f"{method} on {task}, seed {seed}: {record.reason}")
-    outcome = Outcome(record.discovery, record.truth, record.costs, record.measurements)
+    outcome = outcome_of(record)
     precision, f1 = (metric(key).of(outcome) for key in ("average_precision", "f1"))
     assert precision is not None
     assert f1 is not None
