@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from circuitbench.cli.commands import cli, main
-from circuitbench.results import read_folder, read_record
+from circuitbench.results import read_folder, read_record, write_record
 
 
 @pytest.fixture
@@ -139,9 +139,7 @@ def test_an_unwritable_folder_is_named_before_the_run(call: Any, tmp_path: Path)
 def test_a_folder_that_fails_after_the_run_loses_nothing(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from circuitbench.runs import once
-
-    real, refuge = once.write_record, tmp_path / "refuge"
+    refuge = tmp_path / "refuge"
     refuge.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(refuge))
 
@@ -150,9 +148,9 @@ def test_a_folder_that_fails_after_the_run_loses_nothing(
             from circuitbench.core.errors import InvalidSpec
 
             raise InvalidSpec(f"cannot write to {folder}: No space left on device")
-        return real(record, folder)
+        return write_record(record, folder)
 
-    monkeypatch.setattr(once, "write_record", full_disk)
+    monkeypatch.setattr("circuitbench.runs.once.write_record", full_disk)
     answer = call("run", "--method", "random", "--batch-size", 4, "--out", "out")
     assert refused(answer, "No space left", "the record was saved to")
     (path,) = refuge.rglob("*.json")

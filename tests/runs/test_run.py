@@ -15,17 +15,19 @@ import pytest
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.evaluation.without_truth.measurements import functional
 from circuitbench.results import Record, read_folder, read_record
 from circuitbench.runs import prepare as preparation
-from circuitbench.runs import stages
 from circuitbench.runs.failure import one_line, traceback_of, without_folders
-from circuitbench.runs.once import run_and_write, run_method
+from circuitbench.runs.once import run as run_by_name
+from circuitbench.runs.once import run_and_write
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.run import INTERRUPTED, is_unmeasured, run
 from circuitbench.runs.spec import RunSpec
 from circuitbench.tasks.compiled import Reverse
 from circuitbench_baselines.random import RandomRanking
 
+MEASURE = "circuitbench.runs.stages.functional"
 SPEC = RunSpec(method="random", task="reverse", batch_size=4, device="cpu")
 
 
@@ -47,7 +49,7 @@ def break_stage(stage: str, patch: pytest.MonkeyPatch, error: Any = explode) -> 
     elif stage == "discovering":
         patch.setattr(RandomRanking, "discover", error)
     else:
-        patch.setattr(stages, "functional", error)
+        patch.setattr(MEASURE, error)
 
 
 STAGES = ["loading", "training", "discovering", "measuring"]
@@ -99,13 +101,13 @@ def test_the_discovery_is_on_disk_before_it_is_measured(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_disk: list[Record] = []
-    measured = stages.functional
+    measured = functional
 
     def look(*arguments: Any) -> Any:
         on_disk.extend(read_folder(tmp_path)[0])
         return measured(*arguments)
 
-    monkeypatch.setattr(stages, "functional", look)
+    monkeypatch.setattr(MEASURE, look)
     final = run_and_write(prepared, tmp_path)
     (interim,) = on_disk
     assert (interim.status, interim.stage, interim.reason) == ("failed", "measuring", INTERRUPTED)
@@ -210,7 +212,7 @@ def test_run_by_name_returns_a_record_and_writes_only_if_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    record = run_method("random", task="reverse", seed=3, batch_size=4, functional="none")
+    record = run_by_name("random", task="reverse", seed=3, batch_size=4, functional="none")
     assert (record.method, record.task, record.seed, record.status) == (
         "random",
         "reverse",
@@ -218,18 +220,18 @@ def test_run_by_name_returns_a_record_and_writes_only_if_asked(
         "done",
     )
     assert (record.path, list(tmp_path.iterdir())) == (None, [])
-    kept = run_method("random", task="reverse", seed=3, batch_size=4, functional="none", out="x")
+    kept = run_by_name("random", task="reverse", seed=3, batch_size=4, functional="none", out="x")
     assert kept.path is not None
     assert read_record(kept.path) == kept
     assert kept.discovery == record.discovery
     with pytest.raises(UnknownName, match="did you mean 'budget'"):
-        run_method("random", budgett=3)
+        run_by_name("random", budgett=3)
 
 
 def test_functional_none_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    monkeypatch.setattr(stages, "functional", explode)
+    monkeypatch.setattr(MEASURE, explode)
     record = run(prepare(replace(SPEC, functional="none")))
     assert (record.status, record.measurements) == ("done", {})
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from circuitbench.core.errors import UnknownName
-from circuitbench.results import environment, read_folder
+from circuitbench.plugins.registry import load_model
+from circuitbench.results import environment, read_folder, write_record
 from circuitbench.results.packing import pack_folder
-from circuitbench.runs import once, stages, sweep
 from circuitbench.runs.run import run
 from circuitbench.runs.spec import RunSpec
 from circuitbench.runs.sweep import grid, run_all
@@ -21,6 +22,11 @@ BASE = RunSpec(batch_size=4, device="cpu", functional="none")
 SPECS = grid(BASE, ["random", "head-ablation"], ["reverse", "histogram"], [0, 1])
 
 
+def count(function: Any) -> Mock:
+    """The function, with its calls noted."""
+    return Mock(side_effect=function)
+
+
 def fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("no")
 
@@ -28,19 +34,18 @@ def fail(*_: Any, **__: Any) -> Any:
 def test_each_model_is_loaded_once_and_git_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[str] = []
-    asked: list[Any] = []
-    load, ask = sweep.load_model, subprocess.run
-    monkeypatch.setattr(sweep, "load_model", lambda name: loaded.append(name) or load(name))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(
-        environment.subprocess, "run", lambda *a, **k: asked.append(a) or ask(*a, **k)
-    )
+    loads, asks = count(load_model), count(subprocess.run)
+    monkeypatch.setattr("circuitbench.runs.sweep.load_model", loads)
+    monkeypatch.setattr("subprocess.run", asks)
     environment._commit.cache_clear()
     done = list(run_all(SPECS, tmp_path))
     assert [new for _, new in done] == [True] * 8
     assert {record.status for record, _ in done} == {"done"}
-    assert sorted(loaded) == ["compiled-histogram", "compiled-reverse"]
-    assert len(asked) <= 3
+    assert [call.args for call in loads.mock_calls] == [
+        ("compiled-reverse",),
+        ("compiled-histogram",),
+    ]
+    assert 1 <= len(asks.mock_calls) <= 3
 
 
 def test_a_model_that_is_shared_gives_the_same_answers(tmp_path: Path) -> None:
@@ -72,10 +77,10 @@ def test_finished_runs_are_kept_also_from_archives(
 
 
 def test_the_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[Any] = []
-    monkeypatch.setattr(sweep, "read_folder", lambda out: reads.append(out) or read_folder(out))
+    reads = count(read_folder)
+    monkeypatch.setattr("circuitbench.runs.sweep.read_folder", reads)
     list(run_all(SPECS[:2], tmp_path))
-    assert len(reads) == 1
+    reads.assert_called_once()
 
 
 def test_failed_runs_do_not_stop_the_others_and_are_repeated(
@@ -98,7 +103,7 @@ def test_a_run_that_was_not_measured_is_only_measured(
 ) -> None:
     spec = RunSpec(method="random", task="reverse", batch_size=4, device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "functional", fail)
+        patch.setattr("circuitbench.runs.stages.functional", fail)
         ((record, _),) = run_all([spec], tmp_path)
         assert record.stage == "measuring"
     pack_folder(tmp_path, tmp_path, remove=True)
@@ -116,16 +121,16 @@ def test_the_same_run_twice_is_run_once(tmp_path: Path) -> None:
 def test_a_folder_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from circuitbench.core.errors import InvalidSpec
 
-    real, refuge = once.write_record, tmp_path / "refuge"
+    refuge = tmp_path / "refuge"
     refuge.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(refuge))
 
     def full(record: Any, folder: Path) -> Path:
         if "refuge" not in str(folder):
             raise InvalidSpec(f"cannot write to {folder}: No space left on device")
-        return real(record, folder)
+        return write_record(record, folder)
 
-    monkeypatch.setattr(once, "write_record", full)
+    monkeypatch.setattr("circuitbench.runs.once.write_record", full)
     with pytest.raises(InvalidSpec, match=r"No space left.*the record was saved to"):
         list(run_all(SPECS[:1], tmp_path / "out"))
     assert [record.status for record in read_folder(refuge)[0]] == ["done"]
