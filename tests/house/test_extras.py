@@ -43,8 +43,8 @@ def without(packages: Iterable[str], folder: Path, *words: str) -> tuple[int, st
 @pytest.mark.slow
 def test_the_core_works_without_any_extra(tmp_path: Path) -> None:
     for method in ("random", "acdc", "head-ablation"):
-        words = ("run", "--method", method, "--batch-size", "4", "--functional", "none")
-        status, _, errors = without(EXTRAS, tmp_path, *words)
+        run = ("run", "--method", method, "--batch-size", "4", "--functional", "none")
+        status, _, errors = without(EXTRAS, tmp_path, *run)
         assert status == 0, errors
     (record, *others) = (tmp_path / "results").glob("*.json")
     assert len(others) == 2
