@@ -29,6 +29,8 @@ from circuitbench.cli.options import (
     functional_option,
     letting_through,
     out_option,
+    parse_names,
+    parse_seeds,
     raise_option,
     settings_of,
     spec_options,
@@ -108,7 +110,7 @@ def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -
     reraise = reraise or _debug()
     settings, out = settings_of(options, single=False)
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.sweep import grid, parse_names, parse_seeds, run_all
+    from circuitbench.runs.sweep import grid, run_all
 
     specs = grid(
         build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from circuitbench.cli.display import warn
+from circuitbench.cli.options import parse_names, parse_seeds
 
 
 @click.command()
@@ -38,7 +39,6 @@ def leaderboard(
       circuitbench leaderboard results/ --format markdown
       circuitbench leaderboard results/ --format html --out site/
     """
-    from circuitbench.runs.sweep import parse_names, parse_seeds
     from circuitbench_leaderboard.render import render
 
     options: dict[str, Any] = {} if by is None else {"by": by}

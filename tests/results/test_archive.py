@@ -173,7 +173,7 @@ def test_what_an_archive_lists_is_checked(folder: Path, tmp_path: Path) -> None:
             archive.writestr("index.json", json.dumps({**index, **changes}))
 
     first, *rest = index["records"]
-    for changes, fault in [
+    damages: list[tuple[dict[str, object], str]] = [
         ({"archive": 2}, "newer"),
         ({"records": [first, first]}, "lists a record twice"),
         ({"records": [{**first, "name": "../../x.json"}]}, "index.json cannot be read"),
@@ -181,7 +181,8 @@ def test_what_an_archive_lists_is_checked(folder: Path, tmp_path: Path) -> None:
         ({"records": [{**first, "block": "0009.xz"}]}, "block 0009.xz of the archive is damaged"),
         ({"records": [{**first, "sha256": "0" * 64}]}, "checksum does not match"),
         ({"records": [{**first, "size": first["size"] - 1}]}, "checksum does not match"),
-    ]:
+    ]
+    for changes, fault in damages:
         rewrite(**changes)
         problems = read_folder(path.parent)[1]
         assert len(problems) == 1
