@@ -58,8 +58,9 @@ class Chunk:
 
 
 def safe_json(content: Any) -> str:
-    """JSON in ASCII that cannot end a script element or a string literal in single quotes."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).translate(_ESCAPES)
+    """JSON in ASCII, sorted, that cannot end a script element or a single-quoted string."""
+    text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    return text.translate(_ESCAPES)
 
 
 def chunks(board: Board, base: Path) -> Iterator[Chunk]:

@@ -185,7 +185,7 @@ def _value(estimate: Estimate | None, digits: int) -> list[float] | None:
     if estimate is None:
         return None
     mark = MARKS.index(estimate.mark)
-    limits = [_number(limit, 4) for limit in estimate.interval or ()]
+    limits = [_number(limit, EXACT) for limit in estimate.interval or ()]
     short = [_number(estimate.mean, EXACT), _number(estimate.iqm, digits)]
     return [*short, mark, *limits] if mark or limits else short
 

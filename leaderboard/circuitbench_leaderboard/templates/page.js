@@ -44,7 +44,7 @@
           const other = column.first === "descending" ? "ascending" : "descending";
           this.sort(i, this.heads[i].getAttribute("aria-sort") === column.first ? other : column.first);
         });
-        const head = html("th", { scope: "col", class: column.kind }, button);
+        const head = html("th", { scope: "col", class: column.kind ?? "" }, button);
         if (column.about) head.title = column.about;
         if (column.metric) head.dataset.metric = column.metric.key;
         return head;
@@ -179,10 +179,10 @@
       cell.append(none());
       return cell;
     }
-    const share = (x) => 100 * Math.min(1, Math.max(0, x / scale));
+    const share = (x) => (100 * x) / scale;
     if (metric === chosen) {
       const track = html("span", { class: "track", "aria-hidden": "true" },
-        html("span", { class: "fill", style: `width:${share(value.mean).toFixed(1)}%` }));
+        html("span", { class: "fill", style: `width:${share(Math.max(0, value.mean)).toFixed(1)}%` }));
       if (value.limits) {
         const [low, high] = value.limits.map(share);
         track.append(html("span", { class: "whisker", style: `left:${low.toFixed(1)}%;width:${(high - low).toFixed(1)}%` }));
@@ -219,6 +219,7 @@
     const sign = chosen.better === "lower" ? -1 : 1;
     const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, task(row), model(row)].join("\n");
     scale = Math.max(1, ...standings.map(value));
+    board.rows = standings; // equals stay in the order of names
     board.order(value, firstOf(chosen));
     // Within each problem by place: problems keep together until a heading is clicked.
     const groups = new Map();
