@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitbench.core.errors import InvalidSpec, RunFailed
+from circuitbench.core.info import Info
 from circuitbench_agents.environments.batch import EpisodeBatch, OracleVecEnv
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning import checkpoint
@@ -166,7 +167,7 @@ class DQNTraining:
         weights = np.exp(values - values.max(1, keepdims=True))
         # Underflow must not make a legal action impossible.
         weights = np.where(legal, np.maximum(weights, 1e-300), 0.0)
-        return weights / weights.sum(1, keepdims=True)
+        return np.asarray(weights / weights.sum(1, keepdims=True))
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -292,6 +293,13 @@ class DQNTraining:
         )
 
 
+@Info(
+    title="Double DQN with masked actions",
+    family="Reinforcement learning",
+    paper="van Hasselt et al. 2016",
+    link="https://arxiv.org/abs/1509.06461",
+    needs=("training",),
+)
 @dataclass
 class DQNHeadDiscovery(LearningAgent):
     """``rl-dqn``: double DQN (van Hasselt et al. 2016, arXiv 1509.06461) with illegal heads masked.

@@ -15,6 +15,7 @@ import torch
 from circuitbench.core.circuit import heads_of
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench_baselines.bandits import affordable
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class FaithfulSaving:
         """Potentials ``[n]`` of masks ``[n, n_layers, n_heads]``; ``n`` queries."""
         faithfulness = 1.0 - self._damage(kept) / self.span
         saving = 1.0 - kept.reshape(len(kept), -1).mean(1)
-        return saving - self.price * np.maximum(0.0, self.tau - faithfulness)
+        return np.asarray(saving - self.price * np.maximum(0.0, self.tau - faithfulness))
 
     def _damage(self, kept: np.ndarray) -> np.ndarray:
         return self.oracle.query(torch.from_numpy(kept), control=False).task.double().numpy()
@@ -87,6 +88,12 @@ def search(
     )
 
 
+@Info(
+    title="Cross-entropy method",
+    family="Mask search",
+    paper="de Boer et al. 2005",
+    link="https://doi.org/10.1007/s10479-005-5724-z",
+)
 @dataclass(frozen=True)
 class CrossEntropy:
     """Cross-entropy method over masks (Rubinstein 1999; de Boer et al. 2005).
@@ -138,9 +145,15 @@ class _CrossEntropyRounds:
         self.keep = np.clip((1 - rate) * self.keep + rate * elite.mean(0), 0.01, 0.99)
 
     def scores(self) -> np.ndarray:
-        return np.log(self.keep / (1 - self.keep))
+        return np.asarray(np.log(self.keep / (1 - self.keep)))
 
 
+@Info(
+    title="CMA-ES",
+    family="Mask search",
+    paper="Ros and Hansen 2008",
+    link="https://doi.org/10.1007/978-3-540-87700-4_30",
+)
 @dataclass(frozen=True)
 class CovarianceMatrixAdaptation:
     """CMA-ES (Hansen & Ostermeier 2001), by the ``cma`` library, with a diagonal covariance.

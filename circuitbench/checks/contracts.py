@@ -16,11 +16,12 @@ import torch
 from circuitbench.core.circuit import Circuit, Head, Role, head_grid
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
+from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
 from circuitbench.oracle import Oracle
+from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.results import plain
-from circuitbench.runs.run import check_discovery, hyperparameters
 from circuitbench.tasks.base import Prompts, Task
 
 

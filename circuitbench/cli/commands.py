@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.table import Table
 
 from circuitbench import __version__
 from circuitbench.cli.display import (
+    ending,
     err_console,
     head_grid_lines,
     one_line,
@@ -24,16 +24,16 @@ from circuitbench.cli.display import (
 from circuitbench.cli.examine import doctor, reproduce, stability, validate_task
 from circuitbench.cli.options import (
     Failed,
+    LetThrough,
     fail,
     functional_option,
+    letting_through,
     out_option,
+    raise_option,
     settings_of,
     spec_options,
 )
 from circuitbench.core.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
-
-if TYPE_CHECKING:  # heavy rooms load only in the verb that needs them
-    from circuitbench.results import Record
 
 
 class Verbs(click.Group):
@@ -68,7 +68,8 @@ def cli() -> None:
 @spec_options
 @functional_option
 @out_option
-def run(as_json: bool, **options: Any) -> None:
+@raise_option
+def run(as_json: bool, reraise: bool, **options: Any) -> None:
     """Run one method on one task and write one record.
 
     \b
@@ -78,25 +79,25 @@ def run(as_json: bool, **options: Any) -> None:
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
       circuitbench run --config run.yaml --budget 144
     """
+    reraise = reraise or _debug()
     settings, out = settings_of(options)
     from circuitbench.results import check_folder
-    from circuitbench.runs.run import prepare
-    from circuitbench.runs.run import run as run_prepared
+    from circuitbench.runs.once import run_and_write
+    from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
 
     spec = build_spec(*settings)
     check_folder(out)
-    with progress_bar(f"{spec.method} on {spec.task}") as progress:
+    with progress_bar(f"{spec.method} on {spec.task}") as progress, letting_through(reraise):
         progress("loading", None)
-        record = run_prepared(prepare(spec), progress)
-    path = _save(record, out)
+        record = run_and_write(prepare(spec), out, progress, reraise=reraise)
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
     else:
         out_console.print(summary(record))
-        out_console.print(f"record: {path}", soft_wrap=True)
+        out_console.print(f"record: {record.path}", soft_wrap=True)
     if record.status != "done":
-        fail(f"run failed: {record.reason} (record: {path})", 1)
+        fail(f"run {ending(record)}: {record.reason} (record: {record.path})", 1)
 
 
 @cli.command()
@@ -106,13 +107,15 @@ def run(as_json: bool, **options: Any) -> None:
 @spec_options
 @functional_option
 @out_option
-def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
+@raise_option
+def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.
 
     \b
     Example:
       circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
     """
+    reraise = reraise or _debug()
     settings, out = settings_of(options, single=False)
     from circuitbench.runs.spec import build_spec
     from circuitbench.runs.sweep import grid, parse_names, parse_seeds, run_all
@@ -121,7 +124,7 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
         build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)
     )
     failures = 0
-    with progress_bar("sweep") as progress:
+    with progress_bar("sweep") as progress, letting_through(reraise):
 
         def started(index: int, spec: Any) -> None:
             progress(
@@ -129,7 +132,7 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
                 index / len(specs),
             )
 
-        for record, new in run_all(specs, out, started=started):
+        for record, new in run_all(specs, out, started=started, reraise=reraise):
             failures += record.status != "done"
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
@@ -167,24 +170,39 @@ def list_(kind: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("record", type=Path, metavar="RECORD.json")
+@click.argument("record", metavar="RECORD")
+@click.option(
+    "--results",
+    type=Path,
+    default=Path("results"),
+    show_default=True,
+    help="Where to look for a run id.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verified record as JSON.")
-def show(record: Path, as_json: bool) -> None:
+def show(record: str, results: Path, as_json: bool) -> None:
     """Show one stored run: scores, truth, costs, and the command that repeats it.
+
+    RECORD is a file, a file in an archive as if that were a folder, or a run id (its first
+    digits are enough).
 
     \b
     Example:
       circuitbench show results/acdc_ioi_planted_seed3_0123456789abcdef.json
+      circuitbench show published/acdc.zip/acdc_ioi_planted_seed3_0123456789abcdef.json
+      circuitbench show 01234567 --results published/
     """
-    from circuitbench.results import read_record
+    from circuitbench.results import find_record, read_record
 
-    loaded = read_record(record)
+    is_path = record.endswith(".json") or Path(record).exists()
+    loaded = read_record(record) if is_path else find_record(record, results)
     if as_json:
         click.echo(json.dumps(loaded.content(), indent=1))
         return
     out_console.print(summary(loaded))
     if loaded.status != "done":
-        out_console.print(f"{loaded.status}: {loaded.reason}", soft_wrap=True)
+        out_console.print(f"{ending(loaded)}: {loaded.reason}", markup=False, soft_wrap=True)
+        if loaded.traceback:
+            out_console.print(loaded.traceback.rstrip(), markup=False, soft_wrap=True)
     else:
         for line in head_grid_lines(loaded):
             out_console.print(line, markup=False, soft_wrap=True)
@@ -258,13 +276,13 @@ def compare(a: str, b: str, results: Path, by: str | None) -> None:
 @cli.command()
 @click.argument("results", type=Path)
 def validate(results: Path) -> None:
-    """Check every record of a folder: schema, checksum, duplicates, metrics.
+    """Check every record of a folder: schema, checksum, duplicates, content.
 
     \b
     Example:
       circuitbench validate results/
     """
-    from circuitbench_leaderboard import validate as validate_folder
+    from circuitbench.results.validate import validate as validate_folder
 
     report = validate_folder(results)
     if report.ok and not report.n_records:
@@ -272,6 +290,31 @@ def validate(results: Path) -> None:
     click.echo(report.text(), nl=False)
     if not report.ok:
         fail(f"{len(report.problems)} problems in {results}", 1)
+
+
+@cli.command()
+@click.argument("results", type=Path)
+@click.option("--out", type=Path, help="Folder for the archives (default: the same folder).")
+@click.option("--remove", is_flag=True, help="Then remove the files that the archives replace.")
+def archive(results: Path, out: Path | None, remove: bool) -> None:
+    """Pack the records of a folder into a few compressed files, one per method.
+
+    Archives are read like a folder of records by every verb. Records of an older schema are
+    converted. What cannot be read is named and left alone.
+
+    \b
+    Example:
+      circuitbench archive results/ --out published/
+      circuitbench archive results/ --remove
+    """
+    from circuitbench.results.packing import pack_folder
+
+    packed = pack_folder(results, out or results, remove, warn=_warn)
+    size = sum(path.stat().st_size for path in packed.archives)
+    click.echo(
+        f"{packed.n_records} records in {len(packed.archives)} archives in {out or results} "
+        f"({size:,} bytes); {packed.n_removed} files removed"
+    )
 
 
 for verb in (stability, validate_task, reproduce, doctor):
@@ -287,6 +330,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as help_:
         click.echo(help_.format_message())
         return 0
+    except LetThrough as through:
+        raised = through.error
     except Failed as failed:
         err_console.print(f"error: {failed}", style="red", markup=False, soft_wrap=True)
         return failed.status
@@ -301,20 +346,26 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if os.environ.get("CIRCUITBENCH_DEBUG"):
+        if _debug():
             raise
         return _report(
             f"internal error: {type(error).__name__}: {error}; "
             "set CIRCUITBENCH_DEBUG=1 for the traceback and please report it",
             1,
         )
-    return 0
+    else:
+        return 0
+    raise raised
 
 
 def _report(message: str, status: int) -> int:
     line = " ".join(message.split())
     err_console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
     return status
+
+
+def _debug() -> bool:
+    return bool(os.environ.get("CIRCUITBENCH_DEBUG"))
 
 
 def _warn(message: str) -> None:
@@ -326,16 +377,3 @@ def _click_message(error: click.ClickException) -> str:
         known = [name for p in error.ctx.command.params for name in p.opts if name.startswith("--")]
         return f"unknown option {error.option_name!r}; {nearest(error.option_name, known)}"
     return error.format_message()
-
-
-def _save(record: Record, out: Path) -> Path:
-    """Write the record; if the folder fails now, save it elsewhere rather than lose it."""
-    from circuitbench.results import write_record
-
-    try:
-        return write_record(record, out)
-    except CircuitBenchError as error:
-        refuge = Path(tempfile.mkdtemp(prefix="circuitbench-"))
-        raise InvalidSpec(
-            f"{error}; the record was saved to {write_record(record, refuge)}"
-        ) from error

@@ -41,8 +41,9 @@ def stability(resamples: int, repetitions: int, **options: Any) -> None:
       circuitbench stability --method acdc --task ioi --resamples 20
     """
     from circuitbench.results import plain
-    from circuitbench.runs.run import measure_stability, prepare
+    from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
+    from circuitbench.runs.stability import measure_stability
 
     prepared = prepare(build_spec(*settings_of(options)[0]))
     with progress_bar(f"stability of {prepared.spec.method}") as progress:
@@ -81,8 +82,8 @@ def validate_task(
     from circuitbench.core.seeding import generator
     from circuitbench.oracle import Oracle
     from circuitbench.plugins.registry import load_model, load_task
-    from circuitbench.results.store import write_atomically
-    from circuitbench.runs.run import resolve_device
+    from circuitbench.results import write_atomically
+    from circuitbench.runs.prepare import resolve_device
     from circuitbench.runs.spec import RunSpec, build_spec
 
     build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
@@ -161,7 +162,7 @@ def doctor(model: str, device: Any, precision: str, batch_size: int, as_json: bo
       circuitbench doctor --model gpt2 --precision fast
     """
     from circuitbench.checks import doctor as examination
-    from circuitbench.runs.run import resolve_device
+    from circuitbench.runs.prepare import resolve_device
     from circuitbench.runs.spec import build_spec
 
     build_spec({"device": device, "precision": precision, "batch_size": batch_size})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,33 @@ functional_option = click.option(
     "--functional", help="Truth-free tests: none, quick or full (default quick)."
 )
 out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
+
+
+raise_option = click.option(
+    "--raise",
+    "reraise",
+    is_flag=True,
+    help="Raise what goes wrong, with its traceback; so does CIRCUITBENCH_DEBUG=1.",
+)
+
+
+class LetThrough(Exception):
+    """Carries an error past the one-line report, to be raised as it was."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def letting_through(wanted: bool) -> Iterator[None]:
+    """Let every error out of the command line as it is, if that is wanted."""
+    try:
+        yield
+    except Exception as error:
+        if wanted:
+            raise LetThrough(error) from error
+        raise
 
 
 class Failed(Exception):

@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 
 from circuitbench.core.circuit import ABLATIONS
+from circuitbench.evaluation.metrics import Metric, of_kind
 from circuitbench.results import Record
+from circuitbench.results.content import outcome_of
+from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import Entry
 from circuitbench_leaderboard.formats import link
-from circuitbench_leaderboard.metrics import METRICS, curve, function_metrics
 from circuitbench_leaderboard.table import Board
 
 FOLDER = "details"
+FUNCTION = ("faithfulness", "cpr", "cmd")  # CPR never without CMD
 MOST = 100  # runs in one file: some hundred kilobytes
 _NAME = re.compile(r"[\w.-]+-[0-9a-f]{16}\.js", re.ASCII)
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&'"}
@@ -66,10 +69,10 @@ def safe_json(content: Any) -> str:
 def chunks(board: Board, base: Path) -> Iterator[Chunk]:
     """The details of all runs, in the order of the board; links are relative to ``base``."""
     for entry in board.entries:
-        for start in range(0, len(entry.records), MOST):
-            records = entry.records[start : start + MOST]
-            text = safe_json(_together(records, board, base))
-            yield Chunk(entry, tuple(record.run_id for record in records), text)
+        for start in range(0, len(entry.runs), MOST):
+            runs = entry.runs[start : start + MOST]
+            text = safe_json(_together(runs, board, base))
+            yield Chunk(entry, tuple(run.run_id for run in runs), text)
 
 
 def remove_others(folder: Path, kept: Collection[str]) -> None:
@@ -79,43 +82,49 @@ def remove_others(folder: Path, kept: Collection[str]) -> None:
             path.unlink()
 
 
-def _together(records: Sequence[Record], board: Board, base: Path) -> dict[str, Any]:
+def _together(runs: Sequence[RunRow], board: Board, base: Path) -> dict[str, Any]:
     """Runs by id. What many of them share stands once in ``shared``; they hold its place there."""
     shared: dict[str, int] = {}
+    shown: dict[str, dict[str, Any]] = {}
 
     def place(content: Any) -> int:
         return shared.setdefault(safe_json(content), len(shared))
 
-    runs = {
-        record.run_id: {
-            **_own(record, board, base),
+    for run in runs:
+        record = run.record
+        shown[run.run_id] = {
+            **_own(run, record, board.by),
+            "file": link(run, base),
             "truth": place(record.truth),
             "spec": place({**record.spec, "seed": None}),
             "versions": place(record.versions),
             "hardware": place(record.hardware),
         }
-        for record in records
-    }
-    return {"shared": [json.loads(text) for text in shared], "runs": runs}
+    return {"shared": [json.loads(text) for text in shared], "runs": shown}
 
 
-def _own(record: Record, board: Board, base: Path) -> dict[str, Any]:
-    scores = record.discovery.get("scores") if record.status == "done" else None
+def _own(run: RunRow, record: Record, by: Metric) -> dict[str, Any]:
+    scores = record.discovery.get("scores") if run.status == "done" else None
     return {
-        "reason": record.reason,
+        "reason": run.reason,
         "scores": None if scores is None else _rounded(scores),
         "selected": record.discovery.get("selected") or [],
-        "curve": [[queries, round(value, 4)] for queries, value in curve(record, board.by)],
-        "chance": ((record.metrics.get("ranking") or {}).get("chance") or {}).get(board.by.key),
-        "values": {m.key: m.of(record) for m in METRICS if not m.cost},
+        "curve": [[queries, round(value, 4)] for queries, value in run.curves.get(by.key, ())],
+        "chance": _chance(run, record, by),
+        "values": {m.key: run.values.get(m.key) for m in of_kind("quality")},
         "function": {
-            ablation: [m.of(record) for m in function_metrics(ablation)] for ablation in ABLATIONS
+            ablation: [run.values.get(f"{name}_{ablation}") for name in FUNCTION]
+            for ablation in ABLATIONS
         },
         "costs": record.costs,
         "command": record.command,
-        "created": record.created,
-        "file": link(record, base),
+        "created": run.created,
     }
+
+
+def _chance(run: RunRow, record: Record, by: Metric) -> float | None:
+    """What a random answer would get where the run's curve is drawn."""
+    return by.chance(outcome_of(record)) if by.chance and by.key in run.curves else None
 
 
 def _rounded(scores: Any) -> list[list[float]]:

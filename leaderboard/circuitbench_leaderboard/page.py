@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from circuitbench.results import Record
+from circuitbench.evaluation.metrics import Metric, metrics, of_kind
+from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard import details
-from circuitbench_leaderboard.entries import Cell, Entry
+from circuitbench_leaderboard.entries import Entry, TaskOnModel
 from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
-from circuitbench_leaderboard.metrics import METRICS, QUALITY, Metric
-from circuitbench_leaderboard.standing import Estimate, Standing
+from circuitbench_leaderboard.standing import Estimate, Standing, main_metrics
 from circuitbench_leaderboard.table import (
     Board,
     Column,
@@ -84,7 +85,7 @@ def _shell(
         style=Markup(_source(environment, "page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        quality=QUALITY,
+        quality=[m for m in of_kind("quality") if m.sign],
         families=sorted({_method(entry)["family"] for entry in board.entries}),
         figures=[(drawing, address(drawing)) for drawing in drawings],
         left_out=left_out(board),
@@ -124,30 +125,30 @@ def _data_address(drawing: Drawing) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawing.svg().encode()).decode()
 
 
-def _data(
-    board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk]
-) -> dict[str, Any]:
+def _data(board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk]) -> dict[str, Any]:
     """What the script shows before a run is opened; long lists are positional to be short."""
-    cells = {cell: i for i, cell in enumerate(board.cells)}
+    tasks = {task: i for i, task in enumerate(board.by_task)}
     entries = {id(entry): i for i, entry in enumerate(board.entries)}
     chunk_of = {run_id: i for i, chunk in enumerate(chunks) for run_id in chunk.run_ids}
     standings = [_standing(s, entries[id(s.entry)], None) for s in board.overall.standings]
-    for cell, within in board.cells.items():
-        standings += [_standing(s, entries[id(s.entry)], cells[cell]) for s in within.standings]
+    for task, within in board.by_task.items():
+        standings += [_standing(s, entries[id(s.entry)], tasks[task]) for s in within.standings]
     runs = [
-        _run(record, i, cells[Cell(record.task, record.model_name)], chunk_of[record.run_id])
+        _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id])
         for i, entry in enumerate(board.entries)
-        for record in entry.records
+        for run in entry.runs
     ]
     return {
-        "metrics": [_metric(m) for m in METRICS],
-        "rankedBy": board.by.label,
+        "metrics": [_metric(m) for m in main_metrics()],
+        "rankedBy": board.by.title,
         "marks": MARKS,
         "methods": [_method(entry) for entry in board.entries],
-        "cells": list(cells),
+        "tasks": list(tasks),
         "standings": standings,
         "runs": runs,
-        "tables": [_table(t) for t in tables if t.key not in ("overall", "tasks") and t.rows],
+        "tables": [
+            _table(t, board.by) for t in tables if t.key not in ("overall", "tasks") and t.rows
+        ],
         "folder": details.FOLDER,
         "details": [[chunk.name, chunk.integrity] for chunk in chunks],
     }
@@ -156,28 +157,45 @@ def _data(
 def _metric(metric: Metric) -> dict[str, Any]:
     return {
         "key": metric.key,
-        "label": metric.label,
+        "label": metric.title,
         "about": metric.about,
         "unit": metric.unit,
         "digits": metric.digits,
         "minor": metric.minor,
-        "cost": metric.cost,
-        "better": "lower" if metric.cost else "higher",
+        "cost": metric.is_cost,
+        "better": metric.better,
     }
 
 
 def _method(entry: Entry) -> dict[str, str]:
-    return {"label": entry.label, "family": entry.family}
-
-
-def _standing(standing: Standing, entry: int, cell: int | None) -> list[Any]:
-    """``[entry, cell, done, expected, sources, value per metric ...]``."""
-    sources = {
-        f"{record.versions.get('circuitbench') or 'unknown'} @ {short_commit(record)}"
-        for record in standing.records
+    """What a method says of itself, as text; a link only where it leads to the web."""
+    told: Any = next((found for run in entry.runs if (found := run.info.get("method"))), {})
+    told = told if isinstance(told, Mapping) else {}
+    granularity, needs = told.get("granularity"), told.get("needs")
+    about = [f"scores {granularity}"] if granularity else []
+    about += [f"needs {', '.join(map(str, needs))}"] if needs and isinstance(needs, list) else []
+    link = str(told.get("link") or "")
+    words = {
+        "title": str(told.get("title") or ""),
+        "paper": str(told.get("paper") or ""),
+        "link": link if urlsplit(link).scheme in ("http", "https") else "",
+        "about": "; ".join(about),
     }
-    values = [_value(standing.estimates[m.key], m.digits) for m in METRICS]
-    return [entry, cell, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
+    return {
+        "label": entry.label,
+        "family": entry.family,
+        **{key: text for key, text in words.items() if text},
+    }
+
+
+def _standing(standing: Standing, entry: int, task: int | None) -> list[Any]:
+    """``[entry, task, done, expected, sources, value per metric ...]``."""
+    sources = {
+        f"{run.versions.get('circuitbench') or 'unknown'} @ {short_commit(run)}"
+        for run in standing.runs
+    }
+    values = [_value(standing.estimates[m.key], m.digits) for m in main_metrics()]
+    return [entry, task, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
 
 
 def _value(estimate: Estimate | None, digits: int) -> list[float] | None:
@@ -190,16 +208,16 @@ def _value(estimate: Estimate | None, digits: int) -> list[float] | None:
     return [*short, mark, *limits] if mark or limits else short
 
 
-def _run(record: Record, entry: int, cell: int, chunk: int) -> list[Any]:
-    """``[entry, cell, seed, status, chunk, run id, value per metric but the minor ones ...]``."""
-    values = [m.of(record) for m in METRICS if not m.minor]
+def _run(run: RunRow, entry: int, task: int, chunk: int) -> list[Any]:
+    """``[entry, task, seed, status, chunk, run id, value per metric but the minor ones ...]``."""
+    values = [run.values.get(m.key) for m in main_metrics() if not m.minor]
     return [
         entry,
-        cell,
-        record.seed,
-        record.status,
+        task,
+        run.seed,
+        run.status,
         chunk,
-        record.run_id,
+        run.run_id,
         *(None if value is None else _number(value, EXACT) for value in values),
     ]
 
@@ -210,8 +228,19 @@ def _number(value: float, digits: int) -> float:
     return int(short) if short == int(short) else short
 
 
-def _table(table: Table) -> dict[str, Any]:
-    """Fields are text, or ``[text, number, mark]``."""
+def _table(table: Table, by: Metric) -> dict[str, Any]:
+    """Columns are ``[key, label, about, numeric, better]``.
+
+    Fields are text, or ``[text, number, mark]``.
+    """
+
+    def better(column: Column) -> str:
+        if not column.numeric:
+            return ""
+        if table.task is not None:  # recall per role
+            return "higher"
+        known = metrics().get(column.key, by)  # what is no metric is one at some cost
+        return known.better
 
     def field(column: Column, field: Field) -> Any:
         if not column.numeric:
@@ -223,8 +252,8 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         "title": table.title,
         "note": table.note,
-        "cell": list(table.cell) if table.cell else None,
-        "columns": [[c.key, c.label, c.about, c.numeric, ""] for c in table.columns],
+        "where": table.task,
+        "columns": [[c.key, c.label, c.about, c.numeric, better(c)] for c in table.columns],
         "rows": [
             [field(c, f) for c, f in zip(table.columns, row.fields, strict=True)]
             for row in table.rows
@@ -238,17 +267,16 @@ def _every(board: Board, tables: Sequence[Table]) -> list[Table]:
 
 def _runs(board: Board) -> Table:
     """Every run with its own numbers."""
-    shown = [m for m in METRICS if not m.minor]
+    shown = [m for m in main_metrics() if not m.minor]
     names = ("run", "method", "task", "model", "seed", "status")
     columns = [Column(name, name.capitalize(), numeric=name == "seed") for name in names]
     rows = []
     for entry in board.entries:
-        for record in entry.records:
-            place = (record.run_id, entry.label, record.task, record.model_name)
-            texts = [*place, str(record.seed), record.status]
+        for run in entry.runs:
+            texts = [run.run_id, entry.label, run.task, run.model_name, str(run.seed), run.status]
             for m in shown:
-                value = m.of(record)
+                value = run.values.get(m.key)
                 texts.append("–" if value is None else f"{value:,.{m.digits}f}")
-            rows.append(Row(tuple(Field(text, text) for text in texts), (record,)))
-    measures = [Column(m.key, m.label, m.about, numeric=True) for m in shown]
+            rows.append(Row(tuple(Field(text, text) for text in texts), (run,)))
+    measures = [Column(m.key, m.title, m.about, numeric=True) for m in shown]
     return Table("runs", "Runs", "", (*columns, *measures), tuple(rows))

@@ -16,7 +16,7 @@ from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
-LEAN = {"prompts": 6, "subsets": 4, "others": 12}
+LEAN: dict[str, Any] = {"prompts": 6, "subsets": 4, "others": 12}
 
 
 class WithTruth(IOI):
@@ -24,7 +24,8 @@ class WithTruth(IOI):
 
     def __init__(self, change: Any) -> None:
         super().__init__()
-        object.__setattr__(self, "change", change)
+        self.change: Any
+        object.__setattr__(self, "change", change)  # the dataclass is frozen
 
     def truth(self, model: Any) -> Any:
         circuit = super().truth(model)
@@ -46,11 +47,10 @@ def test_every_preset_passes_on_every_task(preset: Any) -> None:
 
 
 def test_only_the_hard_preset_has_limits_of_its_own() -> None:
-    assert Limits.of(planted()) == Limits()
-    assert Limits.of(registry.load_model("planted-hard")).accuracy < Limits().accuracy
-    odd = replace(planted(), provenance={"health": {"acuracy": 0.1}})
+    assert planted().limits == Limits()
+    assert registry.load_model("planted-hard").limits.accuracy < Limits().accuracy
     with pytest.raises(UnknownName, match="did you mean 'accuracy'"):
-        Limits.of(odd)
+        Limits.parse({"acuracy": 0.1})
 
 
 @pytest.mark.parametrize("ablation", ["mean", "resample"])

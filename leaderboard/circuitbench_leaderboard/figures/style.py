@@ -69,11 +69,11 @@ class Drawing:
 
 # The style of an element of matplotlib's stands in the element; only "important" rules precede it.
 _PAPER = (
-    '<style>@media (prefers-color-scheme: dark) { .paper { fill: %s } ' % DARK_PAPER
-    + " ".join(
-        f'[style*="{part}: {INK}"] {{ {part}: {DARK_INK} !important }}' for part in ("fill", "stroke")
-    )
-    + ' }</style><rect class="paper" width="100%" height="100%" fill="white"/>'
+    "<style>@media (prefers-color-scheme: dark) {"
+    f" .paper {{ fill: {DARK_PAPER} }}"
+    f' [style*="fill: {INK}"] {{ fill: {DARK_INK} !important }}'
+    f' [style*="stroke: {INK}"] {{ stroke: {DARK_INK} !important }}'
+    ' }</style><rect class="paper" width="100%" height="100%" fill="white"/>'
 )
 
 

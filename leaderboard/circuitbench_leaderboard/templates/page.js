@@ -128,18 +128,18 @@
   const lower = (value) => value.toLowerCase();
 
   // ---- what is shown -------------------------------------------------------------------------
-  const { methods, cells, metrics } = data;
-  const [task, model] = [(row) => (row.cell ? row.cell[0] : ""), (row) => (row.cell ? row.cell[1] : "")];
+  const { methods, tasks, metrics } = data;
+  const [task, model] = [(row) => (row.where ? row.where[0] : ""), (row) => (row.where ? row.where[1] : "")];
   const estimate = (value) => value && {
     mean: value[0], iqm: value[1], mark: data.marks[value[2] ?? 0], limits: value.length > 3 ? value.slice(3) : null,
   };
-  const standings = data.standings.map(([method, cell, done, expected, sources, ...values]) => ({
-    method: methods[method], cell: cell === null ? null : cells[cell], done, expected, sources,
-    values: values.map(estimate), scope: cell === null ? "overall" : "cell", rank: null,
+  const standings = data.standings.map(([method, where, done, expected, sources, ...values]) => ({
+    method: methods[method], where: where === null ? null : tasks[where], done, expected, sources,
+    values: values.map(estimate), scope: where === null ? "overall" : "task", rank: null,
   }));
   const plainMetrics = metrics.filter((metric) => !metric.minor);
-  const runs = new Map(data.runs.map(([method, cell, seed, status, chunk, id, ...values]) => [id, {
-    id, method: methods[method], cell: cells[cell], seed, status, chunk, values, scope: "run",
+  const runs = new Map(data.runs.map(([method, where, seed, status, chunk, id, ...values]) => [id, {
+    id, method: methods[method], where: tasks[where], seed, status, chunk, values, scope: "run",
   }]));
 
   const firstOf = (metric) => (metric.better === "lower" ? "ascending" : "descending");
@@ -221,7 +221,7 @@
     scale = Math.max(1, ...standings.map(value));
     board.rows = standings; // equals stay in the order of names
     board.order(value, firstOf(chosen));
-    // Within each problem by place: problems keep together until a heading is clicked.
+    // Within each task by place: tasks keep together until a heading is clicked.
     const groups = new Map();
     for (const row of board.rows) groups.set(scopeOf(row), [...(groups.get(scopeOf(row)) ?? []), row]);
     for (const group of groups.values()) {
@@ -263,7 +263,7 @@
     const details = html("details", i ? {} : { open: "" }, html("summary", {}, content.title),
       html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.title }, table),
       html("p", { class: "note" }, content.note));
-    const rows = content.rows.map((fields) => ({ fields, cell: content.cell, method: byLabel.get(fields[named]) }));
+    const rows = content.rows.map((fields) => ({ fields, where: content.where, method: byLabel.get(fields[named]) }));
     const columns = content.columns.map(([key, label, about, numeric, better], j) => ({
       label, about, kind: numeric ? "num" : "", first: better === "higher" ? "descending" : "ascending",
       key: (row) => (numeric ? row.fields[j][1] : lower(row.fields[j])),
@@ -303,7 +303,7 @@
     const found = lower([label, task(row), model(row), family, title ?? ""].join(" "));
     const fits = (name, own) => wanted(name) === null || wanted(name) === own;
     if (!fits("family", family) || !words.every((word) => found.includes(word))) return false;
-    if (row.cell && !(fits("task", task(row)) && fits("model", model(row)))) return false;
+    if (row.where && !(fits("task", task(row)) && fits("model", model(row)))) return false;
     return row.scope === "run" || (row.scope === "overall") === averaged();
   }
 
@@ -317,7 +317,7 @@
   }
 
   function showRuns(row) {
-    if (row.cell) [filters.task.value, filters.model.value] = row.cell.map((name) => `=${name}`);
+    if (row.where) [filters.task.value, filters.model.value] = row.where.map((name) => `=${name}`);
     $("by-text").value = row.method.label;
     only = row.method;
     update();
