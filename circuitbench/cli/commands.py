@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from circuitbench import __version__
 from circuitbench.cli.display import (
@@ -20,8 +19,9 @@ from circuitbench.cli.display import (
     out_console,
     progress_bar,
     summary,
+    warn,
 )
-from circuitbench.cli.examine import doctor, reproduce, stability, validate_task
+from circuitbench.cli.examine import doctor, stability, validate_task
 from circuitbench.cli.options import (
     Failed,
     LetThrough,
@@ -29,23 +29,15 @@ from circuitbench.cli.options import (
     functional_option,
     letting_through,
     out_option,
+    parse_names,
+    parse_seeds,
     raise_option,
     settings_of,
     spec_options,
 )
-from circuitbench.core.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
-
-
-class Verbs(click.Group):
-    """A group that answers an unknown verb or option with the nearest that exists."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; raises :class:`UnknownName` for one that does not exist."""
-        if args and self.get_command(ctx, args[0]) is None:
-            raise UnknownName("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
+from circuitbench.cli.verbs import Verbs
+from circuitbench.core.errors import CircuitBenchError, InvalidSpec, nearest
+from circuitbench.core.extras import missing_extra
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -118,7 +110,7 @@ def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -
     reraise = reraise or _debug()
     settings, out = settings_of(options, single=False)
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.sweep import grid, parse_names, parse_seeds, run_all
+    from circuitbench.runs.sweep import grid, run_all
 
     specs = grid(
         build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)
@@ -151,22 +143,13 @@ def list_(kind: str, as_json: bool) -> None:
       circuitbench list methods
       circuitbench list tasks --json
     """
-    from circuitbench.plugins.registry import list_plugins
+    from circuitbench.cli.listing import WIDTH, rows_of, table_of
 
-    kinds: dict[str, Any] = {"methods": "method", "tasks": "task", "models": "model"}
-    if kind not in kinds:
-        raise UnknownName("kind of plug-in", kind, kinds)
-    plugins = list_plugins(kinds[kind])
+    rows = rows_of(kind)
     if as_json:
-        rows = [{"name": p.name, "target": p.target, "origin": p.origin} for p in plugins]
         click.echo(json.dumps(rows, indent=1))
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in (kind[:-1], "from", "defined in"):
-        table.add_column(column, overflow="fold")
-    for plugin in plugins:
-        table.add_row(plugin.name, plugin.origin, plugin.target)
-    out_console.print(table)
+    else:
+        out_console.print(table_of(rows), width=WIDTH)
 
 
 @cli.command()
@@ -211,70 +194,6 @@ def show(record: str, results: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("results", type=Path)
-@click.option(
-    "--format",
-    "format_",
-    default="markdown",
-    show_default=True,
-    help="markdown, csv, latex, html, json.",
-)
-@click.option("--by", help="The metric that ranks (default: average precision).")
-@click.option("--tasks", help="Only these tasks, separated by commas.")
-@click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
-@click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
-def leaderboard(
-    results: Path,
-    format_: str,
-    by: str | None,
-    tasks: str | None,
-    seeds: str | None,
-    out: Path | None,
-) -> None:
-    """Make tables, figures and a page from a folder of records.
-
-    \b
-    Example:
-      circuitbench leaderboard results/ --format markdown
-      circuitbench leaderboard results/ --format html --out site/
-    """
-    from circuitbench.runs.sweep import parse_names, parse_seeds
-    from circuitbench_leaderboard import render
-
-    options: dict[str, Any] = {} if by is None else {"by": by}
-    if tasks is not None:
-        options["tasks"] = parse_names(tasks)
-    if seeds is not None:
-        options["seeds"] = parse_seeds(seeds)
-    click.echo(render(results, format_, out, warn=_warn, **options).rstrip("\n"))
-
-
-@cli.command()
-@click.argument("a")
-@click.argument("b")
-@click.option(
-    "--results",
-    type=Path,
-    default=Path("results"),
-    show_default=True,
-    help="Where the two methods' records are.",
-)
-@click.option("--by", help="The metric to compare (default: the leaderboard's).")
-def compare(a: str, b: str, results: Path, by: str | None) -> None:
-    """Say where two methods, or two folders of records, differ; with tests.
-
-    \b
-    Example:
-      circuitbench compare acdc head-ablation --results results/
-      circuitbench compare results-old/ results-new/
-    """
-    from circuitbench_leaderboard import compare as compare_sides
-
-    options = {} if by is None else {"by": by}
-    click.echo(compare_sides(a, b, results, warn=_warn, **options).text(), nl=False)
-
-
-@cli.command()
-@click.argument("results", type=Path)
 def validate(results: Path) -> None:
     """Check every record of a folder: schema, checksum, duplicates, content.
 
@@ -309,7 +228,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     """
     from circuitbench.results.packing import pack_folder
 
-    packed = pack_folder(results, out or results, remove, warn=_warn)
+    packed = pack_folder(results, out or results, remove, warn=warn)
     size = sum(path.stat().st_size for path in packed.archives)
     click.echo(
         f"{packed.n_records} records in {len(packed.archives)} archives in {out or results} "
@@ -317,7 +236,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (stability, validate_task, reproduce, doctor):
+for verb in (stability, validate_task, doctor):
     cli.add_command(verb)
 
 
@@ -346,6 +265,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        missing = missing_extra(error, "this command")
+        if missing is not None:
+            return _report(str(missing), missing.exit_code)
         if _debug():
             raise
         return _report(
@@ -366,10 +288,6 @@ def _report(message: str, status: int) -> int:
 
 def _debug() -> bool:
     return bool(os.environ.get("CIRCUITBENCH_DEBUG"))
-
-
-def _warn(message: str) -> None:
-    err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _click_message(error: click.ClickException) -> str:

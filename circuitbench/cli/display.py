@@ -20,6 +20,11 @@ out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 16
 err_console = Console(stderr=True, highlight=False)
 
 
+def warn(message: str) -> None:
+    """One line on standard error about something that does not end the verb."""
+    err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[ProgressCallback]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""

@@ -215,9 +215,9 @@ def _number(
     """The number at ``path``. A name that ``shape`` lacks is a mistake; one missing here is not."""
     found: Any = content
     known: Any = shape
-    for name in path:
+    for i, name in enumerate(path):
         if name not in known:
-            raise UnknownName(what, ".".join(path), (".".join((*path[:-1], key)) for key in known))
+            raise UnknownName(what, ".".join(path), (".".join((*path[:i], key)) for key in known))
         known = known[name]
         found = found.get(name) if isinstance(found, Mapping) else None
     if isinstance(found, bool) or not isinstance(found, int | float):

@@ -11,11 +11,12 @@ from circuitbench.core.errors import CircuitBenchError, CorruptRecord, InvalidSp
 from circuitbench.results import Record, check_folder, file_name, read_record, write_record
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.progress import Progress, silent
-from circuitbench.runs.run import is_unmeasured, run
+from circuitbench.runs.run import is_unmeasured
+from circuitbench.runs.run import run as run_prepared
 from circuitbench.runs.spec import build_spec
 
 
-def run_method(
+def run(
     method: str | None = None,
     *,
     out: Path | str | None = None,
@@ -39,7 +40,7 @@ def run_method(
     named = {} if method is None else {"method": method}
     spec = build_spec(settings, named)
     if out is None:
-        return run(prepare(spec), progress, reraise=reraise)
+        return run_prepared(prepare(spec), progress, reraise=reraise)
     check_folder(out)
     return run_and_write(prepare(spec), Path(out), progress, reraise=reraise)
 
@@ -60,7 +61,7 @@ def run_and_write(
     """
     if unmeasured is None:
         unmeasured = _left_unmeasured(prepared, out)
-    record = run(
+    record = run_prepared(
         prepared,
         progress,
         keep=lambda kept: write_record(kept, out),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
@@ -38,6 +38,16 @@ class Prepared:
         return run_id(self.identity, self.versions)
 
 
+def load_method(name: str, **hyperparameters: Any) -> Method:
+    """An instance of the method of this name.
+
+    Raises:
+        UnknownName: no method has this name, or it has no such hyperparameter.
+        InvalidSpec: a hyperparameter of the wrong type.
+    """
+    return cast("Method", configure(method_class(name), hyperparameters, name))
+
+
 def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Prepared:
     """Resolve every name, value and device of ``spec``.
 
@@ -49,7 +59,7 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
         UnknownName, InvalidSpec, InvalidPlugin, ModelUnavailable: the request is wrong, or a
             record could not hold it.
     """
-    method = configure(method_class(spec.method), spec.hyperparameters, spec.method)
+    method = load_method(spec.method, **spec.hyperparameters)
     task = load_task(spec.task)
     device = resolve_device(spec.device)
     model = model_of(spec.model or task.default_model)

@@ -32,24 +32,6 @@ def grid(
     ]
 
 
-def parse_names(text: str) -> list[str]:
-    """Names separated by commas, each once."""
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``"0,1,2"`` or ``"0-4"`` or both mixed; raises :class:`InvalidSpec` on anything else."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise InvalidSpec(f"seeds must look like 0,1,2 or 0-4, not {text!r}")
-        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
-    if not seeds or len(seeds) > 10_000:
-        raise InvalidSpec(f"{text!r} names {len(seeds)} seeds; expected between 1 and 10000")
-    return list(dict.fromkeys(seeds))
-
-
 def run_all(
     specs: Sequence[RunSpec],
     out: Path,

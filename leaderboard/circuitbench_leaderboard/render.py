@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.core.extras import needs_extra
 from circuitbench.evaluation.metrics import DEFAULT, ranking_metric
 from circuitbench.results import TABLE_FILE, write_atomically
 from circuitbench.results.index import read_runs
@@ -90,11 +91,13 @@ def render(
     if format != "html" and out is None:
         return next(iter(_texts(shown, format, base).values()))
     # Drawing libraries take a second to import; a table should not wait for them.
-    from circuitbench_leaderboard.figures import draw, write_figures
+    with needs_extra("a figure"):
+        from circuitbench_leaderboard.figures import draw, write_figures
 
     drawings = draw(shown)
     if format == "html":
-        from circuitbench_leaderboard import page
+        with needs_extra("the page"):
+            from circuitbench_leaderboard import page
 
         if out is None:
             return page.single_page(shown, tables(shown), drawings, base)

@@ -168,7 +168,7 @@ def performance_profiles(board: Board) -> Iterator[Drawing]:
     sign, beyond = board.by.sign, "<" if board.by.better == "lower" else ">"
     for standing, runs in zip(standings, scores, strict=True):
         look = looks_of(board)[standing.entry.label]
-        share = performance_profile(sign * runs, sign * taus)
+        share = performance_profile(list(sign * runs), sign * taus)
         axes.plot(
             taus,
             share,
