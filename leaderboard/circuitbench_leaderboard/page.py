@@ -37,15 +37,11 @@ SHELL, PLAIN = "index.html", "tables.html"
 MARKS = ("", "best", "tied", "untested")
 EXACT = 12  # decimals: equal means summed in another order still tie
 
-<<<<<<< HEAD
 
 def pages(
     board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], base: Path
 ) -> dict[str, str]:
     """File name -> text, relative to ``base``: details, plain tables and last the shell.
-=======
-_FUNCTION = ("faithfulness", "cpr", "cmd")
->>>>>>> board
 
     The shell refers to the figures as ``figures/NAME.svg``. Everything that comes from records is
     escaped by the template engine or sits in a JSON text that the script reads as text. The
@@ -265,39 +261,8 @@ def _table(table: Table, by: Metric) -> dict[str, Any]:
     }
 
 
-<<<<<<< HEAD
 def _every(board: Board, tables: Sequence[Table]) -> list[Table]:
     return [*(table for table in tables if table.rows), _runs(board)]
-=======
-def _run(entry: Entry, run: RunRow, board: Board, base: Path) -> dict[str, Any]:
-    record = run.record
-    scores = record.discovery.get("scores") if record.status == "done" else None
-    return {
-        "label": entry.label,
-        "task": record.task,
-        "model": record.model_name,
-        "seed": record.seed,
-        "status": record.status,
-        "reason": record.reason,
-        "scores": None if scores is None else _rounded(scores),
-        "selected": record.discovery.get("selected") or [],
-        "truth": record.truth,
-        "curve": [[q, round(value, 4)] for q, value in run.curves.get(board.by.key, ())],
-        "chance": None,
-        "values": {m.key: run.values.get(m.key) for m in of_kind("quality")},
-        "function": {
-            ablation: [run.values.get(f"{name}_{ablation}") for name in _FUNCTION]
-            for ablation in ABLATIONS
-        },
-        "costs": record.costs,
-        "spec": record.spec,
-        "versions": record.versions,
-        "hardware": record.hardware,
-        "command": record.command,
-        "created": record.created,
-        "file": link(run, base),
-    }
->>>>>>> board
 
 
 def _runs(board: Board) -> Table:
