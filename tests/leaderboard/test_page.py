@@ -601,14 +601,42 @@ def server(site: Any, tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 def test_from_a_server_edited_details_do_not_run(browser: Any, site: Any, server: Any) -> None:
     address, folder = server
-    browser.get(address)
-    assert site[1][2].command in open_run(browser, site[1][2].run_id)
-    for path in (folder / FOLDER).iterdir():
+    for path in (folder / FOLDER).glob("acdc-*"):
         path.write_text("window.evil = 1;" + path.read_text())
-    browser.get("about:blank")
     browser.get(address)
-    assert "missing, blocked or damaged" in open_run(browser, site[1][2].run_id)
+    good, edited = (next(r for r in site[1] if r.method == name) for name in ("random", "acdc"))
+    assert good.command in open_run(browser, good.run_id)
+    find(browser, "#close").click()
+    assert "missing, blocked or damaged" in open_run(browser, edited.run_id)
     assert browser.execute_script("return window.evil") is None
+    browser.get_log("browser")
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<script>window.evil = 1</script>",
+        "<script src='evil.js'></script>",
+        "<img src=x onerror='window.evil = 1'>",
+        "<svg onload='window.evil = 1'></svg>",
+        "<iframe srcdoc='<script>parent.evil = 1</script>'></iframe>",
+    ],
+)
+@pytest.mark.parametrize("guarded", [True, False])
+def test_no_markup_runs_even_if_it_got_into_the_page(
+    browser: Any, site: Any, markup: str, tmp_path: Path, guarded: bool
+) -> None:
+    shell = copy_of(site, tmp_path / "site")
+    (shell.parent / "evil.js").write_text("window.evil = 1;")
+    text = shell.read_text().replace("<main>", f"<main>{markup}")
+    if not guarded:  # the attack would work
+        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    shell.write_text(text)
+    browser.get(f"file://{shell}")
+    shown_rows(browser, "standings")
+    time.sleep(0.1)
+    ran = "return window.evil === undefined ? null : window.evil"
+    assert browser.execute_script(ran) == (None if guarded else 1)
     browser.get_log("browser")
 
 
