@@ -67,9 +67,11 @@ class Record(BaseModel):
         },
     )
     status: Status = Field(description="How the run ended.")
-    stage: Stage = Field("", description="Where a run that is not done stopped.")
-    reason: str = Field("", description="Why a run is not done, in one line.")
-    traceback: str = Field("", description="Of a run that failed, without paths of the machine.")
+    stage: Stage = Field(default="", description="Where a run that is not done stopped.")
+    reason: str = Field(default="", description="Why a run is not done, in one line.")
+    traceback: str = Field(
+        default="", description="Of a run that failed, without paths of the machine."
+    )
     info: dict[str, Any] = Field(
         default_factory=dict,
         description="What the plug-ins say of themselves: method, task, model, each with a title.",
@@ -100,8 +102,8 @@ class Record(BaseModel):
     )
     versions: dict[str, Any] = Field(default_factory=dict, description="Version by package.")
     hardware: dict[str, Any] = Field(default_factory=dict, description="The machine.")
-    command: str = Field("", description="The shell command that repeats the run.")
-    created: str = Field("", description="When the record was made: ISO 8601, UTC.")
+    command: str = Field(default="", description="The shell command that repeats the run.")
+    created: str = Field(default="", description="When the record was made: ISO 8601, UTC.")
 
     _path: Path | None = PrivateAttr(None)
 

@@ -61,7 +61,7 @@ def test_identity_is_the_spec_and_versions_but_not_the_outcome() -> None:
 
 def test_a_record_is_frozen_and_takes_no_further_entries() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        make().status = "failed"  # type: ignore[misc]
+        make().status = "failed"
     with pytest.raises(InvalidSpec, match="wrong entries: metrics"):
         make(metrics={})
     changed = make().replace(status="failed", stage="training")

@@ -43,7 +43,7 @@ def test_it_is_read_packed_and_validated_like_any_other(tmp_path: Path) -> None:
 def test_it_is_checked_as_it_always_was(tmp_path: Path) -> None:
     content = json.loads(FILES[0].read_text())
     path = tmp_path / "old.json"
-    for change, fault in [
+    changes: list[tuple[dict[str, object], str]] = [
         ({"status": "failed"}, "checksum does not match"),
         ({"checksum": None, "run_id": "0" * 16}, "run_id does not belong"),
         ({"checksum": None, "extra": 1}, "wrong entries: extra"),
@@ -51,7 +51,8 @@ def test_it_is_checked_as_it_always_was(tmp_path: Path) -> None:
         ({"checksum": None, "metrics": []}, "measurements must be an object"),
         ({"checksum": None, "spec": 3}, "spec must be an object"),
         ({"checksum": None, "status": "great"}, "unknown status"),
-    ]:
+    ]
+    for change, fault in changes:
         forged = {**content, **change}
         if forged["checksum"] is None:
             forged["checksum"] = checksum(forged)
