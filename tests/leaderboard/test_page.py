@@ -318,7 +318,8 @@ def shown_rows(page: Any, table: str) -> Any:
         const table = document.getElementById(arguments[0]);
         const heads = [...table.tHead.rows[0].cells].map((cell) => cell.innerText.trim());
         return [...table.tBodies[0].rows].map((row) =>
-          Object.fromEntries([...row.cells].map((cell, i) => [heads[i], cell.innerText.replace("↗", "").trim()])));
+          Object.fromEntries([...row.cells].map(
+            (cell, i) => [heads[i], cell.innerText.replace("↗", "").trim()])));
         """,
         table,
     )
