@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Ablation, Head
+from circuitbench.core.circuit import Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
-from circuitbench.oracle import Oracle
+from circuitbench.oracle import AblationName, Oracle
 from circuitbench_baselines.selection import above
 
 
@@ -33,7 +33,7 @@ class AttributionPatching:
     """
 
     steps: int = 1
-    ablation: Ablation = "resample"
+    ablation: AblationName = "resample"
     absolute: bool = False
     threshold: float = 0.02
 
@@ -77,7 +77,7 @@ class EdgeAttributionPatching:
         listed: edges reported, the strongest; the rest ranks below them, tied.
     """
 
-    ablation: Ablation = "resample"
+    ablation: AblationName = "resample"
     signed: bool = False
     threshold: float = 0.02
     listed: int = 1_000

@@ -12,11 +12,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import CircuitBenchError, InvalidPlugin, InvalidSpec, RunFailed
+from circuitbench.core.errors import CircuitBenchError, InvalidPlugin, RunFailed
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.evaluation import evaluate
 from circuitbench.evaluation.against_truth.evaluate import checked_scores, checked_selection
@@ -24,12 +23,13 @@ from circuitbench.evaluation.without_truth.measurements import QUICK, Functional
 from circuitbench.evaluation.without_truth.stability import stability
 from circuitbench.models.base import Model
 from circuitbench.oracle import Meter, Oracle
+from circuitbench.oracle.devices import resolve_device
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.plugins.registry import Plugin, list_plugins, load_model, load_task, method_class
 from circuitbench.results import Record, hardware, run_id, versions
 from circuitbench.results.record import truth_of
-from circuitbench.runs.spec import Device, RunSpec, configure
+from circuitbench.runs.spec import RunSpec, configure
 from circuitbench.tasks.base import Task
 
 # Called with the stage's name and the fraction of it that is done (None: not known).
@@ -66,7 +66,7 @@ def prepare(spec: RunSpec) -> Prepared:
     """
     method = configure(method_class(spec.method), spec.hyperparameters, spec.method)
     task = load_task(spec.task)
-    device = resolve_device(spec.device)
+    device = str(resolve_device(spec.device))
     model = load_model(spec.model or task.default_model)
     resolved = dataclasses.replace(spec, model=model.name, device=device)
     identity = {
@@ -191,17 +191,6 @@ def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
         checked_scores(point.scores, *shape)
     if any(b.queries <= a.queries for a, b in pairwise(discovery.trace)):
         raise RunFailed("trace must go by rising numbers of queries")
-
-
-def resolve_device(device: Device) -> Device:
-    """``cpu`` or ``cuda``; asking for CUDA where there is none is an error, never a fallback."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidSpec(
-            "device 'cuda' was asked for, but torch sees no CUDA device; valid here: auto, cpu"
-        )
-    return device
 
 
 def hyperparameters(method: Method) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from circuitbench.core.circuit import Ablation
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.oracle.ablations import AblationName
+from circuitbench.oracle.devices import Device, Precision
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["exact", "fast", "approx"]
 Functional = Literal["none", "quick", "full"]
 
 
@@ -45,7 +44,7 @@ class RunSpec:
     model: str | None = None
     seed: int = 0
     budget: int | None = None
-    ablation: Ablation = "zero"
+    ablation: AblationName = "zero"
     weight: float = 1.0
     batch_size: int = 32
     device: Device = "auto"
@@ -94,7 +93,7 @@ def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
                 raise InvalidSpec(
                     f"hyperparameters must be a mapping of names to values, not {value!r}"
                 )
-    hints = typing.get_type_hints(RunSpec)
+    hints = typing.get_type_hints(RunSpec, include_extras=True)
     settings = {key: coerce(hints[key], value, key) for key, value in settings.items()}
     return RunSpec(**settings, hyperparameters=hyperparameters)
 
@@ -143,7 +142,7 @@ def configure(cls: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
         InvalidSpec: a value of the wrong type.
     """
     fields = [f.name for f in dataclasses.fields(cls) if f.init]
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     values = {}
     for key, value in overrides.items():
         if key not in fields:

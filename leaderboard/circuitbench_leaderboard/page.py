@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from circuitbench.core.circuit import ABLATIONS
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 from circuitbench.results import Record
 from circuitbench_leaderboard.entries import Entry
 from circuitbench_leaderboard.figures.style import INK, Drawing
@@ -165,7 +165,8 @@ def _run(entry: Entry, record: Record, board: Board, base: Path) -> dict[str, An
         "chance": ((record.metrics.get("ranking") or {}).get("chance") or {}).get(board.by.key),
         "values": {m.key: m.of(record) for m in METRICS if not m.cost},
         "function": {
-            ablation: [m.of(record) for m in function_metrics(ablation)] for ablation in ABLATIONS
+            ablation: [m.of(record) for m in function_metrics(ablation)]
+            for ablation in MEASURED_ABLATIONS
         },
         "costs": record.costs,
         "spec": record.spec,

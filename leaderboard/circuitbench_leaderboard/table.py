@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from circuitbench.core.circuit import ABLATIONS
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 from circuitbench.results import Problem, Record
 from circuitbench_leaderboard.entries import Cell, Entry, all_cells, gather
 from circuitbench_leaderboard.metrics import (
@@ -240,7 +240,7 @@ def _levels(shown: Board) -> Table:
 def _function(shown: Board) -> Table:
     entries = [s.entry for s in shown.overall.standings]
     found: dict[Metric, list[Estimate | None]] = {}
-    for ablation in ABLATIONS:
+    for ablation in MEASURED_ABLATIONS:
         for measure, sign in zip(function_metrics(ablation), (0, 0, -1), strict=True):
             column = estimates(entries, measure.of, shown.overall.grid, measure.key, sign=sign)
             if any(column):
