@@ -17,7 +17,7 @@ from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.oracle import Oracle
-from circuitbench.oracle.devices import PRECISIONS, dtypes, resolve_device
+from circuitbench.oracle.engine.devices import PRECISIONS, dtypes, resolve_device
 from circuitbench.oracle.engine.linear import Linear
 from circuitbench.oracle.process_memory import peak_bytes
 from circuitbench.tasks.base import Prompts
@@ -151,10 +151,11 @@ def matmul_peak(
     x = torch.randn(rows, d_in, generator=rng).to(device, dtype)
     weight = torch.randn(d_in, d_out, generator=rng).to(device, dtype)
     linear = Linear(weight, None, dtype)
+    products: tuple[Callable[[], Tensor], ...] = (lambda: x @ weight, lambda: linear(x))
     best = float("inf")
     with torch.no_grad():
         for _ in range(repeats + 1):
-            for product in (lambda: x @ weight, lambda: linear(x)):
+            for product in products:
                 _settle(device)
                 start = clock()
                 product()

@@ -80,7 +80,7 @@ def validate_task(
     from circuitbench.checks import health, health_card, redundancy
     from circuitbench.core.seeding import generator
     from circuitbench.oracle import Oracle
-    from circuitbench.oracle.devices import resolve_device
+    from circuitbench.oracle.engine.devices import resolve_device
     from circuitbench.plugins.registry import load_model, load_task
     from circuitbench.results.store import write_atomically
     from circuitbench.runs.spec import RunSpec, build_spec

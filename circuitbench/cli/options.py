@@ -10,7 +10,7 @@ import click
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle.ablations import ABLATIONS
-from circuitbench.oracle.devices import PRECISIONS, Device
+from circuitbench.oracle.engine.devices import PRECISIONS, Device
 
 
 def spec_options(command: Any) -> Any:

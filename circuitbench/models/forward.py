@@ -50,8 +50,8 @@ def forward(model: Transformer, tokens: Tensor, edit: Edit | None = None) -> Tra
 
     def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``[batch, heads, pos, d_head]``."""
-        out = (x @ weight.transpose(0, 1).reshape(cfg.d_model, -1)).unflatten(-1, (-1, cfg.d_head))
-        return (out if bias is None else out + bias).transpose(1, 2)
+        out = x @ weight.transpose(0, 1).reshape(cfg.d_model, -1)
+        return _biased(out.view(*x.shape[:2], -1, cfg.d_head), bias).transpose(1, 2)
 
     for i, layer in enumerate(model.layers):
         n = _norm(cfg, x, layer.ln1_w, layer.ln1_b)

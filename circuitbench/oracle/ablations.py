@@ -16,11 +16,11 @@ from circuitbench.core.errors import InvalidSpec, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitbench.oracle.engine.base import Half
-
+Half = Literal["task", "control"]
+"""Which half of a batch: the task's prompts or the control spans."""
 Text = Literal["prompts", "counterfactual", "control"]
-# Constants ``[n_heads, d_head]`` to the loss ``[n_heads]`` of each head's alone, and its gradient.
-Objective = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
+# Heads ``[n]`` and a constant for each ``[n, d_head]``, to losses ``[n]`` and their gradients.
+Objective = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
 
 
 class Activations(Protocol):
@@ -43,11 +43,10 @@ class Activations(Protocol):
         ...
 
     def alone(self, layer: int, n: int) -> Objective:
-        """KL(intact || one head replaced) as a function of a layer's constants.
+        """KL(intact || one head replaced) as a function of heads of a layer and their constants.
 
         The divergence (nats) is of the next-token distribution at the metric's positions, mean
-        over the first ``n`` prompts. Each head of the layer is replaced by itself, at all
-        positions.
+        over the first ``n`` prompts. Each head is replaced by itself, at all positions.
         """
         ...
 
@@ -169,7 +168,8 @@ class Optimal(Ablation):
     :attr:`prompts` clean prompts of a batch (of the pool, where batches come from one). It is
     found by Adam (Kingma and Ba 2015) from the head's mean over these prompts and positions, in
     units of its standard deviation, with steps that shrink to nothing. Where the mean itself or
-    zero does less harm, that is taken. On control text the same constants are used.
+    zero does less harm, that is taken; where the mean does none, nothing is searched for. On
+    control text the same constants are used.
     """
 
     name = "optimal"
@@ -177,11 +177,11 @@ class Optimal(Ablation):
     edges = False  # a constant per head says nothing of MLPs and embeddings
 
     prompts = 32
-    evaluations = 20  # two of them of the fitted constants and of zero
-    step = 0.3  # standard deviations
+    evaluations = 30  # three of them of the mean, the fitted constants and zero
+    step = 0.4  # standard deviations
     decay = (0.9, 0.99)
     floor = 1e-3  # nats per standard deviation: a head of a smaller gradient hardly moves
-    margin = 1e-5  # nats by which the mean or zero must be better
+    margin = 1e-5  # nats that count as none
 
     def heads(self, half: Half, activations: Activations) -> list[Tensor]:
         """See :meth:`Ablation.heads`."""
@@ -204,27 +204,38 @@ class Optimal(Ablation):
 
     def _constants(self, z: Tensor, objective: Objective) -> Tensor:
         """Fitted constants ``[n_heads, d_head]`` of a layer with outputs ``z``."""
+        import torch
+
+        constants = z.mean((0, 1))
+        harm, _ = objective(torch.arange(len(constants), device=z.device), constants)
+        heads = (harm > self.margin).nonzero()[:, 0]
+        if len(heads):
+            z = z[:, :, heads]
+            constants[heads] = self._searched(
+                z, harm[heads], lambda constants: objective(heads, constants)
+            )
+        return constants
+
+    def _searched(
+        self, z: Tensor, at_mean: Tensor, objective: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The same for heads whose mean does harm, ``at_mean [n_heads]`` nats."""
         mean = z.mean((0, 1))
         spread = (z - mean).square().mean((0, 1, 3)).sqrt()[:, None]
         moved = mean.new_zeros(mean.shape)  # in standard deviations
         first, second = moved, moved
-        at_mean = None
-        steps, (b1, b2) = self.evaluations - 2, self.decay
+        steps, (b1, b2) = self.evaluations - 3, self.decay
         for i in range(steps):
-            loss, gradient = objective(mean + spread * moved)
-            at_mean = loss if at_mean is None else at_mean
-            gradient = gradient * spread
+            gradient = objective(mean + spread * moved)[1] * spread
             first = b1 * first + (1 - b1) * gradient
             second = b2 * second + (1 - b2) * gradient.square()
             size = (second / (1 - b2 ** (i + 1))).sqrt() + self.floor
             moved = moved - self.step * (1 - i / steps) * first / (1 - b1 ** (i + 1)) / size
-        best = mean + spread * moved
+        best, zero = mean + spread * moved, mean.new_zeros(mean.shape)
         least, _ = objective(best)
-        zero = mean.new_zeros(mean.shape)
-        for constants, loss in ((mean, at_mean), (zero, objective(zero)[0])):
-            assert loss is not None  # there is at least one step
-            better = loss < least - self.margin
-            best, least = constants.where(better[:, None], best), loss.where(better, least)
+        for constants, harm in ((mean, at_mean), (zero, objective(zero)[0])):
+            better = harm < least - self.margin
+            best, least = constants.where(better[:, None], best), harm.where(better, least)
         return best
 
 

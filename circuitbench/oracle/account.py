@@ -80,7 +80,7 @@ class Account:
 
     @contextmanager
     def timed(self, among: int = 1) -> Iterator[None]:
-        """Add the time and the work inside a ``with`` block, shared ``among`` many, to the meter."""
+        """Add time and work inside a ``with`` block, shared ``among`` many, to the meter."""
         start, flops = time.perf_counter(), self.engine.flops
         try:
             yield

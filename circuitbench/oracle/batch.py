@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from circuitbench.core.circuit import Direction
-from circuitbench.oracle.ablations import Ablation
-from circuitbench.oracle.engine.base import Half, Question, Source
+from circuitbench.oracle.ablations import Ablation, Half
+from circuitbench.oracle.engine.base import Question, Source
 
 
 @dataclass(eq=False)

@@ -20,12 +20,11 @@ from circuitbench.core.circuit import Edge
 from circuitbench.core.edges import Graph
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.forward import normalize, rotate
-from circuitbench.oracle.ablations import ABLATIONS, Ablation, ablation_named
+from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
 from circuitbench.oracle.account import GRADIENT_COST, Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
 from circuitbench.oracle.engine import readout
-from circuitbench.oracle.engine.base import Half
 from circuitbench.oracle.engine.fast import FastEngine
 
 

@@ -15,12 +15,12 @@ from circuitbench.core.circuit import DIRECTIONS, Direction
 from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.models.base import Model
-from circuitbench.oracle.ablations import Ablation, ablation_named
+from circuitbench.oracle.ablations import Ablation, Half, ablation_named
 from circuitbench.oracle.account import GRADIENT_COST, Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
 from circuitbench.oracle.edges import EdgeOracle
-from circuitbench.oracle.engine.base import Engine, Half, Question, Source
+from circuitbench.oracle.engine.base import Engine, Question, Source
 from circuitbench.oracle.engine.choice import engine_for
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.memo import fill, unknown, values
@@ -337,7 +337,7 @@ class Oracle:
 
         def change(half: Half, questions: Sequence[Question]) -> np.ndarray:
             clean = {id(one.batch): self._clean(one.batch, half) for one in asked}
-            return values(questions) - np.stack([clean[id(one.batch)] for one in asked])
+            return np.asarray(values(questions) - np.stack([clean[id(one.batch)] for one in asked]))
 
         task = -change("task", [one.task for one in asked])
         text = [one.control for one in asked if one.control is not None]
@@ -357,7 +357,7 @@ class Oracle:
         if len(unknown(intact)):
             with self._account.timed():
                 fill(self.engine, [intact])
-        return values([intact])[0]
+        return np.asarray(values([intact])[0])
 
     def _correct(self, batch: Batch) -> float:
         rows = batch.prompt_rows if batch.source.by_row else None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -23,7 +23,7 @@ from circuitbench.evaluation.without_truth.measurements import QUICK, Functional
 from circuitbench.evaluation.without_truth.stability import stability
 from circuitbench.models.base import Model
 from circuitbench.oracle import Meter, Oracle
-from circuitbench.oracle.devices import resolve_device
+from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.plugins.registry import Plugin, list_plugins, load_model, load_task, method_class
@@ -66,7 +66,7 @@ def prepare(spec: RunSpec) -> Prepared:
     """
     method = configure(method_class(spec.method), spec.hyperparameters, spec.method)
     task = load_task(spec.task)
-    device = str(resolve_device(spec.device))
+    device = cast("Device", resolve_device(spec.device).type)
     model = load_model(spec.model or task.default_model)
     resolved = dataclasses.replace(spec, model=model.name, device=device)
     identity = {

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.oracle.ablations import AblationName
-from circuitbench.oracle.devices import Device, Precision
+from circuitbench.oracle.engine.devices import Device, Precision
 
 Functional = Literal["none", "quick", "full"]
 

@@ -1,5 +1,6 @@
 """Learning agents beside rl-ppo; that all keep the contract is tested in tests/contract."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from circuitbench_agents.ppo import PPOHeadDiscovery
 
 FEW = {"total_steps": 96, "n_envs": 4, "width": 16, "steps": 4}
 ROLLOUT = {**FEW, "n_steps": 4, "minibatch": 16}
-AGENTS = {
+AGENTS: dict[str, Callable[..., Any]] = {
     "rl-ppo-plan": lambda **k: PPOPlanning(**(ROLLOUT | {"candidates": 2, "epochs": 1} | k)),
     "rl-a2c": lambda **k: A2CHeadDiscovery(**(FEW | k)),
     "rl-reinforce": lambda **k: ReinforceHeadDiscovery(**(FEW | {"n_steps": 4} | k)),

@@ -9,7 +9,14 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench_agents.learning.rollouts import Acting
 from circuitbench_agents.ppo import PPOHeadDiscovery
 
-QUICK = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs": 2, "width": 16}
+QUICK: dict[str, Any] = {
+    "total_steps": 96,
+    "n_envs": 4,
+    "n_steps": 6,
+    "minibatch": 12,
+    "epochs": 2,
+    "width": 16,
+}
 Quick = partial(PPOHeadDiscovery, **QUICK)
 
 

@@ -14,7 +14,14 @@ from circuitbench_agents.learning.randomness import LibraryStreams
 from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
 from circuitbench_baselines.episodes.rules import SearchRules
 
-SMALL = {"total_steps": 96, "n_envs": 4, "n_steps": 6, "minibatch": 12, "epochs": 2, "width": 16}
+SMALL: dict[str, Any] = {
+    "total_steps": 96,
+    "n_envs": 4,
+    "n_steps": 6,
+    "minibatch": 12,
+    "epochs": 2,
+    "width": 16,
+}
 
 
 def start(make_oracle: Any, gains: Any = GAINS, observation: Any = "flat", **changes: Any) -> Any:

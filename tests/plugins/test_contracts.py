@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from circuitbench.checks.contracts import ToyTask, check_method, check_task, toy_model
-from circuitbench.core.circuit import Circuit
+from circuitbench.core.circuit import Circuit, Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidPlugin, ModelUnavailable
 from circuitbench.models import Model
@@ -30,7 +30,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", [p.name for p in list_plugins("method")])
 def test_every_method_keeps_the_contract(name: str) -> None:
-    cls = method_class(name)
+    cls: Any = method_class(name)
     known = {f.name for f in dataclasses.fields(cls)}
     quick = QUICK if hasattr(cls, "train") else {}
     check_method(lambda: cls(**{k: v for k, v in quick.items() if k in known}))
@@ -101,7 +101,7 @@ class NotADiscovery(Good):
 
 class NoSuchHead(Good):
     def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
-        return Discovery(ranking(oracle, rng), frozenset({(99, 0)}))
+        return Discovery(ranking(oracle, rng), frozenset({Head(99, 0)}))
 
 
 @dataclass
@@ -161,7 +161,7 @@ def test_a_good_method_passes() -> None:
         (NotADataclass, "must be a dataclass"),
     ],
 )
-def test_broken_methods_are_caught(cls, message: str) -> None:
+def test_broken_methods_are_caught(cls: Any, message: str) -> None:
     with pytest.raises(InvalidPlugin, match=message):
         check_method(cls)
 
@@ -219,6 +219,6 @@ def test_a_good_task_passes() -> None:
         (object, "needs default_model"),
     ],
 )
-def test_broken_tasks_are_caught(cls, message: str) -> None:
+def test_broken_tasks_are_caught(cls: Any, message: str) -> None:
     with pytest.raises(InvalidPlugin, match=message):
         check_task(cls(), toy_model())

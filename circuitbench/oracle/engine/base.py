@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from circuitbench.core.circuit import Direction
-from circuitbench.oracle.ablations import Ablation
+from circuitbench.oracle.ablations import Ablation, Half
 from circuitbench.tasks.base import Prompts
-
-Half = Literal["task", "control"]
-"""Which text a question is about: the task's prompts or the control spans."""
 
 
 @dataclass(eq=False)

@@ -7,8 +7,8 @@ from weakref import WeakValueDictionary
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
-from circuitbench.oracle.devices import dtypes, resolve_device
 from circuitbench.oracle.engine.base import Engine
+from circuitbench.oracle.engine.devices import dtypes, resolve_device
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.engine.hooks import HookEngine
 

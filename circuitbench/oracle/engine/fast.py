@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from circuitbench.models.transformer import Transformer
-from circuitbench.oracle.ablations import Objective, Text, ablation_named
+from circuitbench.oracle.ablations import Half, Objective, Text, ablation_named
 from circuitbench.oracle.engine import readout
-from circuitbench.oracle.engine.base import Half, Question, Source
+from circuitbench.oracle.engine.base import Question, Source
 from circuitbench.oracle.engine.layers import Forward, at_positions
 from circuitbench.oracle.engine.limits import Memory, halving
 from circuitbench.oracle.engine.prefix_cache import Run, Runner, Stream, Swap
@@ -322,12 +322,11 @@ class _Activations:
             x = f.add_mlp(lower, f.add_attention(lower, x, f.heads(lower, x)))
         x, z = below(layer, x)
         clean = above(layer, x, z)
-        n_heads = z.shape[2]
 
-        def some(constants: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+        def some(heads: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
             n, before = len(heads), f.flops
-            off = torch.nn.functional.one_hot(heads, n_heads).bool()[:, None, None, :, None]
-            given = constants[heads].detach().requires_grad_()
+            off = torch.nn.functional.one_hot(heads, z.shape[2]).bool()[:, None, None, :, None]
+            given = constants.detach().requires_grad_()
             with torch.enable_grad():
                 changed = torch.where(off, given[:, None, None, None], z).flatten(0, 1)
                 normed = above(layer, x.repeat(n, 1, 1), changed).unflatten(0, (n, -1))
@@ -337,16 +336,15 @@ class _Activations:
             f.flops += f.flops - before
             return loss.detach(), gradient
 
-        def objective(constants: Tensor) -> tuple[Tensor, Tensor]:
+        def objective(heads: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
             parts, start = [], 0
             at_once = max(1, engine.runner.chunk_tokens // tokens.numel())
-            every = torch.arange(n_heads, device=constants.device)
-            while start < n_heads:
+            while start < len(heads):
 
                 def run(size: int, start: int = start) -> tuple[Tensor, Tensor]:
-                    return some(constants, every[start : start + size])
+                    return some(heads[start : start + size], constants[start : start + size])
 
-                size = min(at_once, n_heads - start)
+                size = min(at_once, len(heads) - start)
                 part, at_once = halving(run, size, engine.runner.recover)
                 parts.append(part)
                 start += at_once

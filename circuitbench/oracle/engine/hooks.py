@@ -96,7 +96,8 @@ class HookEngine:
         swap = self._swap(question)
         mask = mask.to(self.device)
         hooks = [self._edit(x, mask[x], None if swap is None else swap[x]) for x in self._layers]
-        return self.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+        logits: Tensor = self.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+        return logits
 
     @property
     def _layers(self) -> range:
@@ -156,15 +157,15 @@ class _Activations:
         name = f"blocks.{layer}.attn.hook_z"
         clean = self._hooked(prompts.tokens)
 
-        def objective(constants: Tensor) -> tuple[Tensor, Tensor]:
+        def objective(heads: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
             losses, gradients = [], []
-            for head in range(len(constants)):
-                constant = constants[head].detach().requires_grad_()
+            for head, given in zip(heads.tolist(), constants, strict=True):
+                constant = given.detach().requires_grad_()
 
                 def hook(z: Tensor, hook: object, head: int = head, c: Tensor = constant) -> Tensor:
-                    z = z.view(*z.shape[:2], len(constants), -1).clone()
-                    z[:, :, head] = c
-                    return z
+                    out = z.clone()
+                    out.view(*z.shape[:2], -1, len(c))[:, :, head] = c
+                    return out
 
                 with torch.enable_grad():
                     logits = self._hooked.run_with_hooks(prompts.tokens, fwd_hooks=[(name, hook)])

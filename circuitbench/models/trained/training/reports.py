@@ -58,11 +58,11 @@ def siit_report(
 ) -> dict[str, Any]:
     """Behaviour, interchange accuracy, and what heads outside the circuit can do at most.
 
-    Effects are moves of the metric (right answer's logit minus the counterfactual's answer's) as a share
-    of its clean value. ``alone``: replace one outside head. ``in_context``: replace one outside
-    head after a random set of other heads, of the circuit or not, has been replaced alike; the
-    largest over ``contexts`` draws. ``answers_changed``: with random sets of outside heads
-    replaced on each prompt, the share of answers that are no longer the algorithm's.
+    Effects are moves of the metric (logit of the right answer minus that of the counterfactual's
+    answer) as a share of its clean value. ``alone``: replace one outside head. ``in_context``:
+    replace one outside head after a random set of other heads, of the circuit or not, has been
+    replaced alike; the largest over ``contexts`` draws. ``answers_changed``: with random sets of
+    outside heads replaced on each prompt, the share of answers that are no longer the algorithm's.
     """
     rng = np.random.default_rng(seed)
     grid = (model.config.n_layers, model.config.n_heads)

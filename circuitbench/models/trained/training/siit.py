@@ -78,7 +78,7 @@ class Interventions:
             self.chosen[:, layer, head] = swaps[name]
 
     def edit(self, counterfactual: list[Tensor]) -> Edit:
-        """The edit that applies them, given each layer's z on the counterfactual ``[batch, ...]``."""
+        """The edit that applies them, given each layer's z on the counterfactual."""
 
         def apply(layer: int, z: Tensor) -> Tensor:
             given = torch.cat([counterfactual[layer]] * 2)
