@@ -18,6 +18,7 @@ from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
 from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
 from circuitbench.oracle import Oracle
+from circuitbench.oracle.ablations import ablation_named
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.results import plain
 from circuitbench.runs.run import check_discovery, hyperparameters
@@ -173,6 +174,8 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
         raise InvalidPlugin("the truth names no component")
     try:
         head_grid(truth.heads, model.n_layers, model.n_heads)
+        for name in truth.ablations:
+            ablation_named(name)
     except CircuitBenchError as error:
         raise InvalidPlugin(f"truth: {error}") from error
 
