@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from circuitbench.core.circuit import Edge
-from circuitbench.core.edges import Graph
+from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.forward import normalize, rotate
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
@@ -54,7 +54,7 @@ class EdgeOracle:
         self._engine, self._account, self._current = engine, account, current
         self._default, self._weight = ablation, weight
         config = engine.forward.config
-        self.graph = Graph(config.n_layers, config.n_heads, config.d_mlp > 0)
+        self.graph = graph_of(config.n_layers, config.n_heads, config.d_mlp > 0)
 
     @property
     def edges(self) -> tuple[Edge, ...]:

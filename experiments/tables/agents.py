@@ -1,13 +1,13 @@
 """What the tables of docs/agents.md are made by.
 
-``python benchmarks/agents.py [--steps 8000] [--pool 32]``: where the time of a PPO training goes
-(oracle, environment, stable-baselines3). Trains rl-ppo on the embedded model with one thread and
-prints CPU seconds. The first updates fill the per-prompt memo; what comes after is the steady
-state, from which the cost of 200,000 steps is extrapolated.
+``python experiments/tables/agents.py [--steps 8000] [--pool 32]``: where the time of a PPO
+training goes (oracle, environment, stable-baselines3). Trains rl-ppo on the embedded model with
+one thread and prints CPU seconds. The first updates fill the per-prompt memo; what comes after is
+the steady state, from which the cost of 200,000 steps is extrapolated.
 
-``python benchmarks/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--prompts 4]``: average
-precision of rl-knockout and its controls beside head-ablation at as many queries as that asks,
-on batches of a few prompts. A seed draws other prompts, another policy and other actions.
+``python experiments/tables/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--prompts 4]``:
+average precision of rl-knockout and its controls beside head-ablation at as many queries as that
+asks, on batches of a few prompts. A seed draws other prompts, another policy and other actions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import torch
 from scipy import stats
 
 from circuitbench.core.errors import RunFailed
+from circuitbench.evaluation.metrics import metric
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import load_model, load_task
-from circuitbench.runs.run import prepare, run
+from circuitbench.results.content import outcome_of
+from circuitbench.runs.prepare import prepare
+from circuitbench.runs.run import run
 from circuitbench.runs.spec import RunSpec
 from circuitbench_agents.environments.batch import EpisodeBatch
 from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
@@ -124,10 +127,13 @@ def score(
     record = run(prepare(spec))
     if record.status != "done":
         raise RunFailed(f"{method} on {task}, seed {seed}: {record.reason}")
-    assert record.metrics is not None
+    outcome = outcome_of(record)
+    precision, f1 = (metric(key).of(outcome) for key in ("average_precision", "f1"))
+    assert precision is not None
+    assert f1 is not None
     return Score(
-        record.metrics["ranking"]["average_precision"],
-        record.metrics["selection"]["f1"],
+        precision,
+        f1,
         record.costs["training"]["queries"],
         time.process_time() - began,
     )
