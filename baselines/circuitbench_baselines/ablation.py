@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Ablation
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.info import Info
-from circuitbench.oracle import Oracle
+from circuitbench.oracle import AblationName, Oracle
 from circuitbench_baselines.selection import above
 
 
@@ -37,7 +36,7 @@ class HeadAblation:
     """
 
     score: Literal["reward", "task"] = "reward"
-    ablation: Ablation | None = None
+    ablation: AblationName | None = None
     absolute: bool = False
     threshold: float = 0.02
 

@@ -24,6 +24,7 @@ from circuitbench.core.info import Info, attached
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.models import LayerWeights, Model, ModelFactory, Transformer, TransformerConfig
 from circuitbench.oracle import Batch, Oracle
+from circuitbench.oracle.ablations import ablation_named
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.info import Unreadable, read_info
 from circuitbench.plugins.method import Method, TrainableMethod
@@ -191,6 +192,8 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
         raise InvalidPlugin("the truth names no component")
     try:
         head_grid(truth.heads, model.n_layers, model.n_heads)
+        for name in truth.ablations:
+            ablation_named(name)
     except CircuitBenchError as error:
         raise InvalidPlugin(f"truth: {error}") from error
     info = checked_info(type(task))

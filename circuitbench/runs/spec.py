@@ -19,11 +19,10 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from circuitbench.core.circuit import Ablation
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.oracle.ablations import AblationName
+from circuitbench.oracle.engine.devices import Device, Precision
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["exact", "fast", "approx"]
 Functional = Literal["none", "quick", "full"]
 
 
@@ -55,7 +54,7 @@ class RunSpec:
     model: str | None = None
     seed: int = 0
     budget: int | None = None
-    ablation: Ablation = "zero"
+    ablation: AblationName = "zero"
     weight: float = 1.0
     batch_size: int = 32
     device: Device = "auto"
@@ -159,7 +158,7 @@ def configure(cls: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
         InvalidSpec: a value of the wrong type.
     """
     fields = [f.name for f in dataclasses.fields(cls) if f.init]
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     values = {}
     for key, value in overrides.items():
         if key not in fields:

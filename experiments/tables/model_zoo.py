@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from circuitbench.models.compiled.programs import EXAMPLES
+from circuitbench.models.forward import forward
 from circuitbench.models.trained.load import ALGORITHMS, INDUCTION
-from circuitbench.models.trained.training.network import forward
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import load_model, load_task
 

@@ -204,6 +204,11 @@ class TruthElsewhere(ToyTask):
         return super().truth(toy_model(9, 4))
 
 
+class NoSuchAblation(ToyTask):
+    def truth(self, model: Any) -> Any:
+        return dataclasses.replace(super().truth(model), ablations=("zero", "resmple"))
+
+
 def test_a_good_task_passes() -> None:
     check_task(ToyTask(), toy_model())
 
@@ -218,6 +223,7 @@ def test_a_good_task_passes() -> None:
         (NoBos, "same token"),
         (TooFew, "asked for"),
         (TruthElsewhere, "outside the model"),
+        (NoSuchAblation, "truth: no ablation 'resmple'; did you mean 'resample'"),
         (object, "needs default_model"),
     ],
 )

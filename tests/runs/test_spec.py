@@ -33,7 +33,7 @@ def test_an_unknown_setting_names_the_nearest() -> None:
         ({"budget": "many"}, "budget"),
         ({"seed": -1}, "seed"),
         ({"device": "gpu"}, "'auto', 'cpu' or 'cuda'"),
-        ({"ablation": "noise"}, "'zero', 'mean' or 'resample'"),
+        ({"ablation": "noise"}, "no ablation 'noise'; valid: mean, optimal"),
         ({"weight": float("nan")}, "weight"),
         ({"batch_size": 1}, "batch_size"),
         ({"hyperparameters": [1]}, "mapping"),
