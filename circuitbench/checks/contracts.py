@@ -18,7 +18,7 @@ from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
 from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
 from circuitbench.oracle import Oracle
-from circuitbench.plugins.method import Method, TrainableMethod
+from circuitbench.plugins.method import Learner, Method, TrainableMethod
 from circuitbench.results import plain
 from circuitbench.runs.run import check_discovery, hyperparameters
 from circuitbench.tasks.base import Prompts, Task
@@ -206,7 +206,7 @@ def _toy_oracle(
 def _discover(method: Method, oracle: Oracle) -> Discovery:
     shape = oracle.shape
     if isinstance(method, TrainableMethod):
-        pool = getattr(method, "train_pool", None)
+        pool = method.curriculum().pool if isinstance(method, Learner) else None
         trainer = _toy_oracle(*shape, pool=None if pool is None else min(pool, 8))
         method.train([trainer], np.random.default_rng(3))
     discovery = method.discover(oracle, np.random.default_rng(4))

@@ -29,6 +29,7 @@ from circuitbench.cli.options import (
     out_option,
     settings_of,
     spec_options,
+    training_options,
 )
 from circuitbench.core.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
 
@@ -67,8 +68,9 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
 @functional_option
+@training_options
 @out_option
-def run(as_json: bool, **options: Any) -> None:
+def run(as_json: bool, checkpoints: Path | None, tensorboard: Path | None, **options: Any) -> None:
     """Run one method on one task and write one record.
 
     \b
@@ -76,6 +78,7 @@ def run(as_json: bool, **options: Any) -> None:
       circuitbench run --method rl-ppo
       circuitbench run --method acdc --task ioi --seed 3
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
+      circuitbench run --method rl-ppo --set ppo.gamma=0.9 --checkpoints training/
       circuitbench run --config run.yaml --budget 144
     """
     settings, out = settings_of(options)
@@ -83,12 +86,15 @@ def run(as_json: bool, **options: Any) -> None:
     from circuitbench.runs.run import prepare
     from circuitbench.runs.run import run as run_prepared
     from circuitbench.runs.spec import build_spec
+    from circuitbench.runs.training import training_tools
 
     spec = build_spec(*settings)
     check_folder(out)
     with progress_bar(f"{spec.method} on {spec.task}") as progress:
         progress("loading", None)
-        record = run_prepared(prepare(spec), progress)
+        prepared = prepare(spec)
+        tools = training_tools(prepared.method, spec.method, checkpoints, tensorboard)
+        record = run_prepared(prepared, progress, tools)
     path = _save(record, out)
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
@@ -105,8 +111,16 @@ def run(as_json: bool, **options: Any) -> None:
 @click.option("--seeds", default="0", show_default=True, help="Seeds: 0,1,2 or 0-4.")
 @spec_options
 @functional_option
+@training_options
 @out_option
-def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
+def sweep(
+    methods: str,
+    tasks: str,
+    seeds: str,
+    checkpoints: Path | None,
+    tensorboard: Path | None,
+    **options: Any,
+) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.
 
     \b
@@ -129,7 +143,9 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
                 index / len(specs),
             )
 
-        for record, new in run_all(specs, out, started=started):
+        for record, new in run_all(
+            specs, out, started=started, checkpoints=checkpoints, tensorboard=tensorboard
+        ):
             failures += record.status != "done"
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)

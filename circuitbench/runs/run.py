@@ -25,11 +25,18 @@ from circuitbench.evaluation.without_truth.stability import stability
 from circuitbench.models.base import Model
 from circuitbench.oracle import Meter, Oracle
 from circuitbench.oracle.process_memory import start_afresh
-from circuitbench.plugins.method import Method, TrainableMethod
+from circuitbench.plugins.method import (
+    Curriculum,
+    Learner,
+    Method,
+    TrainableMethod,
+    TrainingTools,
+)
 from circuitbench.plugins.registry import Plugin, list_plugins, load_model, load_task, method_class
 from circuitbench.results import Record, hardware, run_id, versions
 from circuitbench.results.record import truth_of
 from circuitbench.runs.spec import Device, RunSpec, configure
+from circuitbench.runs.training import shaping
 from circuitbench.tasks.base import Task
 
 # Called with the stage's name and the fraction of it that is done (None: not known).
@@ -78,8 +85,15 @@ def prepare(spec: RunSpec) -> Prepared:
     return Prepared(resolved, method, task, model, plugin, identity, versions(extra))
 
 
-def run(prepared: Prepared, progress: Progress = silent) -> Record:
+def run(
+    prepared: Prepared,
+    progress: Progress = silent,
+    tools: TrainingTools = TrainingTools(),
+) -> Record:
     """Train if the method learns, discover, evaluate; always returns a record.
+
+    ``tools`` say where a training is saved and shown
+    (see :func:`circuitbench.runs.training.training_tools`); no part of the run's identity.
 
     A method that raises, or answers with values that are not numbers, gives a record with
     status ``failed`` and the reason; so does an exhausted budget.
@@ -100,7 +114,7 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
         }
         started = time.perf_counter()
         if isinstance(prepared.method, TrainableMethod):
-            _train(prepared, training_meter, progress)
+            _train(prepared, training_meter, progress, tools)
         training_seconds = time.perf_counter() - started
         progress("discovering", None)
         started = time.perf_counter()
@@ -168,7 +182,7 @@ def measure_stability(
     """
     spec = prepared.spec
     if isinstance(prepared.method, TrainableMethod):
-        _train(prepared, Meter(), progress)
+        _train(prepared, Meter(), progress, TrainingTools())
     asked = 0
 
     def make_oracle(seed: int) -> Oracle:
@@ -205,13 +219,19 @@ def resolve_device(device: Device) -> Device:
 
 
 def hyperparameters(method: Method) -> dict[str, Any]:
-    """Every field of a method that ``--set`` could change, with its value."""
+    """Every field of a method that ``--set`` could change, with its value; groups as mappings."""
     if not dataclasses.is_dataclass(method):
         raise InvalidPlugin(
             f"{type(method).__name__} must be a dataclass whose fields are its hyperparameters"
         )
-    return {
+    values = {
         f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init and f.compare
+    }
+    return {
+        name: dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+        for name, value in values.items()
     }
 
 
@@ -256,11 +276,10 @@ def _oracle(
     )
 
 
-def _train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
+def _train(prepared: Prepared, meter: Meter, progress: Progress, tools: TrainingTools) -> None:
     method, spec = prepared.method, prepared.spec
     assert isinstance(method, TrainableMethod)
-    names = tuple(getattr(method, "train_tasks", ())) or (spec.task,)
-    pool = getattr(method, "train_pool", None)
+    curriculum = method.curriculum() if isinstance(method, Learner) else Curriculum()
     oracles = [
         _oracle(
             prepared,
@@ -268,16 +287,21 @@ def _train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
             prepared.task if name == spec.task else load_task(name),
             "training",
             meter,
-            pool=None if pool is None else max(pool, spec.batch_size),
+            pool=None if curriculum.pool is None else max(curriculum.pool, spec.batch_size),
         )
-        for name in names
+        for name in curriculum.tasks or (spec.task,)
     ]
-    if hasattr(method, "progress"):
-        method.progress = lambda fraction, text="": progress(f"training {text}".strip(), fraction)
+    rng = generator(spec.seed, spec.task, prepared.model.name, spec.method, "training")
     progress("training", 0.0)
-    method.train(
-        oracles, generator(spec.seed, spec.task, prepared.model.name, spec.method, "training")
-    )
+    if isinstance(method, Learner):
+        report = lambda fraction, text: progress(f"training {text}".strip(), fraction)  # noqa: E731
+        method.train(
+            oracles,
+            rng,
+            dataclasses.replace(tools, report=report, run=shaping(prepared.identity)),
+        )
+    else:
+        method.train(oracles, rng)
 
 
 def _plain_discovery(discovery: Discovery) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from itertools import product
 from pathlib import Path
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.results import Record, check_folder, read_folder, write_record
-from circuitbench.runs.run import Progress, prepare, run, silent
+from circuitbench.runs.run import Prepared, Progress, prepare, run, silent
 from circuitbench.runs.spec import RunSpec
+from circuitbench.runs.training import training_tools
 
 
 def grid(
@@ -49,15 +51,26 @@ def run_all(
     out: Path,
     progress: Progress = silent,
     started: Callable[[int, RunSpec], None] = lambda index, spec: None,
+    checkpoints: Path | None = None,
+    tensorboard: Path | None = None,
 ) -> Iterator[tuple[Record, bool]]:
     """Run what ``out`` does not hold yet; yields each record and whether it is new.
 
     Every spec is resolved before the first runs, so a wrong name costs nothing. A run that
     failed is recorded and does not stop the others; failed records are run again next time.
+    Learners save and show their training under ``checkpoints`` and ``tensorboard``, each run in
+    a folder called like its id; other methods have no use for them.
     """
+
+    def tools(prepared: Prepared, folder: str = "") -> TrainingTools:
+        if not isinstance(prepared.method, Learner):
+            return TrainingTools()
+        folders = (root and root / folder for root in (checkpoints, tensorboard))
+        return training_tools(prepared.method, prepared.spec.method, *folders)
+
     check_folder(out)
     for spec in {(s.method, s.task, s.model): s for s in specs}.values():
-        prepare(spec)
+        tools(prepare(spec))
     done = {record.run_id: record for record in read_folder(out)[0] if record.status == "done"}
     for index, spec in enumerate(specs):
         started(index, spec)
@@ -65,6 +78,6 @@ def run_all(
         if prepared.run_id in done:
             yield done[prepared.run_id], False
             continue
-        record = run(prepared, progress)
+        record = run(prepared, progress, tools(prepared, prepared.run_id))
         write_record(record, out)
         yield record, True
