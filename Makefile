@@ -12,7 +12,7 @@ run: $(VENV)/.installed
 	$(BIN)/circuitbench leaderboard results --format markdown
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --cov
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -26,7 +26,7 @@ $(VENV)/.python:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
-	$(PIP) --editable .
+	$(PIP) --editable '.[all]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
@@ -49,4 +49,4 @@ published: $(VENV)/.installed
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist .coverage* .*_cache .hypothesis

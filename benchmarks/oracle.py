@@ -114,7 +114,8 @@ class Reference:
         for layer, gate in enumerate(gates):
             if gate.requires_grad or not bool(gate.all()):
                 hooks.append((f"blocks.{layer}.attn.hook_z", self._hook(gate)))
-        return self.bridge.run_with_hooks(tokens.to(self.device), fwd_hooks=hooks)
+        logits: Tensor = self.bridge.run_with_hooks(tokens.to(self.device), fwd_hooks=hooks)
+        return logits
 
     @staticmethod
     def _hook(gate: Tensor) -> Callable[..., Tensor]:

@@ -194,7 +194,7 @@ class DQNTraining:
         weights = np.exp(values - values.max(1, keepdims=True))
         # Underflow must not make a legal action impossible.
         weights = np.where(legal, np.maximum(weights, 1e-300), 0.0)
-        return weights / weights.sum(1, keepdims=True)
+        return np.asarray(weights / weights.sum(1, keepdims=True))
 
     @property
     def layout(self) -> dict[str, Any]:

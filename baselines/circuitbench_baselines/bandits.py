@@ -65,9 +65,8 @@ class HeadBelief:
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """One draw of all heads' values."""
         values, vectors = np.linalg.eigh(self.covariance)
-        return self.mean + vectors @ (
-            np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(values))
-        )
+        draws = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(values))
+        return np.asarray(self.mean + vectors @ draws)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class FaithfulSaving:
         """Potentials ``[n]`` of masks ``[n, n_layers, n_heads]``; ``n`` queries."""
         faithfulness = 1.0 - self._damage(kept) / self.span
         saving = 1.0 - kept.reshape(len(kept), -1).mean(1)
-        return saving - self.price * np.maximum(0.0, self.tau - faithfulness)
+        return np.asarray(saving - self.price * np.maximum(0.0, self.tau - faithfulness))
 
     def _damage(self, kept: np.ndarray) -> np.ndarray:
         return self.oracle.query(torch.from_numpy(kept), control=False).task.double().numpy()
@@ -138,7 +138,7 @@ class _CrossEntropyRounds:
         self.keep = np.clip((1 - rate) * self.keep + rate * elite.mean(0), 0.01, 0.99)
 
     def scores(self) -> np.ndarray:
-        return np.log(self.keep / (1 - self.keep))
+        return np.asarray(np.log(self.keep / (1 - self.keep)))
 
 
 @dataclass(frozen=True)

@@ -151,10 +151,11 @@ def matmul_peak(
     x = torch.randn(rows, d_in, generator=rng).to(device, dtype)
     weight = torch.randn(d_in, d_out, generator=rng).to(device, dtype)
     linear = Linear(weight, None, dtype)
+    products: tuple[Callable[[], Tensor], ...] = (lambda: x @ weight, lambda: linear(x))
     best = float("inf")
     with torch.no_grad():
         for _ in range(repeats + 1):
-            for product in (lambda: x @ weight, lambda: linear(x)):
+            for product in products:
                 _settle(device)
                 start = clock()
                 product()

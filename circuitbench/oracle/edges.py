@@ -21,7 +21,8 @@ from circuitbench.core.circuit import Ablation, Edge
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
-from circuitbench.oracle.engine.fast import FastEngine, Half, readout
+from circuitbench.oracle.engine import readout
+from circuitbench.oracle.engine.fast import FastEngine, Half
 from circuitbench.oracle.engine.layers import rotate
 from circuitbench.oracle.engine.linear import normalize
 

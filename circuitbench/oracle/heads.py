@@ -335,7 +335,9 @@ class Oracle:
     ) -> Damages:
         def change(part: Part) -> np.ndarray:
             clean = {id(r.batch): self._clean(r.batch, part) for r in requests}
-            return values(requests, part) - np.stack([clean[id(r.batch)] for r in requests])
+            return np.asarray(
+                values(requests, part) - np.stack([clean[id(r.batch)] for r in requests])
+            )
 
         if not requests:
             none = torch.zeros(0)
@@ -357,7 +359,7 @@ class Oracle:
         if len(unknown(request, part)):
             with _Timed(self):
                 fill(self.engine, [request], part)
-        return values([request], part)[0]
+        return np.asarray(values([request], part)[0])
 
     def _correct(self, batch: Batch) -> float:
         rows = batch.prompt_rows if batch.source.by_row else None

@@ -118,7 +118,10 @@ class Task(Protocol):
     :func:`circuitbench.checks.contracts.check_task`.
     """
 
-    default_model: str
+    @property
+    def default_model(self) -> str:
+        """The name of the model the task runs on if none is asked for."""
+        ...
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         """``n`` fresh prompts; raises :class:`InvalidSpec` for a model the task can't run on."""

@@ -25,7 +25,7 @@ def truth_grid(record: Record) -> np.ndarray:
 
 def mean_scores(records: Iterable[Record]) -> np.ndarray:
     """Mean score of each head over runs, ``[n_layers, n_heads]``, in the method's own unit."""
-    return np.mean([record.discovery["scores"] for record in records], axis=0)
+    return np.asarray(np.mean([record.discovery["scores"] for record in records], axis=0))
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:

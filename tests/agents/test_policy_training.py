@@ -17,7 +17,7 @@ from circuitbench_agents.learning.randomness import LibraryStreams
 from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_baselines.episodes.rules import SearchRules
 
-SMALL = {"n_steps": 6, "minibatch": 12, "epochs": 2}
+SMALL: dict[str, Any] = {"n_steps": 6, "minibatch": 12, "epochs": 2}
 NETWORKS: dict[str, Network] = {"mlp": MLP(16), "tokens": TokenAttention(16)}
 
 

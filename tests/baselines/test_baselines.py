@@ -212,6 +212,7 @@ def test_the_edges_that_leave_a_head_add_up_to_its_attribution() -> None:
 
     method = EdgeAttributionPatching(signed=True, listed=10**6)
     edges = method.discover(oracle(), np.random.default_rng(0)).edges
+    assert edges is not None
     whole = AttributionPatching().discover(oracle(), np.random.default_rng(0)).scores
     for (layer, head), score in np.ndenumerate(whole):
         own = sum(effect for edge, effect in edges.items() if edge.sender == f"{layer}.{head}")

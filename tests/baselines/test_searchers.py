@@ -7,6 +7,7 @@ from agents_kit import GAINS, additive_model
 
 from circuitbench.core.circuit import Head
 from circuitbench.core.errors import BudgetExceeded, InvalidSpec
+from circuitbench.plugins.method import Method
 from circuitbench_baselines.bandits import BanditThompson, BanditUCB, HeadBelief, SuccessiveHalving
 from circuitbench_baselines.mask_search import CovarianceMatrixAdaptation, CrossEntropy
 from circuitbench_baselines.tree_search import MCTS
@@ -97,7 +98,7 @@ def test_the_best_head_of_a_large_model_gets_most_pulls(make_oracle: Any) -> Non
 
 
 def test_bad_hyperparameters_are_refused(make_oracle: Any) -> None:
-    bad = [
+    bad: list[Method] = [
         BanditUCB(noise=0.0),
         MCTS(depth=0),
         CrossEntropy(elite=1.5),

@@ -16,7 +16,7 @@ from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
-LEAN = {"prompts": 6, "subsets": 4, "others": 12}
+LEAN: dict[str, Any] = {"prompts": 6, "subsets": 4, "others": 12}
 
 
 class WithTruth(IOI):
@@ -24,7 +24,8 @@ class WithTruth(IOI):
 
     def __init__(self, change: Any) -> None:
         super().__init__()
-        object.__setattr__(self, "change", change)
+        self.change: Any
+        object.__setattr__(self, "change", change)  # the dataclass is frozen
 
     def truth(self, model: Any) -> Any:
         circuit = super().truth(model)

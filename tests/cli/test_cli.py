@@ -164,7 +164,7 @@ def test_a_run_that_fails_exits_1_and_is_recorded(
 ) -> None:
     from circuitbench_baselines.random import RandomRanking
 
-    def explode(self, oracle: Any, rng: np.random.Generator) -> None:
+    def explode(self: Any, oracle: Any, rng: np.random.Generator) -> None:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(RandomRanking, "discover", explode)

@@ -47,12 +47,14 @@ def test_a_head_outside_the_grid_is_refused() -> None:
 
 def test_a_circuit_is_the_union_of_its_roles() -> None:
     circuit = Circuit(
-        {"a": Role(((1, 2), (0, 1))), "b": Role(((1, 2),), needed=1)}, "by hand", "constructed"
+        {"a": Role((Head(1, 2), Head(0, 1))), "b": Role((Head(1, 2),), needed=1)},
+        "by hand",
+        "constructed",
     )
     assert circuit.heads == {(0, 1), (1, 2)}
     assert circuit.roles["a"].needed == 2
     with pytest.raises(InvalidSpec, match="cannot need"):
-        Role(((0, 0),), needed=2)
+        Role((Head(0, 0),), needed=2)
 
 
 def test_seeds_depend_on_every_axis_and_on_nothing_else() -> None:
@@ -63,8 +65,8 @@ def test_seeds_depend_on_every_axis_and_on_nothing_else() -> None:
     }
     assert len(seeds) == 14
     assert derive_seed(7, "ioi", "prompts") == derive_seed(7, "ioi", "prompts")
-    draws = [generator(7, "x").random(3) for _ in range(2)]
-    assert np.array_equal(*draws)
+    one, two = (generator(7, "x").random(3) for _ in range(2))
+    assert np.array_equal(one, two)
 
 
 def test_seeds_never_change_between_versions() -> None:

@@ -73,7 +73,8 @@ class PairOracle:
 def test_super_additivity_finds_the_backup_pair() -> None:
     roles = {"copy": Role((Head(0, 0), Head(0, 1)), needed=1), "solo": Role((Head(1, 0),))}
     truth = Circuit(roles, source="test", kind="constructed")
-    result = super_additivity(PairOracle(), truth, np.random.default_rng(0))
+    oracle: Any = PairOracle()
+    result = super_additivity(oracle, truth, np.random.default_rng(0))
     assert result["inside"] == {"copy": {"mean": 4.0, "n_pairs": 1}}
     assert result["across"] == {"copy|solo": {"mean": 0.0, "n_pairs": 2}}
     assert (result["scale"], result["relative_across"]) == (6, 0)
@@ -110,7 +111,10 @@ def test_stability_tells_prompts_from_seeds() -> None:
         def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
             return discovery(np.random.default_rng(oracle).permutation(6).reshape(2, 3))
 
-    result = stability(PromptBound(), lambda seed: seed, seed=0, resamples=6, seeds=3)
+    def seed_itself(seed: int) -> Any:
+        return seed
+
+    result = stability(PromptBound(), seed_itself, seed=0, resamples=6, seeds=3)
     assert result["seeds"]["rank_correlation"] == pytest.approx(1)
     assert result["prompts"]["rank_correlation"] < 0.9
     assert (result["prompts"]["n"], result["seeds"]["n"]) == (6, 3)

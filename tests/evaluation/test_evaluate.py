@@ -65,6 +65,7 @@ def test_one_redundant_copy_is_enough_but_shared_work_needs_all() -> None:
     assert roles["mover"]["selected"]["recall"] == pytest.approx(1 / 3)
     assert roles["mover"]["selected"]["found"] == 1
     assert roles["maker"]["selected"]["found"] == 0
+    assert groups is not None
     assert groups["selected"]["group_recall"] == 0.5
     assert groups["selected"]["needed_recall"] == pytest.approx((1 + 1) / (1 + 2))
     # a random set of 3 of 8 heads holds one of the 3 movers unless all come from the other 5

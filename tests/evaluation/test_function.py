@@ -42,8 +42,12 @@ class FakeOracle:
         return SimpleNamespace(per_prompt_task=torch.from_numpy(clean - values))
 
 
+def fake(metric: Any, **kwargs: Any) -> Any:
+    return FakeOracle(metric, **kwargs)
+
+
 def probe_of(metric: Any, **kwargs: Any) -> Any:
-    oracle = FakeOracle(metric, **kwargs)
+    oracle = fake(metric, **kwargs)
     return fn.Probe(oracle, [oracle.draw(0)], "zero")
 
 
@@ -160,7 +164,7 @@ def test_the_whole_model_is_equivalent_but_no_better_than_random() -> None:
 
 
 def test_functional_is_json_metered_and_reproducible() -> None:
-    oracle = FakeOracle(noisy, shape=(6, 6))
+    oracle = fake(noisy, shape=(6, 6))
     scores = circuit_of((0, 0), (3, 3)).astype(float)
     found = Discovery(scores, frozenset({Head(0, 0), Head(3, 3)}), info={"note": "x"})
     settings = FunctionalSettings(random_circuits=20, permutations=50)
@@ -169,14 +173,14 @@ def test_functional_is_json_metered_and_reproducible() -> None:
     assert first["faithfulness"]["mean"]["value"] == pytest.approx(1, abs=0.02)
     assert set(first["mib"]) == {"zero", "mean", "resample"}
     assert first["cost"]["queries"] == oracle.meter.queries > 0
-    again = functional(FakeOracle(noisy, shape=(6, 6)), found, RNG(1), settings)
+    again = functional(fake(noisy, shape=(6, 6)), found, RNG(1), settings)
     assert {k: v for k, v in again.items() if k != "cost"} == {
         k: v for k, v in first.items() if k != "cost"
     }
 
 
 def test_an_empty_selection_has_reasons() -> None:
-    result = functional(FakeOracle(additive), Discovery(np.eye(2), frozenset()), RNG(0))
+    result = functional(fake(additive), Discovery(np.eye(2), frozenset()), RNG(0))
     assert result["faithfulness"]["zero"]["value"] == 0
     assert result["tests"] is None
     assert result["undefined"]["tests"] == "nothing was selected"
@@ -185,7 +189,7 @@ def test_an_empty_selection_has_reasons() -> None:
 def test_signed_scores_rank_for_cpr_only() -> None:
     signed = [[1.0, -4.0], [0.5, 0.0]]
     found = Discovery(np.abs(signed), frozenset(), info={"signed_scores": signed})
-    result = functional(FakeOracle(additive), found, RNG(0))
+    result = functional(fake(additive), found, RNG(0))
     assert result["rankings"] == {"cpr": "info.signed_scores", "cmd": "scores"}
     assert result["mib"]["zero"]["signed"][8] == pytest.approx(3 / 6)  # keeps 0.0 and 1.0
     assert result["mib"]["zero"]["absolute"][8] == pytest.approx(7 / 6)  # keeps 0.1 and 0.0

@@ -126,7 +126,7 @@ def test_the_whole_experiment(tiny: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert len(verdicts(table)) == text.count("reached: ") == 3 * 2 + 2 + 8
     assert all(path.stat().st_size for path in write_report(results, tmp_path))
 
-    def forbidden(self, *args: Any) -> None:
+    def forbidden(self: Any, *args: Any) -> None:
         raise AssertionError("a finished seed must not run again")
 
     monkeypatch.setattr(experiment.Lab, "run", forbidden)

@@ -16,8 +16,10 @@ from circuitbench.tasks.base import Prompts
 
 def random_transformer(seed: int = 0, **changes: object) -> Transformer:
     """Random weights of any supported architecture, with activations of order one."""
-    shape: dict = dict(n_layers=3, n_heads=4, d_model=16, d_head=4, d_vocab=23, n_ctx=12)
-    cfg = TransformerConfig(**{**shape, "attn_scale": 0.5, **changes})  # type: ignore[arg-type]
+    shape: dict[str, Any] = dict(
+        n_layers=3, n_heads=4, d_model=16, d_head=4, d_vocab=23, n_ctx=12, attn_scale=0.5
+    )
+    cfg = TransformerConfig(**{**shape, **changes})
     rng = torch.Generator().manual_seed(seed)
 
     def draw(*size: int, scale: float = 1.0) -> Tensor:
@@ -28,7 +30,7 @@ def random_transformer(seed: int = 0, **changes: object) -> Transformer:
     shift = cfg.normalization == "layer"
 
     def layer() -> LayerWeights:
-        mlp: dict = {}
+        mlp: dict[str, Tensor] = {}
         if cfg.d_mlp:
             mlp = dict(W_in=draw(d, cfg.d_mlp, scale=d**-0.5), W_out=draw(cfg.d_mlp, d, scale=0.1))
             if cfg.gated_mlp:
@@ -67,6 +69,12 @@ def random_model(seed: int = 0, **changes: object) -> Model:
     """A model around :func:`random_transformer`."""
     t = random_transformer(seed, **changes)
     return Model("random", t.config.n_layers, t.config.n_heads, t)
+
+
+def transformer_of(model: Model) -> Transformer:
+    """The plain weights of a model that has them."""
+    assert model.transformer is not None
+    return model.transformer
 
 
 class RandomTask:
@@ -133,15 +141,19 @@ class Hooked:
 
             return f"blocks.{layer}.attn.hook_z", hook
 
-        return self.bridge.run_with_hooks(tokens, fwd_hooks=[edit(x) for x in range(self.shape[0])])
+        hooks = [edit(x) for x in range(self.shape[0])]
+        logits: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+        return logits
 
     def metric(self, prompts: Prompts, mask: Tensor, ablation: str, direction: str) -> Tensor:
         """Metric per prompt."""
         if direction == "denoising":
             swap = self.z(prompts.tokens)
             return prompts.metric(self.logits(prompts.counterfactual, 1 - mask, swap))
-        swap = None if ablation == "zero" else self.z(prompts.counterfactual)
-        if swap is not None and ablation == "mean":
+        if ablation == "zero":
+            return prompts.metric(self.logits(prompts.tokens, mask, None))
+        swap = self.z(prompts.counterfactual)
+        if ablation == "mean":
             swap = [z.mean(0, keepdim=True) for z in swap]
         return prompts.metric(self.logits(prompts.tokens, mask, swap))
 

@@ -116,7 +116,7 @@ def test_an_empty_folder_validates_and_an_absent_one_does_not(tmp_path: Path) ->
 
 
 ONE = record("acdc")
-FAULTS = {
+FAULTS: dict[str, dict[str, Any]] = {
     r"metrics\.ranking\.auroc is not what": {
         "metrics": {**ONE.metrics, "ranking": {**ONE.metrics["ranking"], "auroc": 0.999}}
     },

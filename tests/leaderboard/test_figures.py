@@ -53,7 +53,9 @@ def test_methods_are_told_apart_without_colour(drawings: Any) -> None:
 def test_a_legend_of_many_methods_stays_on_the_paper() -> None:
     records = [light(f"method-{i}", "t", seed, i / 30) for i in range(30) for seed in range(2)]
     (figure,) = (d.figure for d in draw(board(records)) if d.name == "performance-profiles")
-    box = figure.axes[0].get_legend().get_window_extent()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
     assert box.y0 >= 0
     assert box.y1 <= figure.bbox.y1
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_kit import transformer_of
 
 from circuitbench.checks.contracts import check_task
 from circuitbench.checks.health import render, validate_task
@@ -51,7 +52,7 @@ def test_the_model_computes_the_program_at_every_position(name: str) -> None:
 
 
 def test_frac_prevs_is_right_on_every_input_there_is() -> None:
-    example = EXAMPLES["frac-prevs"]
+    example: Any = EXAMPLES["frac-prevs"]
     # By symmetry every input that starts with an a stands for three.
     inputs = [["a", *rest] for rest in itertools.product("abc", repeat=example.n - 1)]
     outputs, _ = run(MODELS["frac-prevs"].construction.compiled, inputs)
@@ -112,7 +113,9 @@ def test_the_control_text_is_the_language_and_needs_its_own_head(name: str) -> N
     compiled = model.construction.compiled
     oracle = Oracle(model, task, task_name=name, seed=1, batch_size=64)
     assert oracle.clean_control < 0.6 * np.log(len(compiled.vocabulary))
-    damage = oracle.query(oracle.head_masks()).control.view(oracle.shape)
+    loss = oracle.query(oracle.head_masks()).control
+    assert loss is not None
+    damage = loss.view(oracle.shape)
     (speaker,) = compiled.padding["language"]
     assert damage[speaker] > 0.1
     damage[speaker] = 0.0
@@ -125,13 +128,14 @@ def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name:
     check_task(task, model)
     prompts = task.prompts(model, 64, np.random.default_rng(0))
     for tokens, sign in ((prompts.tokens, 1), (prompts.counterfactual, -1)):
-        logits, _, _ = forward(model.transformer, tokens)
+        logits, _, _ = forward(transformer_of(model), tokens)
         assert prompts.metric(logits).numpy() == pytest.approx(10 * sign, abs=0.02)
 
 
 def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
     for name, model in MODELS.items():
         truth = load_task(name).truth(model)
+        assert truth.edges is not None
         inside = {str(h) for h in truth.heads} | {f"m{i}" for i in truth.mlps}
         for sender, receiver in truth.edges:
             assert sender in inside | {"embed"}
@@ -143,14 +147,14 @@ def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
 
 
 def test_a_hidden_basis_shows_no_zeros_and_a_plain_one_does() -> None:
-    hidden = compiled_model(EXAMPLES["sort"], CompilerOptions()).transformer
-    plain = compiled_model(EXAMPLES["sort"], CompilerOptions(hide=False)).transformer
+    hidden = transformer_of(compiled_model(EXAMPLES["sort"], CompilerOptions()))
+    plain = transformer_of(compiled_model(EXAMPLES["sort"], CompilerOptions(hide=False)))
     assert (hidden.W_E == 0).float().mean() < 0.01
     assert (plain.W_E == 0).float().mean() > 0.9
 
 
 def test_a_seed_builds_the_same_model_twice_and_another_seed_another() -> None:
-    one, two, other = (load_model(f"compiled-reverse@{seed}").transformer for seed in (1, 1, 2))
+    one, two, other = (transformer_of(load_model(f"compiled-reverse@{seed}")) for seed in (1, 1, 2))
     assert torch.equal(one.W_E, two.W_E)
     assert torch.equal(one.layers[1].W_Q, two.layers[1].W_Q)
     assert not torch.equal(one.W_E, other.W_E)

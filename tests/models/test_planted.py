@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_kit import transformer_of
 
 from circuitbench.core.circuit import Head
 from circuitbench.core.errors import InvalidSpec, UnknownName
@@ -14,13 +15,14 @@ from circuitbench.models.planted import presets
 from circuitbench.models.planted.language import SPECIALS
 from circuitbench.models.planted.presets import Copies, PlantedConfig, plant, planted, planted_model
 from circuitbench.oracle import Oracle
+from circuitbench.tasks.base import Task
 from circuitbench.tasks.planted.docstring import Docstring
 from circuitbench.tasks.planted.greater_than import GreaterThan
 from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 from circuitbench.tasks.planted.two_hop import TwoHop
 
-TASKS = {
+TASKS: dict[str, Task] = {
     "induction": Induction(),
     "ioi": IOI(),
     "docstring": Docstring(),
@@ -54,7 +56,9 @@ class Ablated:
         return (damage / oracle.clean_metric).tolist()
 
     def control(self, sets: Any) -> Any:
-        return self.oracles["ioi"].query(self.masks(sets)).control.tolist()
+        loss = self.oracles["ioi"].query(self.masks(sets)).control
+        assert loss is not None
+        return loss.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +235,7 @@ def test_held_out_seeds_are_fresh_and_recorded() -> None:
     assert one.provenance["held_out"]
     assert one.provenance["seed"] != two.provenance["seed"]
     again = planted(one.name.partition("@")[2])
-    assert torch.equal(again.transformer.W_E, one.transformer.W_E)
+    assert torch.equal(transformer_of(again).W_E, transformer_of(one).W_E)
 
 
 def test_text_follows_its_own_statistics() -> None:
@@ -256,7 +260,7 @@ def test_loads_as_a_transformer_lens_model() -> None:
 
     model = planted()
     prompts = TASKS["ioi"].prompts(model, 8, np.random.default_rng(0))
-    bridge = to_transformer_lens(model.transformer)
+    bridge = to_transformer_lens(transformer_of(model))
     with torch.no_grad():
         theirs = bridge(prompts.tokens)
     assert torch.allclose(theirs, forward(model.transformer, prompts.tokens), atol=1e-4)

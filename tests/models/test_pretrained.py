@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle_kit import transformer_of
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models import pretrained
@@ -40,9 +41,7 @@ def found(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(weights))
 
 
-def logits(
-    transformer: Transformer, tokens: torch.Tensor, off: tuple[int, int] | None = None
-) -> Any:
+def logits(transformer: Any, tokens: torch.Tensor, off: tuple[int, int] | None = None) -> Any:
     """Written out plainly, as an independent reference."""
     t, cfg = transformer, transformer.config
     x = t.W_E[tokens] + t.W_pos[: tokens.shape[1]]
@@ -75,7 +74,7 @@ def test_raw_weights_compute_what_hugging_face_computes(weights: Any, found: Any
     tokens = torch.arange(20).view(2, 10)
     with torch.no_grad():
         theirs = GPT2LMHeadModel.from_pretrained(weights / "gpt2")(tokens).logits
-    torch.testing.assert_close(logits(model.transformer, tokens), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(transformer_of(model), tokens), theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_folding_keeps_the_predictions_but_changes_zero_ablation(found: Any) -> None:
@@ -100,16 +99,11 @@ def test_weights_survive_the_way_to_transformer_lens_and_back() -> None:
 
     def layer() -> Any:
         return LayerWeights(
-            *(draw(2, 6, 3) for _ in range(3)),
-            draw(2, 3, 6),
-            *(draw(2, 3) for _ in range(3)),
-            draw(6),
-            draw(6, 10),
-            draw(10),
-            None,
-            draw(10, 6),
-            *(draw(6) for _ in range(5)),
-        )
+            W_Q=draw(2, 6, 3), W_K=draw(2, 6, 3), W_V=draw(2, 6, 3), W_O=draw(2, 3, 6),
+            b_Q=draw(2, 3), b_K=draw(2, 3), b_V=draw(2, 3), b_O=draw(6),
+            W_in=draw(6, 10), b_in=draw(10), W_out=draw(10, 6), b_out=draw(6),
+            ln1_w=draw(6), ln1_b=draw(6), ln2_w=draw(6), ln2_b=draw(6),
+        )  # fmt: skip
 
     there = Transformer(
         config, draw(11, 6), draw(6, 11), (layer(), layer()), draw(8, 6), draw(11), draw(6), draw(6)

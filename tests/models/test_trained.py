@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from oracle_kit import transformer_of
 
 from circuitbench.checks.contracts import check_task
 from circuitbench.checks.health import render, validate_task
@@ -50,7 +51,7 @@ def test_trained_models_do_their_task_and_speak_their_language(name: str) -> Non
     check_task(task, model)
     oracle = oracle_of(name)
     assert oracle.batch.accuracy >= 0.98
-    assert oracle.clean_control < 0.65 * np.log(model.transformer.config.d_vocab)
+    assert oracle.clean_control < 0.65 * np.log(transformer_of(model).config.d_vocab)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -80,7 +81,11 @@ def test_the_health_gate_passes(name: str, ablation: Any) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_interchanges_give_the_answers_of_the_algorithm(name: str) -> None:
     report = siit_report(
-        MODELS[name].transformer, ALGORITHMS[name], trained.language(name), seed=7, contexts=4
+        transformer_of(MODELS[name]),
+        ALGORITHMS[name],
+        trained.language(name),
+        seed=7,
+        contexts=4,
     )
     assert min(report["interchange_accuracy"].values()) > 0.97
     assert report["strict_answers_changed"] < 0.01
@@ -99,10 +104,10 @@ def test_weights_are_small_and_reports_belong_to_them(name: str) -> None:
 def test_the_subset_table_is_what_ablating_each_subset_gives() -> None:
     model, task = MODELS[INDUCTION], load_task(INDUCTION)
     prompts = task.prompts(model, 16, np.random.default_rng(0))
-    table = subset_table(model.transformer, prompts, "zero")
+    table = subset_table(transformer_of(model), prompts, "zero")
     for index in np.random.default_rng(1).integers(table.size, size=12):
         mask = grid_of(members(int(index), 8), (2, 8))
-        logits, _, _ = forward(model.transformer, prompts.tokens, keep(mask))
+        logits, _, _ = forward(transformer_of(model), prompts.tokens, keep(mask))
         wanted = float(prompts.metric(logits).mean())
         assert table.ravel()[index] == pytest.approx(wanted, abs=1e-3)
 
@@ -171,7 +176,7 @@ def test_swapping_the_last_node_gives_the_donors_answer_and_none_changes_nothing
 
 
 def test_algorithms_on_prompts_written_by_hand() -> None:
-    induct, ioi, hop = ALGORITHMS.values()
+    induct, ioi, hop = (cast("Any", algorithm) for algorithm in ALGORITHMS.values())
     tokens = torch.tensor([[0, 3, 4, 5, 3, 4, 9]])
     assert induct.values(tokens)["induction"][0, 1:].tolist() == [13, 13, 13, 4, 5, 13]
     names = torch.tensor([[0, 7, 2, 7, 5, 7, 7, 5, 7, 7]])
@@ -221,7 +226,7 @@ def test_what_cannot_be_loaded_is_refused_with_the_command_that_makes_it(tmp_pat
 
 
 def test_weights_survive_saving(tmp_path: Path) -> None:
-    model = MODELS["siit-induction"].transformer
+    model = transformer_of(MODELS["siit-induction"])
     trained.save("siit-induction", model, tmp_path)
     again = trained.load("siit-induction", tmp_path)
     assert again.config == model.config

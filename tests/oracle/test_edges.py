@@ -12,7 +12,7 @@ from circuitbench.models.base import Model
 from circuitbench.oracle import Oracle
 from circuitbench.oracle.edges import Graph
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "attention-only": dict(n_layers=2, n_heads=3),
     "gpt2": dict(n_layers=2, n_heads=2, d_mlp=10, normalization="layer"),
 }

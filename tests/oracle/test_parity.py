@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle_kit import Hooked, RandomTask, random_model
+from oracle_kit import Hooked, RandomTask, random_model, transformer_of
 
 from circuitbench.core.circuit import ABLATIONS, DIRECTIONS
 from circuitbench.oracle import Oracle
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "attention-only": {},
     "no-norm-mlp": dict(d_mlp=20, activation="relu"),
     "gpt2": dict(d_mlp=20, normalization="layer"),
@@ -36,7 +36,7 @@ def references() -> Any:
     def get(name: str) -> Any:
         if name not in made:
             model = random_model(1, **ARCHITECTURES[name])
-            made[name] = model, Hooked(model.transformer)
+            made[name] = model, Hooked(transformer_of(model))
         return made[name]
 
     return get

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from circuitbench.checks.contracts import ToyTask, check_method, check_task, toy_model
-from circuitbench.core.circuit import Circuit
+from circuitbench.core.circuit import Circuit, Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidPlugin, ModelUnavailable
 from circuitbench.models import Model
@@ -106,7 +106,7 @@ class NotADiscovery(Good):
 
 class NoSuchHead(Good):
     def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
-        return Discovery(ranking(oracle, rng), frozenset({(99, 0)}))
+        return Discovery(ranking(oracle, rng), frozenset({Head(99, 0)}))
 
 
 @dataclass
@@ -166,7 +166,7 @@ def test_a_good_method_passes() -> None:
         (NotADataclass, "must be a dataclass"),
     ],
 )
-def test_broken_methods_are_caught(cls, message: str) -> None:
+def test_broken_methods_are_caught(cls: Any, message: str) -> None:
     with pytest.raises(InvalidPlugin, match=message):
         check_method(cls)
 
@@ -224,6 +224,6 @@ def test_a_good_task_passes() -> None:
         (object, "needs default_model"),
     ],
 )
-def test_broken_tasks_are_caught(cls, message: str) -> None:
+def test_broken_tasks_are_caught(cls: Any, message: str) -> None:
     with pytest.raises(InvalidPlugin, match=message):
         check_task(cls(), toy_model())

@@ -19,13 +19,13 @@ def install(folder: Path) -> None:
     meta = folder / "stranger-1.0.dist-info"
     meta.mkdir()
     (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    name, target = re.search(r'^([\w-]+) = "(.+)"$', config, re.M).groups()
+    ((name, target),) = re.findall(r'^([\w-]+) = "(.+)"$', config, re.M)
     (meta / "entry_points.txt").write_text(f"[circuitbench.methods]\n{name} = {target}\n")
 
 
 def circuitbench(folder: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "circuitbench.cli.commands", *words],
+        [sys.executable, "-m", "circuitbench", *words],
         env={**os.environ, "PYTHONPATH": str(folder)},
         cwd=folder,
         capture_output=True,

@@ -171,14 +171,15 @@ def test_forged_content_with_a_right_checksum_is_still_checked(tmp_path: Path) -
 
     content = make().content()
     path = tmp_path / "forged.json"
-    for change, fault in [
+    faults: list[tuple[dict[str, Any], str]] = [
         ({"run_id": "0" * 16}, "run_id does not belong"),
         ({"metrics": []}, "metrics must be an object"),
         ({"reason": 3}, "reason must be text"),
         ({"extra": 1}, "wrong entries: extra"),
         ({"status": "great"}, "unknown status"),
         ({"spec": {**content["spec"], "task": "<script>"}}, "not a task name"),
-    ]:
+    ]
+    for change, fault in faults:
         forged = {**content, **change}
         path.write_text(json.dumps({**forged, "checksum": checksum(forged)}))
         with pytest.raises(CorruptRecord, match=fault):

@@ -34,13 +34,16 @@ class Letters:
 
 
 def model_with(tokenizer: Any, name: str = "gpt2@folded", d_vocab: Any = 50257, n: int = 12) -> Any:
-    draw = np.random.default_rng(0).standard_normal
-    size = lambda *shape: torch.from_numpy(0.3 * draw(shape)).float()  # noqa: E731
+    rng = np.random.default_rng(0)
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.from_numpy(0.3 * rng.standard_normal(size)).float()
+
     layers = tuple(
-        LayerWeights(size(n, 8, 2), size(n, 8, 2), size(n, 8, 2), size(n, 2, 8)) for _ in range(n)
+        LayerWeights(draw(n, 8, 2), draw(n, 8, 2), draw(n, 8, 2), draw(n, 2, 8)) for _ in range(n)
     )
     config = TransformerConfig(n, n, 8, 2, d_vocab, 64, 1.0)
-    weights = Transformer(config, size(d_vocab, 8), size(8, d_vocab), layers, size(64, 8))
+    weights = Transformer(config, draw(d_vocab, 8), draw(8, d_vocab), layers, draw(64, 8))
     return Model(name, n, n, weights, construction=tokenizer)
 
 

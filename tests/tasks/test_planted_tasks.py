@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle_kit import transformer_of
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
@@ -19,13 +20,14 @@ from circuitbench.models.planted.presets import (
     planted_easy,
     planted_model,
 )
+from circuitbench.tasks.base import Task
 from circuitbench.tasks.planted.docstring import Docstring
 from circuitbench.tasks.planted.greater_than import GreaterThan
 from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 from circuitbench.tasks.planted.two_hop import TwoHop
 
-TASKS = {
+TASKS: dict[str, Task] = {
     "induction": Induction(),
     "ioi": IOI(),
     "docstring": Docstring(),
@@ -57,7 +59,7 @@ def test_prompts_are_well_formed_and_a_pure_function_of_the_generator(task: Any,
         assert torch.equal(mine, same)
     assert (prompts.tokens[:, 0] == BOS).all()
     assert prompts.tokens.max() < LANGUAGE.size
-    assert prompts.tokens.shape[1] <= MODEL.transformer.config.n_ctx
+    assert prompts.tokens.shape[1] <= transformer_of(MODEL).config.n_ctx
     assert not torch.equal(prompts.tokens, prompts.counterfactual)
     assert torch.allclose(prompts.weights.sum(-1), torch.zeros(()), atol=1e-6)
     assert torch.equal(prompts.tokens[:, -1] == 0, torch.zeros(6, dtype=torch.bool))

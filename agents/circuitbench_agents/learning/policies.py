@@ -157,7 +157,8 @@ class AttentionBlock(nn.Module):
         )
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, n, d))
-        return x + self.mlp(self.norm2(x))
+        mlp: Tensor = self.mlp(self.norm2(x))
+        return x + mlp
 
 
 class TokenPools(nn.Module):
@@ -190,7 +191,7 @@ class TokenLogits(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[batch, n, d] -> [batch, n + further]``."""
-        logits = self.head(tokens)[..., 0]
+        logits: Tensor = self.head(tokens)[..., 0]
         if self.further is None:
             return logits
         return torch.cat((logits, self.further(tokens.mean(1))), dim=1)

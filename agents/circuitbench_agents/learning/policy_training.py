@@ -161,7 +161,7 @@ class PolicyTraining:
                 torch.as_tensor(observations), action_masks=legal
             )
         weights = distribution.distribution.probs.double().numpy() * legal
-        return weights / weights.sum(1, keepdims=True)
+        return np.asarray(weights / weights.sum(1, keepdims=True))
 
     @property
     def layout(self) -> dict[str, Any]:

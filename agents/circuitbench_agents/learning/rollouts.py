@@ -17,7 +17,7 @@ Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def uniform(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
     """The policy that takes any legal action alike."""
-    return legal / legal.sum(1, keepdims=True)
+    return np.asarray(legal / legal.sum(1, keepdims=True))
 
 
 @dataclass(frozen=True)

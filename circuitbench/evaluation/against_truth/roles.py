@@ -45,7 +45,7 @@ def found_distribution(members: np.ndarray, top: TopSet) -> np.ndarray:
     """P(exactly i of the members are in the set), ``[n_members + 1]``, ties broken at random."""
     beyond = np.arange(int(members.sum()) + 1) - int((members & top.sure).sum())
     if top.tied is None:
-        return (beyond == 0).astype(float)
+        return np.asarray(beyond == 0, dtype=float)
     maybe = int((members & top.tied).sum())
     return np.asarray(stats.hypergeom.pmf(beyond, int(top.tied.sum()), maybe, top.places))
 

@@ -50,7 +50,7 @@ class Probe:
         damage = np.concatenate([_array(d.per_prompt_task) for d in damages], axis=1)
         if not np.isfinite(damage).all():
             raise RunFailed(f"the model's metric under {self.ablation} ablation is not finite")
-        return self.clean - damage
+        return np.asarray(self.clean - damage)
 
     def mean(self, circuits: np.ndarray) -> np.ndarray:
         """Task metric of each circuit, ``[n]``."""
@@ -143,7 +143,7 @@ def by_head(heads: np.ndarray, values: Sequence[Any]) -> dict[str, Any]:
 
 def random_subsets(heads: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """``n`` uniform subsets of a set of heads, ``[n, n_layers, n_heads]`` bool."""
-    return (rng.random((n, *heads.shape)) < 0.5) & heads
+    return np.asarray((rng.random((n, *heads.shape)) < 0.5) & heads)
 
 
 def completeness(

@@ -58,7 +58,7 @@ def _kernel(x: np.ndarray) -> np.ndarray:
 
 def _centred_kernel(x: np.ndarray) -> np.ndarray:
     kernel = _kernel(x)
-    return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
+    return np.asarray(kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean())
 
 
 def independence(

@@ -148,7 +148,7 @@ def _random_map(space: FeatureSpace, block: str, rng: np.random.Generator) -> np
     """A random map ``[width, size]`` from a block into what nobody reads."""
     junk = space.write("junk")
     width = space.read(block).shape[1]
-    return rng.standard_normal((width, junk.shape[0])) / math.sqrt(junk.shape[0]) @ junk
+    return np.asarray(rng.standard_normal((width, junk.shape[0])) / math.sqrt(junk.shape[0]) @ junk)
 
 
 def _hide(
@@ -215,7 +215,7 @@ def _basis(space: FeatureSpace, d_model: int, rng: np.random.Generator) -> np.nd
     basis = np.zeros((space.size, d_model))
     basis[~exact, :left] = random_rotation(shared, rng)[:, :left] * math.sqrt(shared / left)
     basis[exact, left:] = np.eye(int(exact.sum()))
-    return basis @ random_rotation(d_model, rng)
+    return np.asarray(basis @ random_rotation(d_model, rng))
 
 
 def _stack(maps: HeadMaps, d_head: int) -> tuple[np.ndarray, ...]:

@@ -42,7 +42,7 @@ class HeadMaps:
     @property
     def width(self) -> int:
         """The head dimension these maps need."""
-        return max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov))
+        return int(max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov)))
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ def _greater_than(w: Wiring, copy: int) -> HeadMaps:
 
 def _part_of(matrix: np.ndarray, copy: int, count: int) -> np.ndarray:
     """Every ``count``-th column: copies share a map by sharing what they write."""
-    return matrix * (np.arange(matrix.shape[1]) % count == copy)
+    return np.asarray(matrix * (np.arange(matrix.shape[1]) % count == copy))
 
 
 def _bigram(w: Wiring, copy: int) -> HeadMaps:

@@ -102,7 +102,8 @@ class HookEngine:
         swap = None if kind == "zero" else self._swap(half, kind, ask)
         mask = mask.to(self.device)
         hooks = [self._edit(x, mask[x], None if swap is None else swap[x]) for x in self._layers]
-        return self.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+        logits: Tensor = self.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+        return logits
 
     @property
     def _layers(self) -> range:

@@ -66,9 +66,10 @@ class Linear:
         if self._packed is None:
             return activate(F.linear(x, self.weight, self.bias), activation)
         if torch.is_grad_enabled() and x.requires_grad:
-            return activate(_Differentiable.apply(x, self), activation)
+            product = _Differentiable.apply(x, self)  # type: ignore[no-untyped-call]  # by torch
+            return activate(product, activation)
         fused = "relu" if activation == "relu" else "none"
-        y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, fused, [], "")
+        y = _product(x, self._packed, self.bias, fused)
         return y if fused == "relu" else _activate_in_place(y, activation)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
@@ -76,9 +77,10 @@ class Linear:
         fused = self._packed is not None and self.dtype == torch.float32
         if not fused or (torch.is_grad_enabled() and x.requires_grad):
             return residual + self(x)
-        return torch.ops.mkldnn._linear_pointwise.binary(
+        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             x, residual, self._packed, self.bias, "add"
         )
+        return total
 
     def backward(self, grad: Tensor) -> Tensor:
         """``grad @ weight.T``: the derivative by the input, from that by the output."""
@@ -86,9 +88,7 @@ class Linear:
             self._packed_transposed = pack(self.weight.T.contiguous())
         if self._packed_transposed is None:
             return grad @ self.weight
-        return torch.ops.mkldnn._linear_pointwise(
-            grad, self._packed_transposed, None, "none", [], ""
-        )
+        return _product(grad, self._packed_transposed, None)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -97,11 +97,17 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: Linear) -> Tensor:
         ctx.linear = linear
-        return torch.ops.mkldnn._linear_pointwise(x, linear._packed, linear.bias, "none", [], "")
+        return _product(x, linear._packed, linear.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.linear.backward(grads[0].contiguous()), None
+
+
+def _product(x: Tensor, packed: Tensor | None, bias: Tensor | None, fused: str = "none") -> Tensor:
+    """oneDNN's product of a packed weight, with a fused activation."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, fused, [], "")
+    return product
 
 
 def pack(weight: Tensor) -> Tensor | None:
@@ -109,15 +115,16 @@ def pack(weight: Tensor) -> Tensor | None:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     try:
-        return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
     except (AttributeError, RuntimeError):  # another PyTorch build, or bfloat16 on an old CPU
         return None
+    return packed
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and pack(torch.zeros(64, 64, dtype=torch.bfloat16)) is not None
 
 

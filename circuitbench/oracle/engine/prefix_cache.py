@@ -391,4 +391,5 @@ def _take(x: Tensor, order: list[int], rows: int) -> Tensor:
     if order == list(range(len(x) // rows)):
         return x
     index = torch.tensor(order, device=x.device)
-    return x.unflatten(0, (-1, rows))[index].flatten(0, 1)
+    blocks: Tensor = x.unflatten(0, (-1, rows))
+    return blocks[index].flatten(0, 1)

@@ -81,7 +81,8 @@ def _online(x: Tensor, unembed: Unembedding) -> tuple[Tensor, Tensor]:
 def log_sum_exp(unembed: Unembedding, normed: Tensor) -> Tensor:
     """Log of the summed exponentials of all logits, ``[rows, d_model]`` to ``[rows]``."""
     if torch.is_grad_enabled() and normed.requires_grad:
-        return _LogSumExp.apply(normed, unembed)
+        sums: Tensor = _LogSumExp.apply(normed, unembed)  # type: ignore[no-untyped-call]  # by torch
+        return sums
     out = normed.new_full(normed.shape[:1], -torch.inf)
     size = _rows_at_once(normed)
     for x, part in zip(normed.split(size), out.split(size), strict=True):
@@ -106,7 +107,7 @@ def control_loss(unembed: Unembedding, normed: Tensor, tokens: Tensor) -> Tensor
         ``[rows]``.
     """
     inputs, targets = normed[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-    picked = torch.linalg.vecdot(inputs, unembed.rows[targets])
+    picked: Tensor = torch.linalg.vecdot(inputs, unembed.rows[targets])
     if unembed.bias is not None:
         picked = picked + unembed.bias[targets]
     return (log_sum_exp(unembed, inputs) - picked).view(len(tokens), -1).mean(-1)

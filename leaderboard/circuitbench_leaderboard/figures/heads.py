@@ -169,7 +169,7 @@ def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figur
 
 
 def _height(grid: np.ndarray) -> float:
-    return EFFECT_WIDTH * grid.shape[0] / grid.shape[1]
+    return float(EFFECT_WIDTH * grid.shape[0] / grid.shape[1])
 
 
 def _shares(

@@ -63,7 +63,7 @@ def _first_layer(given: Tensor, layer: int, z: Tensor) -> Tensor:
 
 def faithfulness(table: np.ndarray) -> np.ndarray:
     """``(m(S) - m(nothing)) / (m(everything) - m(nothing))`` for every subset S, flattened."""
-    return ((table - table[0, 0]) / (table[-1, -1] - table[0, 0])).ravel()
+    return np.ravel((table - table[0, 0]) / (table[-1, -1] - table[0, 0]))
 
 
 def members(index: int, n_heads: int) -> list[Head]:
