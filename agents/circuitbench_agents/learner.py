@@ -114,7 +114,7 @@ class LearningAgent(Generic[Run]):
         Raises:
             InvalidSpec: not trained, or trained on another grid of heads.
         """
-        run = self._trained()
+        run = self.trained
         batch = self.seat(oracle, rng)
         evidence = self.evidence(oracle, self.preference(batch))
         episodes = 0
@@ -181,7 +181,7 @@ class LearningAgent(Generic[Run]):
         Raises:
             InvalidSpec: another grid of heads than the policy can act on, or no such task.
         """
-        run = self._trained()
+        run = self.trained
         if shown_as is not None and shown_as not in self.tasks:
             raise InvalidSpec(f"cannot pretend {shown_as!r}; trained on {', '.join(self.tasks)}")
         task = shown_as or oracle.task_name
@@ -202,7 +202,9 @@ class LearningAgent(Generic[Run]):
             )
         return batch
 
-    def _trained(self) -> Run:
+    @property
+    def trained(self) -> Run:
+        """The training run; raises :class:`InvalidSpec` if there was none."""
         if self.learnt is None:
             raise InvalidSpec(
                 f"{self.name} has not been trained; call train() with oracles of the training tasks"
@@ -211,7 +213,7 @@ class LearningAgent(Generic[Run]):
 
     def policy(self) -> Policy:
         """The learnt policy."""
-        return self._trained().probabilities
+        return self.trained.probabilities
 
     def preference(self, batch: EpisodeBatch) -> np.ndarray:
         """The policy at the start of an episode, ``[n_layers * n_heads]``."""
