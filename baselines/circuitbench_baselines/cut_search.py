@@ -26,8 +26,8 @@ class CutSearch:
     testing (Dorfman 1943) in a random order: about ``2 k log2(n / k)`` queries for a cut of
     ``k`` of ``n`` heads. The next cut avoids the heads of the cuts before; where the other heads
     cannot make the task collapse, all stages are known and the search starts over in another
-    order. What an agent on HeadKnockout has to learn, where to find a cut, is not
-    needed here: the control for what learning adds.
+    order. An agent on HeadKnockout has to learn where to find a cut; that is not needed here, so
+    this is the control for what learning adds.
 
     A head's score is what putting it back changes in the task metric beyond the change in
     control loss (see :class:`circuitbench_baselines.episodes.knockout.KnockoutRules`), the
@@ -40,8 +40,8 @@ class CutSearch:
     """
 
     queries: int = 144
-    collapse: float = 0.98
-    tolerance: float = 0.05
+    collapse: float = KnockoutRules.collapse
+    tolerance: float = KnockoutRules.tolerance
     threshold: float = 0.02
 
     name: ClassVar[str] = "cut-search"
