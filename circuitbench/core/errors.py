@@ -60,12 +60,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     valid = "valid: " + (", ".join(names) if names else "none")
     close = max(names, key=lambda candidate: _likeness(candidate, name.lower()), default="")
-    if not close or _likeness(close, name.lower()) < 0.5:
+    if not close or max(_likeness(close, name.lower())) < 0.5:
         return valid
     return f"did you mean {close!r}? ({valid})"
 
 
-def _likeness(a: str, b: str) -> float:
-    """How alike two names are, as wholes or in their last parts, whichever is more; 0 to 1."""
+def _likeness(a: str, b: str) -> tuple[float, float]:
+    """How alike two names are, 0 to 1: as wholes or in their last parts, and then as wholes."""
     ends = a.rpartition(".")[2], b.rpartition(".")[2]
-    return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in ((a, b), ends))
+    whole, end = (difflib.SequenceMatcher(None, *pair).ratio() for pair in ((a, b), ends))
+    return max(whole, end), whole

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def training_tools(
         if not isinstance(method, Learner):
             raise InvalidSpec(f"{name} is no learner, so it has no use for {option}; leave it out")
         check_folder(folder)
-    if tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
+    if tensorboard is not None and find_spec("tensorboard") is None:
         raise InvalidSpec(
             "--tensorboard needs the package tensorboard: pip install 'circuitbench[tensorboard]'"
         )
