@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitbench.core.errors import RunFailed
+from circuitbench.core.info import Info
 from circuitbench.plugins.method import TrainingTools
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.environments.stable_baselines import OracleVecEnv
@@ -320,6 +321,13 @@ class DQNTraining:
         )
 
 
+@Info(
+    title="Masked double DQN",
+    family="Reinforcement learning",
+    paper="van Hasselt et al. 2016",
+    link="https://arxiv.org/abs/1509.06461",
+    needs=("training",),
+)
 @dataclass
 class DQNHeadDiscovery(LearningAgent[DQNTraining]):
     """``rl-dqn``: double DQN (van Hasselt et al. 2016, arXiv 1509.06461) with illegal heads masked.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.learning.warm_start import explore, imitate
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from circuitbench.oracle import Oracle
 
 
+@Info(
+    title="PPO on knockouts",
+    family="Reinforcement learning",
+    paper="Schulman et al. 2017",
+    link="https://arxiv.org/abs/1707.06347",
+    needs=("training",),
+)
 @dataclass
 class KnockoutDiscovery(PPOAgent):
     """``rl-knockout``: masked PPO (Schulman et al. 2017, arXiv 1707.06347) on HeadKnockout.

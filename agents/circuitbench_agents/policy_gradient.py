@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from circuitbench.core.info import Info
 from circuitbench_agents.learning.policies import Network, TokenAttention
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.rehearsal import RehearsalSettings, lessons, rehearse
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 WHOLE = 10**6  # a minibatch that is the whole rollout
 
 
+@Info(
+    title="PPO with planning",
+    family="Reinforcement learning",
+    paper="Khadka 2026",
+    link="https://arxiv.org/abs/2605.26343",
+    needs=("training",),
+)
 @dataclass
 class PPOPlanning(PPOHeadDiscovery):
     """``rl-ppo-plan``: rl-ppo that acts by best-of-K planning (Khadka 2026, arXiv 2605.26343).
@@ -34,6 +42,13 @@ class PPOPlanning(PPOHeadDiscovery):
     name: ClassVar[str] = "rl-ppo-plan"
 
 
+@Info(
+    title="Advantage actor-critic",
+    family="Reinforcement learning",
+    paper="Mnih et al. 2016",
+    link="https://arxiv.org/abs/1602.01783",
+    needs=("training",),
+)
 @dataclass
 class A2CHeadDiscovery(PPOHeadDiscovery):
     """``rl-a2c``: advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783).
@@ -56,6 +71,13 @@ class A2CHeadDiscovery(PPOHeadDiscovery):
     name: ClassVar[str] = "rl-a2c"
 
 
+@Info(
+    title="REINFORCE",
+    family="Reinforcement learning",
+    paper="Williams 1992",
+    link="https://doi.org/10.1007/BF00992696",
+    needs=("training",),
+)
 @dataclass
 class ReinforceHeadDiscovery(PPOHeadDiscovery):
     """``rl-reinforce``: REINFORCE with a learnt baseline (Williams 1992).
@@ -69,6 +91,13 @@ class ReinforceHeadDiscovery(PPOHeadDiscovery):
     name: ClassVar[str] = "rl-reinforce"
 
 
+@Info(
+    title="PPO with attention",
+    family="Reinforcement learning",
+    paper="Vaswani et al. 2017",
+    link="https://arxiv.org/abs/1706.03762",
+    needs=("training",),
+)
 @dataclass
 class TransformerHeadDiscovery(PPOHeadDiscovery):
     """``rl-transformer``: PPO with an attention policy over head tokens.

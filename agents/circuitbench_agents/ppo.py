@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from circuitbench.core.info import Info
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning.policies import MLP, Network
@@ -56,6 +57,13 @@ class PPOAgent(LearningAgent[PolicyTraining]):
             imitate(run, baseline_rankings(self.warm_start, oracles, rng), rng)
 
 
+@Info(
+    title="PPO (MechRL)",
+    family="Reinforcement learning",
+    paper="Khadka 2026",
+    link="https://arxiv.org/abs/2605.26343",
+    needs=("training",),
+)
 @dataclass
 class PPOHeadDiscovery(PPOAgent):
     """``rl-ppo``: learns which heads to ablate (MechRL, Khadka 2026, arXiv 2605.26343).

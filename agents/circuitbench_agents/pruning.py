@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from circuitbench.core.info import Info
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.learning.warm_start import baseline_rankings, imitate
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 KEPT = 0.2  # share of the heads that a warm-started pruning policy is shown to keep
 
 
+@Info(
+    title="PPO on pruning",
+    family="Reinforcement learning",
+    paper="Schulman et al. 2017",
+    link="https://arxiv.org/abs/1707.06347",
+    needs=("training",),
+)
 @dataclass
 class PruningDiscovery(PPOAgent):
     """``rl-pruning``: masked PPO (Schulman et al. 2017, arXiv 1707.06347) on CircuitPruning.

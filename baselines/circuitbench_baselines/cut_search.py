@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.info import Info
 from circuitbench_baselines.bandits import affordable
 from circuitbench_baselines.episodes.evidence import LargestEvidence
 from circuitbench_baselines.episodes.knockout import KnockoutEpisode, KnockoutRules
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
     from circuitbench.oracle import Oracle
 
 
+@Info(
+    title="Cuts by group testing",
+    family="Mask search",
+    paper="Dorfman 1943",
+    link="https://doi.org/10.1214/aoms/1177731363",
+)
 @dataclass
 class CutSearch:
-    """``cut-search``: ablate everything, put back what makes no difference, and again elsewhere.
+    """``cut-search``: ablate everything, put back what makes no difference, then look elsewhere.
 
     With all heads off the task has surely collapsed, so the way to a minimal cut is group
     testing (Dorfman 1943) in a random order: about ``2 k log2(n / k)`` queries for a cut of

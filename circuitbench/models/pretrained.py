@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable, nearest
+from circuitbench.core.extras import needs_extra
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.transformer import (
     LayerWeights,
@@ -39,6 +41,12 @@ PROCESSINGS = ("folded", "raw")
 FOLDER_VARIABLE = "CIRCUITBENCH_WEIGHTS"
 
 
+@Info(
+    title="GPT-2 small",
+    family="Pretrained",
+    paper="Radford et al. 2019",
+    link="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
+)
 def gpt2(variant: str = "") -> Model:
     """GPT-2 small (Radford et al. 2019), 12 x 12 heads, from weights that are already here.
 
@@ -96,7 +104,8 @@ def find_weights(name: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
         raise ModelUnavailable(f"no {name} in {FOLDER_VARIABLE}: {folder} has no config.json")
-    from huggingface_hub import try_to_load_from_cache
+    with needs_extra(f"model {name!r}"):
+        from huggingface_hub import try_to_load_from_cache
 
     for repository in (name, f"openai-community/{name}"):
         config = try_to_load_from_cache(repository, "config.json")
@@ -109,7 +118,8 @@ def find_weights(name: str) -> Path:
 
 
 def _boot(folder: Path, name: str, processing: str) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
+    with needs_extra(f"model {name!r}"):
+        from transformer_lens.model_bridge import TransformerBridge
 
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelUnavailable(f"{folder} has a config.json but no weights of {name}")
@@ -125,7 +135,8 @@ def _boot(folder: Path, name: str, processing: str) -> Any:
 
 def _tokenizer(folder: Path, d_vocab: int) -> Any:
     """The model's tokenizer, or None where the folder has none that fits."""
-    from transformers import AutoTokenizer, GPT2TokenizerFast
+    with needs_extra("a tokenizer"):
+        from transformers import AutoTokenizer, GPT2TokenizerFast
 
     if (folder / "tokenizer.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -149,8 +160,9 @@ def to_transformer_lens(transformer: Transformer) -> Any:
 
     Raises :class:`InvalidSpec` where transformer_lens's native model has no place for a weight.
     """
-    from transformer_lens import TransformerBridgeConfig
-    from transformer_lens.model_bridge.sources.native import boot
+    with needs_extra("a model run by hooks"):
+        from transformer_lens import TransformerBridgeConfig
+        from transformer_lens.model_bridge.sources.native import boot
 
     cfg = transformer.config
     _check_native(transformer)

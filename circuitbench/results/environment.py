@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-
-import torch
 
 _PACKAGES = ("circuitbench", "numpy", "torch", "transformer_lens")
 
@@ -18,19 +17,17 @@ def versions(extra: tuple[str, ...] = ()) -> dict[str, str | None]:
 
     ``extra`` names further distributions a method's numbers depend on (a plug-in's own, say). A
     package that is not installed is None. ``commit`` is the git commit of circuitbench's source,
-    followed by ``-dirty`` where the tree was changed, or None outside a checkout.
+    followed by ``-dirty`` where the tree was changed, or None outside a checkout. All of it is
+    looked up once per process: that is when the code was loaded.
     """
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in (*_PACKAGES, *extra):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return {**found, "commit": _commit()}
+    packages = {name: _version(name) for name in (*_PACKAGES, *extra)}
+    return {"python": platform.python_version(), **packages, "commit": _commit()}
 
 
 def hardware(device: str = "cpu") -> dict[str, str | int | None]:
     """The machine: CPU, cores, memory (bytes), threads, and the GPU where ``device`` is one."""
+    import torch  # a folder of records is read without it
+
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "cpu": _cpu(),
@@ -42,6 +39,15 @@ def hardware(device: str = "cpu") -> dict[str, str | int | None]:
     }
 
 
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
 def _cpu() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -52,6 +58,7 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _commit() -> str | None:
     here = Path(__file__).resolve()
 

@@ -1,8 +1,8 @@
 """The tables and figures of docs/ground-truth.md.
 
-    python benchmarks/ground_truth.py methods   # what methods reach on every task
-    python benchmarks/ground_truth.py dials     # what redundancy and superposition do to them
-    python benchmarks/ground_truth.py cards     # health cards and heat maps of the presets
+    python experiments/tables/ground_truth.py methods  # what methods reach on every task
+    python experiments/tables/ground_truth.py dials    # what redundancy and superposition do to it
+    python experiments/tables/ground_truth.py cards    # health cards and heat maps of the presets
 
 Tables go to the terminal as markdown, figures to docs/figures. Every figure is the mean over
 seeds; a seed plants another model (compiled and trained ones stay as they are) and draws other
@@ -50,7 +50,7 @@ def score(method: str, model: Model, task: str, seed: int) -> tuple[float, float
     loaded = load_task(task)
     oracle = Oracle(model, loaded, task_name=task, seed=seed, batch_size=PROMPTS)
     discovery = method_class(method)().discover(oracle, generator(seed, task, method))
-    metrics = evaluate(discovery, loaded.truth(model), *oracle.shape)
+    metrics = evaluate(discovery, loaded.truth(model))
     return metrics["ranking"]["auroc"], metrics["selection"]["f1"]
 
 

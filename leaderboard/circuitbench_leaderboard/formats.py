@@ -9,13 +9,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from circuitbench.results import Record
-from circuitbench_leaderboard.entries import Cell
+from circuitbench.results.archive import SUFFIX as ARCHIVE
+from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.table import Board, Field, Row, Table
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
@@ -57,11 +59,20 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in one_line(text))
 
 
-def link(record: Record, base: Path) -> str:
-    """The record's file as a relative URL from ``base``; empty if it was never stored."""
-    if record.path is None:
+def link(run: RunRow, base: Path) -> str:
+    """The run's record as a relative URL from ``base``; empty if it was never stored.
+
+    A record in an archive has the archive's URL and its own name after ``#``.
+    """
+    if run.path is None:
         return ""
-    return quote(Path(os.path.relpath(record.path.resolve(), base.resolve())).as_posix())
+    folder, name = _relative(run.path.parent, base), quote(run.path.name)
+    return f"{folder}{'#' if run.path.parent.suffix == ARCHIVE else '/'}{name}"
+
+
+@lru_cache(maxsize=4096)  # thousands of records lie in one folder
+def _relative(folder: Path, base: Path) -> str:
+    return quote(Path(os.path.relpath(folder.resolve(), base.resolve())).as_posix())
 
 
 def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
@@ -70,19 +81,11 @@ def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
     The name in a row links to the list of its records.
     """
     sources, anchors = _markdown_sources(board, base)
-    parts = []
-    for table in map(_essential, tables):
-        head = [escape_markdown(c.label) for c in table.columns]
-        rule = ["---:" if c.numeric else "---" for c in table.columns]
-        named = [column.key for column in table.columns].index("method")
-        lines = [head, rule]
-        for row in table.rows:
-            cells = [_markdown_field(field) for field in row.fields]
-            cells[named] = f"[{cells[named]}](#{anchors[row.records[0].run_id]})"
-            lines.append(cells)
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        note = escape_markdown(table.note)
-        parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} {_key(_SIGNS)}")
+    parts = [
+        f"## {escape_markdown(table.title)}\n\n{markdown_table(table, anchors)}\n\n"
+        f"{escape_markdown(table.note)} {_key(_SIGNS)}"
+        for table in map(_essential, tables)
+    ]
     parts.append("## Records\n\n" + "\n".join(sources))
     parts += [
         f"## {title}\n\n" + "\n".join(f"- {escape_markdown(line)}" for line in lines)
@@ -90,6 +93,30 @@ def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
         if lines
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table, anchors: Mapping[str, str] | None = None) -> str:
+    """One table as lines of Markdown.
+
+    ``anchors`` by run id make the name in each row a link to the anchor of its first run.
+    """
+    head = [escape_markdown(column.label) for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    lines = [head, rule]
+    for row in table.rows:
+        fields = [_markdown_field(field) for field in row.fields]
+        if anchors is not None:
+            named = [column.key for column in table.columns].index("method")
+            fields[named] = f"[{fields[named]}](#{anchors[row.runs[0].run_id]})"
+        lines.append(fields)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def without(table: Table, *keys: str) -> Table:
+    """The table without the columns of these keys."""
+    kept = [i for i, column in enumerate(table.columns) if column.key not in keys]
+    rows = tuple(replace(row, fields=tuple(row.fields[i] for i in kept)) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
 
 
 def csv_text(table: Table, base: Path) -> str:
@@ -112,7 +139,7 @@ def csv_text(table: Table, base: Path) -> str:
             line.append(escape_csv(field.raw) if isinstance(field.raw, str) else field.raw)
             line += list(field.interval or (None, None)) if span else []
             line += [field.mark] if mark else []
-        sources = ";".join(filter(None, (link(r, base) for r in row.records)))
+        sources = ";".join(filter(None, (link(run, base) for run in row.runs)))
         writer.writerow([*line, escape_csv(sources)])
     return out.getvalue()
 
@@ -126,7 +153,7 @@ def latex(board: Board, tables: Sequence[Table], base: Path) -> str:
         lines = []
         for row in table.rows:
             lines.append(" & ".join(_latex_field(f) for f in row.fields) + r" \\")
-            sources = " ".join(filter(None, (link(r, base) for r in row.records)))
+            sources = " ".join(filter(None, (link(run, base) for run in row.runs)))
             lines.append(f"% records: {sources}")
         body = "\n".join(lines)
         caption = (
@@ -153,7 +180,7 @@ def json_text(board: Board, tables: Sequence[Table], base: Path) -> str:
     content = {
         "ranked_by": board.by.key,
         "grid": {
-            "cells": [cell._asdict() for cell in board.overall.grid.cells],
+            "tasks": [task._asdict() for task in board.overall.grid.tasks],
             "seeds": list(board.overall.grid.seeds),
         },
         "tables": {
@@ -196,9 +223,7 @@ def left_out(board: Board) -> list[str]:
 
 def _essential(table: Table) -> Table:
     """Without the columns that only data formats and the page have room for."""
-    kept = [i for i, column in enumerate(table.columns) if not column.minor]
-    rows = tuple(replace(row, fields=tuple(row.fields[i] for i in kept)) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
+    return without(table, *(column.key for column in table.columns if column.minor))
 
 
 def _key(signs: Mapping[str, str]) -> str:
@@ -220,23 +245,22 @@ def _latex_field(field: Field) -> str:
 
 
 def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, str]]:
-    """One line per entry and problem, and the anchor of the line that each record stands in.
+    """One line per entry and task, and the anchor of the line that each run stands in.
 
-    An entry's lines follow each other, so the anchor of its first record leads to all of them.
+    An entry's lines follow each other, so the anchor of its first run leads to all of them.
     """
     lines: list[str] = []
     anchors: dict[str, str] = {}
     for entry in board.entries:
-        by_cell = groupby(entry.records, key=lambda r: Cell(r.task, r.model_name))
-        for cell, records in by_cell:
+        for task, runs in groupby(entry.runs, key=TaskOnModel.of):
             anchor = f"runs-{len(lines) + 1}"
-            runs = []
-            for record in records:
-                anchors[record.run_id] = anchor
-                seed = str(record.seed)
-                runs.append(f"[{seed}]({link(record, base)})" if record.path else seed)
-            name = escape_markdown(f"{entry.label}, {cell}")
-            lines.append(f'- <a id="{anchor}"></a>{name}: seeds {" ".join(runs)}')
+            links = []
+            for run in runs:
+                anchors[run.run_id] = anchor
+                url = link(run, base)
+                links.append(f"[{run.seed}]({url})" if url else str(run.seed))
+            name = escape_markdown(f"{entry.label}, {task}")
+            lines.append(f'- <a id="{anchor}"></a>{name}: seeds {" ".join(links)}')
     return lines, anchors
 
 
@@ -248,5 +272,5 @@ def _json_row(table: Table, row: Row, base: Path) -> dict[str, Any]:
             content[f"{column.key}_interval"] = list(field.interval)
         if field.mark:
             content[f"{column.key}_mark"] = field.mark
-    runs = [{"run_id": r.run_id, "seed": r.seed, "path": link(r, base)} for r in row.records]
+    runs = [{"run_id": r.run_id, "seed": r.seed, "path": link(r, base)} for r in row.runs]
     return {**content, "records": runs}

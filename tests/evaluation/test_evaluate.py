@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from circuitbench.core.circuit import Circuit, Edge, Head, Role
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
 from circuitbench.evaluation.against_truth.edges import all_edges, edge_metrics
-from circuitbench.evaluation.against_truth.roles import role_metrics
+from circuitbench.evaluation.against_truth.roles import found_distribution, role_metrics, top_set
 from circuitbench.evaluation.against_truth.selection import jaccard, selection_metrics
 
 MOVERS = Role((Head(1, 0), Head(1, 1), Head(1, 2)), needed=1)
@@ -112,7 +113,7 @@ def test_an_unlisted_true_edge_is_ranked_last_not_found() -> None:
 def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
     perfect = Discovery(grid(*TRUTH.heads).astype(float), TRUTH.heads)
     before = perfect.scores.copy()
-    result = evaluate(perfect, TRUTH, 2, 4)
+    result = evaluate(perfect, TRUTH)
     json.dumps(result, allow_nan=False)
     assert result["ranking"]["auroc"] == result["ranking"]["average_precision"] == 1
     assert result["selection"]["f1"] == result["selection"]["mcc"] == 1
@@ -124,7 +125,8 @@ def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
 @pytest.mark.parametrize(
     ("scores", "selected", "message"),
     [
-        (np.zeros((2, 3)), frozenset(), "shape"),
+        (np.zeros(3), frozenset(), "shape"),
+        ([[1.0], [1.0, 2.0]], frozenset(), "shape"),
         (np.full((2, 4), np.nan), frozenset(), r"head 0\.0 is nan"),
         (np.zeros((2, 4)), frozenset({Head(5, 0)}), r"5\.0"),
         ([["a"] * 4] * 2, frozenset(), "not numbers"),
@@ -132,9 +134,23 @@ def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
 )
 def test_a_broken_discovery_is_a_failed_run(scores: Any, selected: Any, message: str) -> None:
     with pytest.raises(RunFailed, match=message):
-        evaluate(Discovery(scores, selected), TRUTH, 2, 4)
+        evaluate(Discovery(scores, selected), TRUTH)
 
 
 def test_a_truth_outside_the_model_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="outside"):
-        evaluate(Discovery(np.zeros((1, 4)), frozenset()), TRUTH, 1, 4)
+        evaluate(Discovery(np.zeros((1, 4)), frozenset()), TRUTH)
+
+
+def test_a_role_across_a_tie_is_hypergeometric() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, members = rng.integers(0, 4, (4, 6)), rng.random((4, 6)) < 0.3
+        top = top_set(scores, int(rng.integers(1, 20)))
+        found = found_distribution(members, top)
+        if top.tied is not None:
+            sure, tied = (members & top.sure).sum(), members & top.tied
+            counts = np.arange(members.sum() + 1) - sure
+            expected = stats.hypergeom.pmf(counts, top.tied.sum(), tied.sum(), top.places)
+            assert found == pytest.approx(expected)
+        assert found.sum() == pytest.approx(1)

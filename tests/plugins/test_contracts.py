@@ -18,6 +18,8 @@ from circuitbench.plugins.method import TrainableMethod
 from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
 from circuitbench.runs.spec import configure, setting_names
 
+pytestmark = pytest.mark.filterwarnings("ignore::circuitbench.checks.contracts.UndescribedPlugin")
+
 # What makes a learning method short enough to check; others run with their defaults.
 QUICK = {
     "training.total_steps": 80,

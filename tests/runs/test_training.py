@@ -12,7 +12,8 @@ from circuitbench.cli import main
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.plugins.method import Curriculum, Learner, TrainableMethod, TrainingTools
-from circuitbench.runs.run import Prepared, prepare, run
+from circuitbench.runs.prepare import Prepared, prepare
+from circuitbench.runs.run import run
 from circuitbench.runs.spec import build_spec
 from circuitbench.runs.sweep import run_all
 from circuitbench.runs.training import training_tools
@@ -44,9 +45,9 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(tmp_path: Path) ->
     whole = run(prepare(spec()))
     tools = TrainingTools(checkpoints=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run(prepare(spec()), die_late, tools)
+        run(prepare(spec()), die_late, tools=tools)
     stages = []
-    resumed = run(prepare(spec()), lambda stage, fraction: stages.append(fraction), tools)
+    resumed = run(prepare(spec()), lambda stage, fraction: stages.append(fraction), tools=tools)
     assert whole.status == resumed.status == "done", resumed.reason
     assert min(f for f in stages if f) > 0.4  # the first updates were not made again
     assert resumed.run_id == whole.run_id
