@@ -69,8 +69,11 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.oracle.heads import Oracle as Oracle
     from circuitbench.oracle.heads import query_together as query_together
     from circuitbench.oracle.meter import Meter as Meter
+    from circuitbench.plugins.method import Curriculum as Curriculum
+    from circuitbench.plugins.method import Learner as Learner
     from circuitbench.plugins.method import Method as Method
     from circuitbench.plugins.method import TrainableMethod as TrainableMethod
+    from circuitbench.plugins.method import TrainingTools as TrainingTools
     from circuitbench.plugins.registry import describe as describe
     from circuitbench.plugins.registry import list_plugins as list_plugins
     from circuitbench.plugins.registry import load_model as load_model

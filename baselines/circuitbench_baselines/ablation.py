@@ -1,4 +1,4 @@
-"""Every head switched off alone: the oracle of the seed paper, and the field's first tool."""
+"""Every head switched off alone: what MechRL asks, and the field's first tool."""
 
 from __future__ import annotations
 

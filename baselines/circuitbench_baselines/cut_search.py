@@ -47,8 +47,8 @@ class CutSearch:
     """
 
     queries: int = 144
-    collapse: float = 0.98
-    tolerance: float = 0.05
+    collapse: float = KnockoutRules.collapse
+    tolerance: float = KnockoutRules.tolerance
     threshold: float = 0.02
 
     name: ClassVar[str] = "cut-search"

@@ -27,7 +27,7 @@ from circuitbench.oracle import Batch, Oracle
 from circuitbench.oracle.ablations import ablation_named
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.info import Unreadable, read_info
-from circuitbench.plugins.method import Method, TrainableMethod
+from circuitbench.plugins.method import Learner, Method, TrainableMethod
 from circuitbench.results import plain
 from circuitbench.tasks.base import Prompts, Task
 
@@ -329,7 +329,7 @@ def _toy_oracle(
 def _discover(method: Method, oracle: Oracle) -> Discovery:
     shape = oracle.shape
     if isinstance(method, TrainableMethod):
-        pool = getattr(method, "train_pool", None)
+        pool = method.curriculum().pool if isinstance(method, Learner) else None
         trainer = _toy_oracle(*shape, pool=None if pool is None else min(pool, 8))
         method.train([trainer], np.random.default_rng(3))
     discovery = method.discover(oracle, np.random.default_rng(4))

@@ -27,7 +27,11 @@ def spec_options(command: Any) -> Any:
         click.option("--device", help=f"{_one_of(get_args(Device))}."),
         click.option("--precision", help=f"{_one_of(PRECISIONS)}."),
         click.option(
-            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A hyperparameter, e.g. threshold=0.1 or ppo.gamma=0.9.",
         ),
         click.option("--config", type=Path, help="YAML file of settings; options override it."),
     ]
@@ -40,6 +44,16 @@ functional_option = click.option(
     "--functional", help="Truth-free tests: none, quick or full (default quick)."
 )
 out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
+
+
+def training_options(command: Any) -> Any:
+    """Where a learner saves and shows its training; no part of what is run."""
+    command = click.option(
+        "--tensorboard", type=Path, help="Folder for TensorBoard events of a training."
+    )(command)
+    return click.option(
+        "--checkpoints", type=Path, help="Folder to save a training in, and to go on from."
+    )(command)
 
 
 raise_option = click.option(
