@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from circuitbench import evaluation
 from circuitbench.core.errors import CorruptRecord, InvalidSpec
 from circuitbench.core.extras import needs_extra
-from circuitbench.core.version import __version__
 from circuitbench.evaluation.metrics import metrics
 from circuitbench.results.content import faults, outcome_of
 from circuitbench.results.environment import version_of
