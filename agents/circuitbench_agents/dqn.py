@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from circuitbench.core.errors import RunFailed
-from circuitbench.core.info import Info
-from circuitbench.plugins.method import TrainingTools
+from circuitbench import Info, RunFailed, TrainingTools
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.environments.stable_baselines import OracleVecEnv
 from circuitbench_agents.learner import LearningAgent

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.plugins.method import Curriculum, TrainingTools
+from circuitbench import Curriculum, Discovery, InvalidSpec, TrainingTools
 from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_agents.learning import checkpoint
 from circuitbench_agents.learning.curve import CurvePoint
@@ -21,7 +19,7 @@ from circuitbench_baselines.episodes.evidence import Evidence
 from circuitbench_baselines.episodes.rules import Observation, Rules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 class Training(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitbench.core.info import Info
+from circuitbench import Info
 from circuitbench_agents.learning.policies import Network, TokenAttention
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.rehearsal import RehearsalSettings, lessons, rehearse
@@ -17,7 +17,7 @@ from circuitbench_agents.learning.warm_start import baseline_rankings
 from circuitbench_agents.ppo import PPOHeadDiscovery
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 WHOLE = 10**6  # a minibatch that is the whole rollout
 

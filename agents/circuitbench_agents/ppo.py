@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from circuitbench.core.info import Info
+from circuitbench import Info
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning.policies import MLP, Network
@@ -17,7 +17,7 @@ from circuitbench_agents.learning.warm_start import baseline_rankings, imitate
 from circuitbench_baselines.episodes.rules import Observation, Rules, SearchRules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 @dataclass

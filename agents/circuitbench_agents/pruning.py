@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitbench.core.info import Info
+from circuitbench import Info
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.learning.warm_start import baseline_rankings, imitate
@@ -17,7 +17,7 @@ from circuitbench_baselines.episodes.evidence import Evidence, KeptEvidence
 from circuitbench_baselines.episodes.rules import PruningRules, Rules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 KEPT = 0.2  # share of the heads that a warm-started pruning policy is shown to keep
 

@@ -8,10 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import heads_of
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.info import Info
-from circuitbench.oracle import AblationName, Damages, Oracle
+from circuitbench import AblationName, Damages, Discovery, Info, Oracle, TracePoint, heads_of
 
 
 @Info(

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Head
-from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
-from circuitbench.oracle import AblationName, Oracle
+from circuitbench import AblationName, Discovery, Head, Info, InvalidSpec, Oracle
 from circuitbench_baselines.selection import above
 
 

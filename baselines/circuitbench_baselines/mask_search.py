@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import heads_of
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
+from circuitbench import Discovery, Info, InvalidSpec, TracePoint, heads_of
 from circuitbench_baselines.bandits import affordable
 from circuitbench_baselines.episodes.rules import PruningRules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 class FaithfulSaving:

@@ -8,10 +8,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
-from circuitbench.oracle import AblationName, Oracle
+from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle, TracePoint
 from circuitbench_baselines.selection import above
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from circuitbench import UnknownName
 from circuitbench.cli.display import out_console, progress_bar
-from circuitbench.core.errors import UnknownName
 
 
 @click.command()

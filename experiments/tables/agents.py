@@ -20,15 +20,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from circuitbench.core.errors import RunFailed
+from circuitbench import Oracle, RunFailed, RunSpec, TrainingTools, load_model, load_task
 from circuitbench.evaluation.metrics import metric
-from circuitbench.oracle import Oracle
-from circuitbench.plugins.method import TrainingTools
-from circuitbench.plugins.registry import load_model, load_task
 from circuitbench.results.content import outcome_of
 from circuitbench.runs.prepare import prepare
 from circuitbench.runs.run import run
-from circuitbench.runs.spec import RunSpec
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.learning.policies import MLP
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings

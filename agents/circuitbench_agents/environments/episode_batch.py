@@ -9,12 +9,11 @@ import gymnasium
 import numpy as np
 import torch
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.oracle import query_together
+from circuitbench import InvalidSpec, query_together
 from circuitbench_baselines.episodes.rules import Answer, Episode, Observation, Outcome, Rules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Batch, Meter, Oracle
+    from circuitbench import Batch, Meter, Oracle
 
 
 class Place(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_baselines.episodes.knockout import KnockoutRules
 from circuitbench_baselines.episodes.rules import (
@@ -19,7 +19,7 @@ from circuitbench_baselines.episodes.rules import (
 )
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 class OracleEnv(gymnasium.Env[np.ndarray, np.int64]):

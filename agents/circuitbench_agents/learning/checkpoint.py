@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from circuitbench.core.errors import CorruptRecord, InvalidSpec
+from circuitbench import CorruptRecord, InvalidSpec
 
 VERSION = 2
 INDEX = "checkpoint.json"

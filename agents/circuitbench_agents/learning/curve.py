@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stable_baselines3.common.logger import make_output_format
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 
 EXPLODED = 1e6  # a loss beyond this has left the range of any reward in this project
 

@@ -17,7 +17,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 from circuitbench_agents.learning.settings import require_at_least_1
 from circuitbench_baselines.episodes.rules import Observation
 

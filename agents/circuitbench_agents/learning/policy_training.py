@@ -14,8 +14,7 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.logger import Logger
 
-from circuitbench.core.errors import InvalidSpec, RunFailed
-from circuitbench.plugins.method import TrainingTools
+from circuitbench import InvalidSpec, RunFailed, TrainingTools
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.environments.stable_baselines import OracleVecEnv
 from circuitbench_agents.learning import checkpoint

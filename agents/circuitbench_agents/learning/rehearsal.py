@@ -26,7 +26,7 @@ from circuitbench_agents.learning.settings import require_above_0
 from circuitbench_baselines.episodes.rules import Answer, Episode
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 FLOOR = 0.02  # scores below this share of the largest count as nothing
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_baselines.episodes.evidence import Evidence
 

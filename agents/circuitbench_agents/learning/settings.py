@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.plugins.method import Curriculum
+from circuitbench import Curriculum, InvalidSpec
 from circuitbench_agents.learning.rollouts import Acting
 
 

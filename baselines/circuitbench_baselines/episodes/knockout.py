@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 from circuitbench_baselines.episodes.rules import Answer, Episode, Outcome, require_positive
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 
 Observation = Literal["flat", "tokens"]
 

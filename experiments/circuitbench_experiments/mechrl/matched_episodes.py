@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitbench.core.circuit import Circuit, head_grid
+from circuitbench import Circuit, head_grid
 from circuitbench.evaluation.against_truth.ranking import (
     auroc,
     average_precision,
@@ -27,7 +27,7 @@ from circuitbench_baselines.episodes.evidence import Evidence
 from circuitbench_baselines.episodes.rules import SearchRules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 HORIZON = 50  # queries after which recovery is judged: about a third of a 144-head sweep
 

@@ -21,19 +21,24 @@ from typing import Any
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.seeding import derive_seed, generator
+from circuitbench import (
+    InvalidSpec,
+    Model,
+    Oracle,
+    TrainingTools,
+    derive_seed,
+    generator,
+    load_model,
+    load_task,
+)
 from circuitbench.evaluation.against_truth.ranking import (
     auroc,
     average_precision,
     recall_at,
     tied_ranking,
 )
-from circuitbench.models import Model
-from circuitbench.oracle import Oracle
 from circuitbench.oracle.engine.fast import FastEngine
-from circuitbench.plugins.method import Report, TrainingTools, unreported
-from circuitbench.plugins.registry import load_model, load_task
+from circuitbench.plugins.method import Report, unreported
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning.policy_training import PPOSettings
 from circuitbench_agents.learning.rehearsal import RehearsalSettings
