@@ -8,7 +8,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import torch
 
 _PACKAGES = ("circuitbench", "numpy", "torch", "transformer_lens")
 
@@ -31,6 +30,8 @@ def versions(extra: tuple[str, ...] = ()) -> dict[str, str | None]:
 
 def hardware(device: str = "cpu") -> dict[str, str | int | None]:
     """The machine: CPU, cores, memory (bytes), threads, and the GPU where ``device`` is one."""
+    import torch  # a folder of records is read without it
+
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "cpu": _cpu(),

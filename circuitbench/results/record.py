@@ -4,74 +4,176 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
-import numpy as np
-import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from circuitbench.core.circuit import Circuit, Edge, Head
-from circuitbench.core.errors import InvalidSpec, RunFailed
+from circuitbench.core.circuit import Circuit
+from circuitbench.core.errors import InvalidSpec
+from circuitbench.results.names import check_name
+from circuitbench.results.plain import check_finite, plain
 
-SCHEMA = 1
+SCHEMA = 2
 
 Status = Literal["done", "failed", "timeout", "skipped"]
-STATUSES: tuple[Status, ...] = ("done", "failed", "timeout", "skipped")
-
-# A letter or digit first: a spreadsheet takes a cell that starts with = + - @ for a formula.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:+-]{0,99}")
+Stage = Literal["", "loading", "training", "discovering", "measuring"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 # The commit is kept, but is not part of a run's identity: a sweep interrupted by a change to
 # the documentation can be resumed. The package version is what promises equal numbers.
 NOT_IDENTITY = frozenset({"commit"})
 
+# Given to the validator by whoever read the values from JSON: they are plain data already.
+PARSED = {"parsed": True}
 
-def check_name(kind: str, text: object) -> str:
-    """Return ``text`` if it is a safe name of a ``kind`` (method, task, model, ...).
 
-    Raises :class:`InvalidSpec` unless it is 1 to 100 letters, digits or ``. _ @ : + -``, begins
-    with a letter or digit and holds no ``..``.
+class Record(BaseModel):
+    """One run: what happened. All of it is plain JSON data and goes into the file.
+
+    Nothing here follows from anything else here: the metrics that compare the discovery with
+    the truth are computed whenever a record is read (:mod:`circuitbench.evaluation.metrics`).
+
+    Raises:
+        InvalidSpec: an unsafe name, an unknown status, a value JSON cannot hold.
+        RunFailed: a number that is not finite.
     """
-    if isinstance(text, str) and _NAME.fullmatch(text) and ".." not in text:
-        return text
-    raise InvalidSpec(
-        f"not a {kind} name: {text!r}; expected letters, digits and . _ @ : + - only, "
-        "beginning with a letter or digit, without '..'"
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    spec: dict[str, Any] = Field(
+        description="Everything asked for: task, model, method, seed, budget (queries), "
+        "ablation, weight, batch_size, device, precision, functional, hyperparameters.",
+        json_schema_extra={
+            "properties": {
+                "task": {"type": "string"},
+                "model": {"type": "string"},
+                "method": {"type": "string"},
+                "seed": {"type": "integer"},
+            },
+            "required": ["task", "model", "method", "seed"],
+        },
     )
+    status: Status = Field(description="How the run ended.")
+    stage: Stage = Field("", description="Where a run that is not done stopped.")
+    reason: str = Field("", description="Why a run is not done, in one line.")
+    traceback: str = Field("", description="Of a run that failed, without paths of the machine.")
+    info: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the plug-ins say of themselves: method, task, model, each with a title.",
+    )
+    discovery: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the method answered: scores (n_layers x n_heads), selected heads "
+        "('layer.head'), edges (score by 'sender->receiver', or null), trace (a list of "
+        "queries and scores), info. Empty if it did not answer.",
+    )
+    truth: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The ground truth: roles, edges, source, kind, version, ablations.",
+    )
+    measurements: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What was asked of the model about the selected heads, without any truth: "
+        "faithfulness, mib, completeness, minimality, tests.",
+    )
+    costs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Of training, discovery and evaluation: queries, forwards, backwards, "
+        "tokens, flops, seconds, peak_memory_bytes ...",
+    )
+    model: dict[str, Any] = Field(
+        default_factory=dict,
+        description="n_layers, n_heads, provenance, accuracy, clean_metric, clean_control_loss.",
+    )
+    versions: dict[str, Any] = Field(default_factory=dict, description="Version by package.")
+    hardware: dict[str, Any] = Field(default_factory=dict, description="The machine.")
+    command: str = Field("", description="The shell command that repeats the run.")
+    created: str = Field("", description="When the record was made: ISO 8601, UTC.")
+
+    _path: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            record = handler(data)
+        except ValidationError as error:
+            raise InvalidSpec(explain(error)) from error
+        for kind in ("method", "task", "model"):
+            check_name(kind, record.spec.get(kind))
+        seed = record.spec.get("seed")
+        if type(seed) is not int:
+            raise InvalidSpec(f"spec.seed must be a whole number, not {seed!r}")
+        return record
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if info.context is PARSED:
+            check_finite(value, info.field_name)
+            return value
+        return plain(value, info.field_name)
+
+    @cached_property
+    def run_id(self) -> str:
+        """See :func:`run_id`."""
+        return run_id(self.spec, self.versions)
+
+    @property
+    def path(self) -> Path | None:
+        """Where it was read from; inside an archive, as if the archive were a folder."""
+        return self._path
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.spec["method"])
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.spec["task"])
+
+    @property
+    def model_name(self) -> str:
+        """The model as asked for, e.g. ``planted@3``."""
+        return str(self.spec["model"])
+
+    @property
+    def seed(self) -> int:
+        """The root seed."""
+        return int(self.spec["seed"])
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds, but for the checksum."""
+        values = {name: getattr(self, name) for name in CONTENT}
+        return {"schema": SCHEMA, "run_id": self.run_id, **values}
+
+    def replace(self, **changes: Any) -> Record:
+        """The same record with other values, checked like any other; it lies nowhere yet."""
+        return Record(**{name: getattr(self, name) for name in CONTENT} | changes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and self.content() == other.content()
+
+    __hash__ = None  # type: ignore[assignment]  # it holds dicts
 
 
-def plain(value: Any, where: str = "value") -> Any:
-    """``value`` as plain JSON data: dicts, lists, strings, finite numbers, booleans, None.
-
-    Arrays and tensors become nested lists, sets become sorted lists, heads ``"l.h"``. Raises
-    :class:`RunFailed` for NaN or infinity, :class:`InvalidSpec` for what JSON cannot hold; both
-    name the place, e.g. ``metrics.ranking.auroc``.
-    """
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
-        return plain(value.tolist(), where)
-    if isinstance(value, Head | Edge | Path):
-        return str(value)
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise RunFailed(f"{where} is {value}; a record holds finite numbers only")
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return [plain(item, where) for item in sorted(value)]
-    if isinstance(value, list | tuple):
-        # Grids of scores are most of a record; one pass over a row of them is enough.
-        if all(type(item) is float for item in value) and all(map(math.isfinite, value)):
-            return list(value)
-        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    raise InvalidSpec(f"{where} is a {type(value).__name__}, which a record cannot hold")
+CONTENT: tuple[str, ...] = tuple(Record.model_fields)
 
 
 def canonical(content: Mapping[str, Any]) -> str:
@@ -106,101 +208,23 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Record:
-    """One run. Everything but ``path`` is plain JSON data and goes into the file.
-
-    Args:
-        spec: everything asked for; must hold ``task``, ``model``, ``method`` (safe names) and
-            ``seed``; further hyperparameters, budget (queries), ablation, weight, batch_size,
-            device, precision and whatever else can change a number.
-        status: ``done``, ``failed``, ``timeout`` or ``skipped``; only ``done`` has metrics.
-        reason: why a run is not done, one line.
-        family: the kind of method, e.g. ``ablation``; the leaderboard filters by it.
-        metrics: nested; group -> name -> number, as the evaluator returns them.
-        discovery: ``scores`` ``[n_layers][n_heads]``, ``selected`` heads ``"l.h"``, ``trace``
-            (list of ``queries`` and quality by then) and ``info``.
-        truth: see :func:`truth_of`.
-        costs: ``discovery`` and ``training`` apart: queries, forwards, backwards, tokens,
-            seconds, peak memory (bytes).
-        model: facts about the model: ``n_layers``, ``n_heads``, provenance.
-        versions: of circuitbench and what it stands on, Python's, the git commit.
-        hardware: where it ran.
-        command: the command line that reproduces it.
-        created: ISO 8601, UTC.
-        path: where it was read from; not part of the record.
-
-    Raises:
-        InvalidSpec: an unsafe name, an unknown status, a value JSON cannot hold.
-        RunFailed: a number that is not finite.
-    """
-
-    spec: dict[str, Any]
-    status: Status
-    reason: str = ""
-    family: str = ""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    discovery: dict[str, Any] = field(default_factory=dict)
-    truth: dict[str, Any] = field(default_factory=dict)
-    costs: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, Any] = field(default_factory=dict)
-    hardware: dict[str, Any] = field(default_factory=dict)
-    command: str = ""
-    created: str = ""
-    path: Path | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        for name in CONTENT:
-            object.__setattr__(self, name, plain(getattr(self, name), name))
-        if self.status not in STATUSES:
-            raise InvalidSpec(f"unknown status {self.status!r}; valid: {', '.join(STATUSES)}")
-        for kind in ("method", "task", "model"):
-            check_name(kind, self.spec.get(kind))
-        if self.family:
-            check_name("method family", self.family)
-        if type(self.spec.get("seed")) is not int:
-            raise InvalidSpec(f"spec.seed must be a whole number, not {self.spec.get('seed')!r}")
-
-    @cached_property
-    def run_id(self) -> str:
-        """See :func:`run_id`."""
-        return run_id(self.spec, self.versions)
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return str(self.spec["method"])
-
-    @property
-    def task(self) -> str:
-        """The task's name."""
-        return str(self.spec["task"])
-
-    @property
-    def model_name(self) -> str:
-        """The model as asked for, e.g. ``planted@3``."""
-        return str(self.spec["model"])
-
-    @property
-    def seed(self) -> int:
-        """The root seed."""
-        return int(self.spec["seed"])
-
-    def content(self) -> dict[str, Any]:
-        """What the file holds, but for the checksum."""
-        values = {name: getattr(self, name) for name in CONTENT}
-        return {"schema": SCHEMA, "run_id": self.run_id, **values}
-
-    def checksum(self) -> str:
-        """SHA-256 of the whole content."""
-        return checksum(self.content())
-
-
-CONTENT: tuple[str, ...] = tuple(f.name for f in fields(Record) if f.name != "path")
-
-
-def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's content without its ``checksum`` entry, 64 hex digits."""
-    body = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(canonical(body).encode()).hexdigest()
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings about a record in one line of plain words."""
+    wrong, lines = set(), []
+    for found in error.errors(include_url=False):
+        name = ".".join(map(str, found["loc"]))
+        if found["type"] in ("extra_forbidden", "missing"):
+            wrong.add(name)
+        elif found["type"] == "dict_type":
+            lines.append(f"{name} must be an object")
+        elif found["type"] == "string_type":
+            lines.append(f"{name} must be text")
+        elif found["type"] == "literal_error":
+            valid = get_args(Status if name == "status" else Stage)
+            words = ", ".join(word for word in valid if word)
+            lines.append(f"unknown {name} {found['input']!r}; valid: {words}")
+        else:
+            lines.append(f"{name}: {found['msg']}")
+    if wrong:
+        lines.insert(0, f"wrong entries: {', '.join(sorted(wrong))}")
+    return "; ".join(lines)

@@ -110,9 +110,7 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
         seconds = time.perf_counter() - started
         check_discovery(discovery, oracle.shape)
         progress("evaluating", None)
-        metrics = evaluate(
-            discovery, truth, oracle.n_layers, oracle.n_heads, queries=discovery_meter.queries
-        )
+        metrics = evaluate(discovery, truth, discovery_meter.queries)
         if spec.functional != "none":
             metrics["functional"] = functional(
                 _oracle(prepared, spec.task, prepared.task, "evaluation", evaluation_meter),

@@ -49,11 +49,11 @@ def test_no_cost_no_curve() -> None:
 def test_evaluate_carries_the_curve_and_refuses_a_broken_trace() -> None:
     truth = Circuit({"x": Role((Head(0, 0),))}, source="test", kind="constructed")
     found = Discovery(GOOD, frozenset(), trace=[TracePoint(3, GOOD.tolist())])
-    result = evaluate(found, truth, 2, 2, queries=4)
+    result = evaluate(found, truth, queries=4)
     assert result["efficiency"]["queries"] == [3, 4]
     json.dumps(result, allow_nan=False)
     with pytest.raises(RunFailed):
-        evaluate(Discovery(GOOD, frozenset(), trace=[TracePoint(3, GOOD * np.nan)]), truth, 2, 2)
+        evaluate(Discovery(GOOD, frozenset(), trace=[TracePoint(3, GOOD * np.nan)]), truth)
 
 
 class PairOracle:

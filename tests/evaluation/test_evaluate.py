@@ -112,7 +112,7 @@ def test_an_unlisted_true_edge_is_ranked_last_not_found() -> None:
 def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
     perfect = Discovery(grid(*TRUTH.heads).astype(float), TRUTH.heads)
     before = perfect.scores.copy()
-    result = evaluate(perfect, TRUTH, 2, 4)
+    result = evaluate(perfect, TRUTH)
     json.dumps(result, allow_nan=False)
     assert result["ranking"]["auroc"] == result["ranking"]["average_precision"] == 1
     assert result["selection"]["f1"] == result["selection"]["mcc"] == 1
@@ -124,7 +124,8 @@ def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
 @pytest.mark.parametrize(
     ("scores", "selected", "message"),
     [
-        (np.zeros((2, 3)), frozenset(), "shape"),
+        (np.zeros(3), frozenset(), "shape"),
+        ([[1.0], [1.0, 2.0]], frozenset(), "shape"),
         (np.full((2, 4), np.nan), frozenset(), r"head 0\.0 is nan"),
         (np.zeros((2, 4)), frozenset({Head(5, 0)}), r"5\.0"),
         ([["a"] * 4] * 2, frozenset(), "not numbers"),
@@ -132,9 +133,9 @@ def test_evaluate_is_json_and_perfect_for_the_truth() -> None:
 )
 def test_a_broken_discovery_is_a_failed_run(scores: Any, selected: Any, message: str) -> None:
     with pytest.raises(RunFailed, match=message):
-        evaluate(Discovery(scores, selected), TRUTH, 2, 4)
+        evaluate(Discovery(scores, selected), TRUTH)
 
 
 def test_a_truth_outside_the_model_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="outside"):
-        evaluate(Discovery(np.zeros((1, 4)), frozenset()), TRUTH, 1, 4)
+        evaluate(Discovery(np.zeros((1, 4)), frozenset()), TRUTH)

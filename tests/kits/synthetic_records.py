@@ -71,7 +71,7 @@ def record(
         },
         "status": "done",
         "family": FAMILY.get(method, ""),
-        "metrics": evaluate(discovery, truth, LAYERS, HEADS),
+        "metrics": evaluate(discovery, truth),
         "discovery": {
             "scores": grids[-1],
             "selected": sorted(selected),

@@ -253,7 +253,7 @@ def with_edges(one: Any) -> Any:
     answer = Discovery(np.array(one.discovery["scores"]), heads, found)
     return replace(
         one,
-        metrics=evaluate(answer, circuit, LAYERS, HEADS),
+        metrics=evaluate(answer, circuit),
         discovery={**one.discovery, "edges": {str(edge): s for edge, s in found.items()}},
         truth=truth_of(circuit),
     )

@@ -10,16 +10,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from circuitbench.core.circuit import Edge
 from circuitbench.core.errors import RunFailed
-from circuitbench.evaluation.against_truth.ranking import ranking_metrics
+from circuitbench.evaluation.against_truth.ranking import (
+    TiedRanking,
+    ranking_metrics,
+    tied_ranking,
+)
 
 
-def all_edges(n_layers: int, n_heads: int, mlps: bool) -> list[Edge]:
+@lru_cache(maxsize=4)
+def all_edges(n_layers: int, n_heads: int, mlps: bool) -> tuple[Edge, ...]:
     """Every sender-to-receiver connection of a model whose heads come before its layer's MLP."""
     senders, edges = ["embed"], []
     for layer in range(n_layers):
@@ -30,17 +36,34 @@ def all_edges(n_layers: int, n_heads: int, mlps: bool) -> list[Edge]:
         if mlps:
             edges += [Edge(sender, f"m{layer}") for sender in senders]
             senders.append(f"m{layer}")
-    return edges + [Edge(sender, "logits") for sender in senders]
+    return (*edges, *(Edge(sender, "logits") for sender in senders))
 
 
 def _touches_mlp(edge: Edge) -> bool:
     return any(re.fullmatch(r"m\d+", end) for end in edge)
 
 
-def edge_metrics(
+class EdgeRanking(NamedTuple):
+    """All edges of a model by score: ``values [edges]`` and whether each is true, ``relevant``.
+
+    ``n_listed`` edges came with a score, ``n_left_out`` of them are none of the items.
+    """
+
+    values: np.ndarray
+    relevant: np.ndarray
+    n_listed: int
+    n_left_out: int
+
+    @property
+    def ranking(self) -> TiedRanking:
+        """The same as groups of equally scored edges."""
+        return tied_ranking(self.values, self.relevant)
+
+
+def edge_ranking(
     scores: Mapping[Edge, float], truth: frozenset[Edge], n_layers: int, n_heads: int
-) -> dict[str, Any]:
-    """Ranking metrics over all edges (see :func:`ranking_metrics`).
+) -> EdgeRanking:
+    """Rank every edge the model could have.
 
     Where no true edge touches an MLP the truth says nothing about MLPs: the graph is then that
     of the heads, and listed edges of MLPs are left out (``n_left_out``).
@@ -56,7 +79,7 @@ def edge_metrics(
     listed = {Edge(*edge): float(score) for edge, score in scores.items()}
     mlps = any(map(_touches_mlp, truth))
     possible = all_edges(n_layers, n_heads, mlps)
-    items = possible + sorted(truth.difference(possible))
+    items = [*possible, *sorted(truth.difference(possible))]
     known = set(items)
     outside = sorted(edge for edge in listed if edge not in known)
     strange = [edge for edge in outside if mlps or not _touches_mlp(edge)]
@@ -69,9 +92,21 @@ def edge_metrics(
         raise RunFailed("an edge's score is not a finite number")
     level = {score: i for i, score in enumerate(sorted(set(listed.values())), start=1)}
     values = np.array([level[listed[edge]] if edge in listed else 0 for edge in items])
+    relevant = np.array([edge in truth for edge in items])
+    return EdgeRanking(values, relevant, len(listed), len(outside))
+
+
+def edge_metrics(
+    scores: Mapping[Edge, float], truth: frozenset[Edge], n_layers: int, n_heads: int
+) -> dict[str, Any]:
+    """Ranking metrics over all edges (see :func:`ranking_metrics`), and how many were listed.
+
+    Arguments and errors are those of :func:`edge_ranking`.
+    """
+    ranked = edge_ranking(scores, truth, n_layers, n_heads)
     return {
-        "n_listed": len(listed),
-        "n_left_out": len(outside),
-        "n_truth_listed": len(truth & listed.keys()),
-        **ranking_metrics(values, np.array([edge in truth for edge in items])),
+        "n_listed": ranked.n_listed,
+        "n_left_out": ranked.n_left_out,
+        "n_truth_listed": len(truth & scores.keys()),
+        **ranking_metrics(ranked.values, ranked.relevant),
     }

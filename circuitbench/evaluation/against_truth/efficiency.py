@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ MEASURES: dict[str, Callable[[TiedRanking], float]] = {
     "average_precision": average_precision,
     "r_precision": r_precision,
 }
+
+Quality = TypeVar("Quality", float, float | None)
 
 
 def area_on_log_axis(
@@ -51,6 +54,55 @@ def queries_to(queries: Sequence[int], quality: Sequence[float], target: float) 
     return next((int(q) for q in reached), None)
 
 
+@dataclass(frozen=True)
+class QualityCurve:
+    """The rankings a method could have given, ``rankings[i]`` after ``queries[i]``, rising.
+
+    ``horizon`` is where areas end, in queries.
+    """
+
+    queries: list[int]
+    rankings: list[TiedRanking]
+    horizon: int
+
+    def values(self, measure: Callable[[TiedRanking], Quality]) -> list[tuple[int, Quality]]:
+        """``(queries, value)`` of each ranking."""
+        return [(q, measure(r)) for q, r in zip(self.queries, self.rankings, strict=True)]
+
+    def area(self, measure: Callable[[TiedRanking], float]) -> float:
+        """See :func:`area_on_log_axis`."""
+        chance = measure(self.rankings[0].uninformed())
+        quality = [measure(ranking) for ranking in self.rankings]
+        return area_on_log_axis(self.queries, quality, chance, self.horizon)
+
+    def queries_to(self, measure: Callable[[TiedRanking], float], target: float) -> int | None:
+        """See :func:`queries_to`."""
+        return queries_to(self.queries, [measure(r) for r in self.rankings], target)
+
+
+def quality_curve(
+    trace: Sequence[TracePoint],
+    scores: np.ndarray,
+    queries: int | None,
+    relevant: np.ndarray,
+    horizon: int,
+) -> QualityCurve | str:
+    """The rankings along the trace, closed by the final one; or why there is no curve.
+
+    Arguments as in :func:`efficiency_metrics`.
+    """
+    points = {point.queries: point.scores for point in trace}
+    if queries is None:
+        queries = max(points, default=None)
+    if queries is None:
+        return "neither a trace nor the number of queries is known"
+    if not relevant.any() or relevant.all():
+        return "the truth holds none of the heads, or all"
+    points = {q: ranking for q, ranking in points.items() if q < queries} | {queries: scores}
+    spent = sorted(points)
+    return QualityCurve(spent, [tied_ranking(points[q], relevant) for q in spent], horizon)
+
+
 def efficiency_metrics(
     trace: Sequence[TracePoint],
     scores: np.ndarray,
@@ -77,28 +129,17 @@ def efficiency_metrics(
         ``undefined``, where there is neither cost nor trace, or no ranking to speak of.
     """
     horizon = HORIZON_PER_ITEM * scores.size if horizon is None else horizon
-    points = {point.queries: point.scores for point in trace}
-    if queries is None:
-        queries = max(points, default=None)
-    nothing = {"queries": None, "curve": None, "area": None, "queries_to_90": None}
-    if queries is None:
-        why = "neither a trace nor the number of queries is known"
-        return {**nothing, "horizon": horizon, "undefined": why}
-    if not relevant.any() or relevant.all():
-        why = "the truth holds none of the heads, or all"
-        return {**nothing, "horizon": horizon, "undefined": why}
-    points = {q: ranking for q, ranking in points.items() if q < queries} | {queries: scores}
-    spent = sorted(points)
-    rankings = [tied_ranking(points[q], relevant) for q in spent]
-    curves = {name: [measure(r) for r in rankings] for name, measure in MEASURES.items()}
-    chance = rankings[0].uninformed()
+    found = quality_curve(trace, scores, queries, relevant, horizon)
+    if isinstance(found, str):
+        nothing = dict.fromkeys(("queries", "curve", "area", "queries_to_90"))
+        return {**nothing, "horizon": horizon, "undefined": found}
     return {
-        "queries": spent,
-        "curve": curves,
-        "area": {
-            name: area_on_log_axis(spent, curve, MEASURES[name](chance), horizon)
-            for name, curve in curves.items()
+        "queries": found.queries,
+        "curve": {
+            name: [value for _, value in found.values(measure)]
+            for name, measure in MEASURES.items()
         },
-        "queries_to_90": queries_to(spent, curves["r_precision"], TARGET),
+        "area": {name: found.area(measure) for name, measure in MEASURES.items()},
+        "queries_to_90": found.queries_to(r_precision, TARGET),
         "horizon": horizon,
     }

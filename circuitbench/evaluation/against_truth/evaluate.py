@@ -48,19 +48,12 @@ def checked_selection(discovery: Discovery, n_layers: int, n_heads: int) -> np.n
         raise RunFailed(f"the method selected a head that does not exist: {error}") from error
 
 
-def evaluate(
-    discovery: Discovery,
-    truth: Circuit,
-    n_layers: int,
-    n_heads: int,
-    queries: int | None = None,
-) -> dict[str, Any]:
+def evaluate(discovery: Discovery, truth: Circuit, queries: int | None = None) -> dict[str, Any]:
     """All truth-based metrics of one discovery.
 
     Args:
         discovery: the method's answer; it is not changed.
         truth: the circuit to compare with.
-        n_layers, n_heads: the model's grid of attention heads.
         queries: what the discovery cost; closes the curve of quality against queries.
 
     Returns:
@@ -76,10 +69,14 @@ def evaluate(
         - ``edges``: ranking metrics over edges; None where truth or method has none.
 
     Raises:
-        RunFailed: scores of a wrong shape or not finite, a selected head or a scored edge that
-            does not exist.
+        RunFailed: scores that are no grid of finite numbers, a selected head or a scored edge
+            that does not exist in a model of their shape.
         InvalidSpec: the truth does not fit the model.
     """
+    try:
+        n_layers, n_heads = np.shape(discovery.scores)
+    except ValueError as error:
+        raise RunFailed("the method's scores have no shape [n_layers, n_heads]") from error
     scores = checked_scores(discovery.scores, n_layers, n_heads)
     selected = checked_selection(discovery, n_layers, n_heads)
     relevant = head_grid(truth.heads, n_layers, n_heads)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from circuitbench.core.errors import InvalidSpec, RunFailed
 
@@ -90,11 +89,15 @@ def average_precision(ranking: TiedRanking) -> float:
     before = np.cumsum(ranking.sizes) - ranking.sizes
     found = np.cumsum(ranking.hits) - ranking.hits
     total = 0.0
-    for n, p, start, above in zip(ranking.sizes, ranking.hits, before, found, strict=True):
-        if p:
-            j = np.arange(1, n + 1)
-            others = (j - 1) * (p - 1) / max(n - 1, 1)
-            total += float((p / n * (above + 1 + others) / (start + j)).sum())
+    for group in np.flatnonzero(ranking.hits):
+        n, p = int(ranking.sizes[group]), int(ranking.hits[group])
+        start, above = int(before[group]), int(found[group])
+        if n == 1:
+            total += (above + 1) / (start + 1)
+            continue
+        j = np.arange(1, n + 1)
+        others = (j - 1) * (p - 1) / (n - 1)
+        total += float((p / n * (above + 1 + others) / (start + j)).sum())
     return total / ranking.n_relevant
 
 
@@ -133,6 +136,8 @@ def hits_p_value(ranking: TiedRanking, k: int) -> float:
     Exact. Without a tie across the cut it is the hypergeometric tail; with one, the true items
     sure to be in the top and those in the tie are multivariate hypergeometric.
     """
+    from scipy.stats import hypergeom  # a second to import; tables do without p-values
+
     ends = np.cumsum(ranking.sizes)
     cut = int(np.searchsorted(ends, k))
     tied = int(ranking.sizes[cut])
@@ -140,10 +145,10 @@ def hits_p_value(ranking: TiedRanking, k: int) -> float:
     items, relevant, share = ranking.n_items, ranking.n_relevant, (k - sure) / tied
     observed = hits_at(ranking, k)
     inside = np.arange(max(0, relevant - (items - sure)), min(sure, relevant) + 1)
-    p_inside = stats.hypergeom.pmf(inside, items, relevant, sure)
+    p_inside = hypergeom.pmf(inside, items, relevant, sure)
     # in the tie at least this many, given how many are surely inside; 1e-9 against rounding
     least = np.ceil((observed - inside) / share - 1e-9)
-    p_tie = stats.hypergeom.sf(least - 1, items - sure, relevant - inside, tied)
+    p_tie = hypergeom.sf(least - 1, items - sure, relevant - inside, tied)
     return float(min(1.0, (p_inside * p_tie).sum()))
 
 
@@ -179,7 +184,9 @@ def auroc_p_value(ranking: TiedRanking) -> tuple[float, str]:
     ties = float((sizes**3 - sizes).sum()) / (items * (items - 1))
     spread = np.sqrt(chosen * others / 12 * (items + 1 - ties)) * 2 / unit
     mean = chosen * float(ranks.mean())
-    return float(stats.norm.sf((observed - mean - 0.5) / spread)), "normal"
+    from scipy.stats import norm
+
+    return float(norm.sf((observed - mean - 0.5) / spread)), "normal"
 
 
 def _values(ranking: TiedRanking) -> dict[str, Any]:

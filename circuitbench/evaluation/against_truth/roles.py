@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from circuitbench.core.circuit import Role, head_grid
 from circuitbench.evaluation.against_truth.ranking import ranking_metrics
@@ -46,8 +45,10 @@ def found_distribution(members: np.ndarray, top: TopSet) -> np.ndarray:
     beyond = np.arange(int(members.sum()) + 1) - int((members & top.sure).sum())
     if top.tied is None:
         return np.asarray(beyond == 0, dtype=float)
+    from scipy.stats import hypergeom  # a second to import, and ties across the cut are rare
+
     maybe = int((members & top.tied).sum())
-    return np.asarray(stats.hypergeom.pmf(beyond, int(top.tied.sum()), maybe, top.places))
+    return np.asarray(hypergeom.pmf(beyond, int(top.tied.sum()), maybe, top.places))
 
 
 def _presence(members: np.ndarray, needed: int, top: TopSet) -> dict[str, float]:
@@ -65,6 +66,24 @@ def _summary(entries: list[dict[str, Any]], needed: int) -> dict[str, float]:
     return {
         "group_recall": float(np.mean([entry["found"] for entry in entries])),
         "needed_recall": sum(entry["needed_found"] for entry in entries) / needed,
+    }
+
+
+def presence_in_top_r(scores: np.ndarray, roles: Mapping[str, Role]) -> dict[str, dict[str, float]]:
+    """Per role that has heads, how much of it is in the top R, R the number of true heads.
+
+    Values as under ``top_r`` of :func:`role_metrics`.
+    """
+    grids = _grids(roles, scores.shape)
+    size = int(np.any(list(grids.values()), axis=0).sum()) if grids else 0
+    top = top_set(scores, size)
+    return {name: _presence(grid, roles[name].needed, top) for name, grid in grids.items()}
+
+
+def _grids(roles: Mapping[str, Role], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    n_layers, n_heads = shape
+    return {
+        name: head_grid(role.heads, n_layers, n_heads) for name, role in roles.items() if role.heads
     }
 
 
@@ -89,7 +108,7 @@ def role_metrics(
         ``needed_found`` over the sum of ``needed``.
     """
     roles = {name: role for name, role in roles.items() if role.heads}
-    grids = {name: head_grid(role.heads, *scores.shape) for name, role in roles.items()}
+    grids = _grids(roles, scores.shape)
     everyone = np.any(list(grids.values()), axis=0) if grids else np.zeros(scores.shape, dtype=bool)
     size = int(everyone.sum())
     equal = np.zeros(scores.shape)

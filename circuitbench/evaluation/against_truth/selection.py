@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from circuitbench.core.errors import InvalidSpec
 
@@ -28,6 +28,45 @@ def jaccard(a: frozenset[Any] | set[Any], b: frozenset[Any] | set[Any]) -> float
     return len(a & b) / union if union else None
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """How many items two sets share: ``both`` of ``selected`` and ``relevant``, among ``items``."""
+
+    items: int
+    selected: int
+    relevant: int
+    both: int
+
+    @classmethod
+    def of(cls, selected: np.ndarray, relevant: np.ndarray) -> Overlap:
+        """Count; raises :class:`InvalidSpec` unless the bool arrays have one shape, not empty."""
+        selected, relevant = np.asarray(selected, dtype=bool), np.asarray(relevant, dtype=bool)
+        if selected.shape != relevant.shape or selected.size == 0:
+            raise InvalidSpec(f"selection {selected.shape} and truth {relevant.shape} must match")
+        both = int((selected & relevant).sum())
+        return cls(selected.size, int(selected.sum()), int(relevant.sum()), both)
+
+    @property
+    def f1(self) -> float | None:
+        """``2 both / (selected + relevant)``, in [0, 1]; None for two empty sets."""
+        return _ratio(2 * self.both, self.selected + self.relevant)
+
+    @property
+    def chance_f1(self) -> float | None:
+        """Expected F1 of a random set of the same size."""
+        either = self.selected + self.relevant
+        return _ratio(2 * self.selected * self.relevant / self.items, either)
+
+    @property
+    def mcc(self) -> float | None:
+        """See :func:`matthews`."""
+        return matthews(self.both, self.selected, self.relevant, self.items)
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return float(numerator / denominator) if denominator else None
+
+
 def selection_metrics(selected: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
     """Precision, recall, F1, Jaccard and Matthews correlation of a committed set.
 
@@ -39,25 +78,19 @@ def selection_metrics(selected: np.ndarray, relevant: np.ndarray) -> dict[str, A
         size (the overlap is hypergeometric), ``p_value`` the chance of an overlap at least as
         large. A value that does not exist is None and ``undefined`` says why.
     """
-    selected, relevant = np.asarray(selected, dtype=bool), np.asarray(relevant, dtype=bool)
-    if selected.shape != relevant.shape or selected.size == 0:
-        raise InvalidSpec(f"selection {selected.shape} and truth {relevant.shape} must match")
-    items, size, truth = selected.size, int(selected.sum()), int(relevant.sum())
-    overlap = int((selected & relevant).sum())
+    from scipy.stats import hypergeom  # a second to import; tables do without chance and p-values
+
+    sets = Overlap.of(selected, relevant)
+    items, size, truth, overlap = sets.items, sets.selected, sets.relevant, sets.both
     possible = np.arange(min(size, truth) + 1)
-    weight = stats.hypergeom.pmf(possible, items, truth, size)
+    weight = hypergeom.pmf(possible, items, truth, size)
     either = size + truth
-
-    def ratio(numerator: float, denominator: float) -> float | None:
-        return float(numerator / denominator) if denominator else None
-
     undefined = {}
     if not size:
         undefined["precision"] = "nothing was selected"
     if not truth:
         undefined["recall"] = "the truth is empty"
-    mcc = matthews(overlap, size, truth, items)
-    if mcc is None:
+    if sets.mcc is None:
         undefined["mcc"] = "the selection or the truth is empty or everything"
     if not either:
         undefined["f1"] = undefined["jaccard"] = "selection and truth are both empty"
@@ -66,18 +99,18 @@ def selection_metrics(selected: np.ndarray, relevant: np.ndarray) -> dict[str, A
         "n_items": items,
         "n_relevant": truth,
         "overlap": overlap,
-        "precision": ratio(overlap, size),
-        "recall": ratio(overlap, truth),
-        "f1": ratio(2 * overlap, either),
-        "jaccard": ratio(overlap, either - overlap),
-        "mcc": mcc,
+        "precision": _ratio(overlap, size),
+        "recall": _ratio(overlap, truth),
+        "f1": sets.f1,
+        "jaccard": _ratio(overlap, either - overlap),
+        "mcc": sets.mcc,
         "chance": {
             "precision": truth / items if size else None,
             "recall": size / items if truth else None,
-            "f1": ratio(2 * size * truth / items, either),
+            "f1": sets.chance_f1,
             "jaccard": float((weight * possible / (either - possible)).sum()) if either else None,
-            "mcc": 0.0 if mcc is not None else None,
+            "mcc": 0.0 if sets.mcc is not None else None,
         },
-        "p_value": float(min(1.0, stats.hypergeom.sf(overlap - 1, items, truth, size))),
+        "p_value": float(min(1.0, hypergeom.sf(overlap - 1, items, truth, size))),
         "undefined": undefined,
     }

@@ -1,0 +1,251 @@
+"""What one run left, as metrics see it: plain mappings of a record, parsed when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+
+from circuitbench.core.circuit import ABLATIONS, Circuit, Edge, Head, Role, TruthKind, head_grid
+from circuitbench.core.discovery import TracePoint
+from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.evaluation.against_truth.edges import edge_ranking
+from circuitbench.evaluation.against_truth.efficiency import (
+    HORIZON_PER_ITEM,
+    TARGET,
+    QualityCurve,
+    quality_curve,
+)
+from circuitbench.evaluation.against_truth.ranking import (
+    TiedRanking,
+    r_precision,
+    tied_ranking,
+)
+from circuitbench.evaluation.against_truth.roles import presence_in_top_r
+from circuitbench.evaluation.against_truth.selection import Overlap
+
+Measure = Callable[[TiedRanking], float | None]
+
+
+class Outcome:
+    """One run as metrics see it.
+
+    Everything is parsed once and only when asked for. What does not hold together (scores of
+    no rectangular shape, a head outside the model) raises a :class:`CircuitBenchError`,
+    ``LookupError``, ``TypeError`` or ``ValueError`` from the property that meets it.
+
+    Args:
+        discovery: ``scores [n_layers][n_heads]``, ``selected`` heads ``"9.6"``, ``edges``
+            (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
+            ``info``; empty where a run has no answer.
+        truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
+            ``kind``; empty where there is none.
+        costs: ``discovery``, ``training``, ``evaluation``: what each spent.
+        measurements: what was measured without the truth.
+    """
+
+    def __init__(
+        self,
+        discovery: Mapping[str, Any],
+        truth: Mapping[str, Any],
+        costs: Mapping[str, Any],
+        measurements: Mapping[str, Any],
+    ) -> None:
+        self.discovery, self.costs, self.measurements = discovery, costs, measurements
+        self._truth = truth
+        self._curves: dict[Measure, list[tuple[int, float | None]]] = {}
+
+    @cached_property
+    def has(self) -> frozenset[str]:
+        """Which needs of metrics are met: ``truth``, ``edges`` (true and found), ``measurements``.
+
+        Without an answer there is nothing to hold against the truth.
+        """
+        answered = "scores" in self.discovery and bool(self._truth)
+        edges = answered and None not in (self.discovery.get("edges"), self._truth.get("edges"))
+        met = {"truth": answered, "edges": edges, "measurements": bool(self.measurements)}
+        return frozenset(need for need, is_met in met.items() if is_met)
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """``[n_layers, n_heads]``, higher = more surely in the circuit."""
+        return np.asarray(self.discovery["scores"], dtype=float)
+
+    @cached_property
+    def selected(self) -> np.ndarray:
+        """The committed set, ``[n_layers, n_heads]`` bool."""
+        return head_grid(map(Head.parse, self.discovery["selected"]), *self._shape)
+
+    @cached_property
+    def edges(self) -> dict[Edge, float]:
+        """The score of every edge the method lists."""
+        return {Edge.parse(text): score for text, score in self.discovery["edges"].items()}
+
+    @cached_property
+    def trace(self) -> list[TracePoint]:
+        """Rankings along the way, queries rising."""
+        return [
+            TracePoint(int(point["queries"]), np.asarray(point["scores"], dtype=float))
+            for point in self.discovery.get("trace") or ()
+        ]
+
+    @cached_property
+    def truth(self) -> Circuit:
+        """The circuit the answer is held against."""
+        return read_truth(self._truth)
+
+    @cached_property
+    def relevant(self) -> np.ndarray:
+        """The true heads, ``[n_layers, n_heads]`` bool."""
+        return head_grid(self.truth.heads, *self._shape)
+
+    @cached_property
+    def ranking(self) -> TiedRanking | None:
+        """How the scores rank the true heads; None where the truth names no head."""
+        return tied_ranking(self.scores, self.relevant) if self.relevant.any() else None
+
+    @cached_property
+    def edge_ranking(self) -> TiedRanking | None:
+        """How the scores of edges rank the true ones; None where the truth names no edge."""
+        edges = self.truth.edges
+        return edge_ranking(self.edges, edges, *self._shape).ranking if edges else None
+
+    @cached_property
+    def overlap(self) -> Overlap:
+        """The committed set against the true one."""
+        return Overlap.of(self.selected, self.relevant)
+
+    @cached_property
+    def role_recall(self) -> dict[str, float]:
+        """Share of each role's heads among the R best ranked, R the number of true heads."""
+        return {name: found["recall"] for name, found in self._roles.items()}
+
+    @cached_property
+    def group_recall(self) -> float | None:
+        """Share of roles of which enough heads are among the R best; None without roles."""
+        return float(np.mean([x["found"] for x in self._roles.values()])) if self._roles else None
+
+    def curve(self, measure: Measure) -> list[tuple[int, float | None]]:
+        """A measure of the best ranking after q queries, ``(q, value)`` with q rising.
+
+        Closed by the final scores at the cost of the whole discovery. Empty where the truth
+        holds none of the heads or all, or where nothing says what was spent.
+        """
+        if measure not in self._curves:
+            found = self._quality
+            self._curves[measure] = [] if found is None else found.values(measure)
+        return self._curves[measure]
+
+    def area(self, measure: Callable[[TiedRanking], float]) -> float | None:
+        """Area under the measure's curve, from 1 to 100 queries per head on a log axis."""
+        return None if self._quality is None else self._quality.area(measure)
+
+    @property
+    def queries_to_target(self) -> int | None:
+        """Queries after which R-precision first reached 0.9; None if it never did."""
+        return None if self._quality is None else self._quality.queries_to(r_precision, TARGET)
+
+    def cost(self, stage: str, name: str) -> float | None:
+        """What a stage spent; None where the record does not say.
+
+        Raises:
+            UnknownName: no record has such a stage or cost.
+        """
+        return _number(self.costs, EXAMPLE.costs, "cost", (stage, name))
+
+    def measured(self, *path: str) -> float | None:
+        """A measurement without truth, e.g. ``"mib", "zero", "cpr"``; None where there is none.
+
+        Raises:
+            UnknownName: no record has such a measurement.
+        """
+        return _number(self.measurements, EXAMPLE.measurements, "measurement", path)
+
+    @cached_property
+    def _shape(self) -> tuple[int, int]:
+        if self.scores.ndim != 2:
+            raise InvalidSpec(f"scores must be [n_layers, n_heads], not {self.scores.shape}")
+        return self.scores.shape[0], self.scores.shape[1]
+
+    @cached_property
+    def _quality(self) -> QualityCurve | None:
+        queries = self.cost("discovery", "queries")
+        spent = None if queries is None else int(queries)
+        horizon = HORIZON_PER_ITEM * self.scores.size
+        found = quality_curve(self.trace, self.scores, spent, self.relevant, horizon)
+        return found if isinstance(found, QualityCurve) else None
+
+    @cached_property
+    def _roles(self) -> dict[str, dict[str, float]]:
+        return presence_in_top_r(self.scores, self.truth.roles)
+
+
+def read_truth(stored: Mapping[str, Any]) -> Circuit:
+    """A truth as a record keeps it, as a circuit."""
+    roles = {
+        name: Role(tuple(map(Head.parse, role["heads"])), role["needed"], role["sign"])
+        for name, role in stored["roles"].items()
+    }
+    if stored["kind"] not in get_args(TruthKind):
+        raise UnknownName("kind of truth", str(stored["kind"]), get_args(TruthKind))
+    edges = stored.get("edges")
+    return Circuit(
+        roles,
+        stored["source"],
+        stored["kind"],
+        edges=None if edges is None else frozenset(map(Edge.parse, edges)),
+    )
+
+
+def _number(
+    content: Mapping[str, Any], shape: Mapping[str, Any], what: str, path: tuple[str, ...]
+) -> float | None:
+    """The number at ``path``. A name that ``shape`` lacks is a mistake; one missing here is not."""
+    found: Any = content
+    known: Any = shape
+    for name in path:
+        if name not in known:
+            raise UnknownName(what, ".".join(path), (".".join((*path[:-1], key)) for key in known))
+        known = known[name]
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return found
+
+
+_METER = (
+    "queries", "gradients", "forwards", "backwards", "tokens", "flops", "seconds", "memo_hits",
+    "peak_memory_bytes", "method_seconds",
+)  # fmt: skip
+_EDGES = {"embed->0.0.q": 2.0, "0.1->1.2.k": 1.0}
+# A run that has everything a run can have. Metrics are tried on it when they are loaded, and
+# what it lacks no metric may refer to.
+EXAMPLE = Outcome(
+    discovery={
+        "scores": [[0.1, 0.9, 0.3], [0.2, 0.4, 0.8]],
+        "selected": ["0.1", "1.2"],
+        "edges": _EDGES,
+        "trace": [{"queries": 2, "scores": [[0.6, 0.5, 0.4], [0.3, 0.2, 0.1]]}],
+        "info": {},
+    },
+    truth={
+        "roles": {
+            "writer": {"heads": ["0.1"], "needed": 1, "sign": 1},
+            "reader": {"heads": ["1.2"], "needed": 1, "sign": 1},
+        },
+        "edges": list(_EDGES),
+        "source": "invented",
+        "kind": "constructed",
+    },
+    costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
+    measurements={
+        "faithfulness": {
+            name: {"value": 0.5, "circuit": 1.0, "empty": 0.0, "full": 2.0} for name in ABLATIONS
+        },
+        "mib": {name: {"cpr": 0.5, "cmd": 0.5} for name in ABLATIONS},
+        "completeness": dict.fromkeys(("mean", "max", "relative_mean", "relative_max"), 0.5),
+        "minimality": dict.fromkeys(("min", "mean", "relative_min", "relative_mean"), 0.5),
+    },
+)

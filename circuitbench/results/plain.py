@@ -1,0 +1,66 @@
+"""Any value a run produces as plain JSON data, or a clear refusal."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuitbench.core.circuit import Edge, Head
+from circuitbench.core.errors import InvalidSpec, RunFailed
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """``value`` as plain JSON data: dicts, lists, strings, finite numbers, booleans, None.
+
+    Arrays and tensors become nested lists, sets become sorted lists, heads ``"l.h"``. Raises
+    :class:`RunFailed` for NaN or infinity, :class:`InvalidSpec` for what JSON cannot hold; both
+    name the place, e.g. ``discovery.info.loss``.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.ndarray | np.generic) or _is_tensor(value):
+        return plain(value.tolist(), where)
+    if isinstance(value, Head | Edge | Path):
+        return str(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RunFailed(f"{where} is {value}; a record holds finite numbers only")
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return [plain(item, where) for item in sorted(value)]
+    if isinstance(value, list | tuple):
+        # Grids of scores are most of a record; one pass over a row of them is enough.
+        if all(type(item) is float for item in value) and all(map(math.isfinite, value)):
+            return list(value)
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise InvalidSpec(f"{where} is a {type(value).__name__}, which a record cannot hold")
+
+
+def check_finite(value: Any, where: str) -> None:
+    """Raise :class:`RunFailed` naming the place if parsed JSON holds infinity (``1e999``)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, dict | list | float):
+                check_finite(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        try:
+            if all(map(math.isfinite, value)):
+                return
+        except (TypeError, OverflowError):  # not a row of floats
+            pass
+        for i, item in enumerate(value):
+            check_finite(item, f"{where}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise RunFailed(f"{where} is {value}; a record holds finite numbers only")
+
+
+def _is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")  # whoever made a tensor has imported it
+    return torch is not None and isinstance(value, torch.Tensor)
