@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from circuitbench.core.info import Info
 from circuitbench_agents.learning.training import PolicyTraining
 from circuitbench_agents.learning.warm_start import baseline_rankings, explore, imitate
 from circuitbench_agents.ppo import PPOHeadDiscovery
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 KEPT = 0.2  # share of the heads that a warm-started pruning policy is shown to keep
 
 
+@Info(
+    title="PPO on growing ablations",
+    family="Reinforcement learning",
+    paper="Schulman et al. 2017",
+    link="https://arxiv.org/abs/1707.06347",
+    needs=("training",),
+)
 @dataclass
 class KnockoutDiscovery(PPOHeadDiscovery):
     """``rl-knockout``: masked PPO on HeadKnockout.
@@ -88,6 +96,13 @@ class KnockoutDiscovery(PPOHeadDiscovery):
         return LargestEvidence(oracle.shape, preference)
 
 
+@Info(
+    title="PPO on pruning to a circuit",
+    family="Reinforcement learning",
+    paper="Schulman et al. 2017",
+    link="https://arxiv.org/abs/1707.06347",
+    needs=("training",),
+)
 @dataclass
 class PruningDiscovery(PPOHeadDiscovery):
     """``rl-pruning``: masked PPO on CircuitPruning.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from circuitbench.core.errors import InvalidSpec, RunFailed
+from circuitbench.core.info import Info
 from circuitbench_agents.environments.batch import EpisodeBatch, OracleVecEnv
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning import checkpoint
@@ -292,6 +293,13 @@ class DQNTraining:
         )
 
 
+@Info(
+    title="Double DQN with masked actions",
+    family="Reinforcement learning",
+    paper="van Hasselt et al. 2016",
+    link="https://arxiv.org/abs/1509.06461",
+    needs=("training",),
+)
 @dataclass
 class DQNHeadDiscovery(LearningAgent):
     """``rl-dqn``: double DQN (van Hasselt et al. 2016, arXiv 1509.06461) with illegal heads masked.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from circuitbench.core.info import Info
 from circuitbench_agents.learning.rehearsal import RehearsalSettings, lessons, rehearse
 from circuitbench_agents.learning.training import PolicyTraining
 from circuitbench_agents.learning.warm_start import baseline_rankings
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from circuitbench.oracle import Oracle
 
 
+@Info(
+    title="PPO with planning (MechRL)",
+    family="Reinforcement learning",
+    paper="Khadka 2026",
+    link="https://arxiv.org/abs/2605.26343",
+    needs=("training",),
+)
 @dataclass
 class PPOPlanning(PPOHeadDiscovery):
     """``rl-ppo-plan``: rl-ppo that acts by best-of-K planning (Khadka 2026, arXiv 2605.26343).
@@ -32,6 +40,13 @@ class PPOPlanning(PPOHeadDiscovery):
     name: ClassVar[str] = "rl-ppo-plan"
 
 
+@Info(
+    title="Advantage actor-critic",
+    family="Reinforcement learning",
+    paper="Mnih et al. 2016",
+    link="https://arxiv.org/abs/1602.01783",
+    needs=("training",),
+)
 @dataclass
 class A2CHeadDiscovery(PPOHeadDiscovery):
     """``rl-a2c``: advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783).
@@ -51,6 +66,13 @@ class A2CHeadDiscovery(PPOHeadDiscovery):
     fixed: ClassVar[dict[str, Any]] = {"optimizer": "rmsprop", "normalize": False}
 
 
+@Info(
+    title="REINFORCE",
+    family="Reinforcement learning",
+    paper="Williams 1992",
+    link="https://doi.org/10.1007/BF00992696",
+    needs=("training",),
+)
 @dataclass
 class ReinforceHeadDiscovery(PPOHeadDiscovery):
     """``rl-reinforce``: REINFORCE with a learnt baseline (Williams 1992).
@@ -67,6 +89,13 @@ class ReinforceHeadDiscovery(PPOHeadDiscovery):
     name: ClassVar[str] = "rl-reinforce"
 
 
+@Info(
+    title="PPO with attention over heads",
+    family="Reinforcement learning",
+    paper="Vaswani et al. 2017",
+    link="https://arxiv.org/abs/1706.03762",
+    needs=("training",),
+)
 @dataclass
 class TransformerHeadDiscovery(PPOHeadDiscovery):
     """``rl-transformer``: PPO with an attention policy over head tokens.

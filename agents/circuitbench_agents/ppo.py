@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from circuitbench.core.info import Info
 from circuitbench_agents.environments.batch import EpisodeBatch
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from circuitbench.oracle import Oracle
 
 
+@Info(
+    title="PPO on single heads (MechRL)",
+    family="Reinforcement learning",
+    paper="Khadka 2026",
+    link="https://arxiv.org/abs/2605.26343",
+    needs=("training",),
+)
 @dataclass
 class PPOHeadDiscovery(LearningAgent):
     """Masked PPO that learns which heads to ablate (Khadka 2026, arXiv 2605.26343).

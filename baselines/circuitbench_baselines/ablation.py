@@ -10,10 +10,17 @@ import torch
 
 from circuitbench.core.circuit import Ablation
 from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench.core.info import Info
 from circuitbench.oracle import Oracle
 from circuitbench_baselines.selection import above
 
 
+@Info(
+    title="Single-head ablation",
+    family="Ablation",
+    paper="Khadka 2026",
+    link="https://arxiv.org/abs/2605.26343",
+)
 @dataclass(frozen=True)
 class HeadAblation:
     """Scores each head by the damage its ablation alone does (Khadka 2026, arXiv 2605.26343).

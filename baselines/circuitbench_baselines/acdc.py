@@ -10,9 +10,17 @@ import torch
 
 from circuitbench.core.circuit import Ablation, heads_of
 from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench.core.info import Info
 from circuitbench.oracle import Damages, Oracle
 
 
+@Info(
+    title="ACDC over heads",
+    family="Mask search",
+    paper="Conmy et al. 2023",
+    link="https://arxiv.org/abs/2304.14997",
+    needs=("counterfactuals",),
+)
 @dataclass(frozen=True)
 class ACDC:
     """Removes a head for good if the model then changes by less than a threshold.

@@ -10,10 +10,18 @@ import torch
 from circuitbench.core.circuit import Ablation, Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.oracle import Oracle
 from circuitbench_baselines.selection import above
 
 
+@Info(
+    title="Attribution patching",
+    family="Gradient attribution",
+    paper="Syed et al. 2023",
+    link="https://arxiv.org/abs/2310.10348",
+    needs=("counterfactuals", "gradients"),
+)
 @dataclass(frozen=True)
 class AttributionPatching:
     """First-order estimate of each head's patching effect, from gradients by a soft mask.
@@ -54,6 +62,13 @@ class AttributionPatching:
         return Discovery(grid, above(grid, self.threshold * abs(oracle.clean_metric)))
 
 
+@Info(
+    title="Integrated gradients",
+    family="Gradient attribution",
+    paper="Sundararajan et al. 2017",
+    link="https://arxiv.org/abs/1703.01365",
+    needs=("counterfactuals", "gradients"),
+)
 @dataclass(frozen=True)
 class IntegratedGradients(AttributionPatching):
     """:class:`AttributionPatching` along a path of 16 points instead of at its end."""
@@ -61,6 +76,14 @@ class IntegratedGradients(AttributionPatching):
     steps: int = 16
 
 
+@Info(
+    title="Edge attribution patching",
+    family="Gradient attribution",
+    paper="Syed et al. 2023",
+    link="https://arxiv.org/abs/2310.10348",
+    granularity="edges",
+    needs=("counterfactuals", "gradients"),
+)
 @dataclass(frozen=True)
 class EdgeAttributionPatching:
     """First-order estimate of every edge's effect: EAP (Syed et al. 2023, arXiv 2310.10348).

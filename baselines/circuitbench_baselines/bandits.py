@@ -12,6 +12,7 @@ import torch
 from circuitbench.core.circuit import heads_of
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench_baselines.episodes.evidence import TRACE_EVERY, Evidence
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class HeadBelief:
         return np.asarray(self.mean + vectors @ draws)
 
 
+@Info(
+    title="Gaussian-process UCB",
+    family="Bandit",
+    paper="Srinivas et al. 2010",
+    link="https://arxiv.org/abs/0912.3995",
+)
 @dataclass(frozen=True)
 class BanditUCB:
     """Gaussian-process upper confidence bounds (Srinivas et al. 2010, arXiv 0912.3995).
@@ -128,6 +135,12 @@ class BanditUCB:
         return order[np.argsort(-bound[order], kind="stable")[:k]]
 
 
+@Info(
+    title="Thompson sampling",
+    family="Bandit",
+    paper="Russo et al. 2018",
+    link="https://arxiv.org/abs/1707.02038",
+)
 @dataclass(frozen=True)
 class BanditThompson(BanditUCB):
     """Thompson sampling under a :class:`HeadBelief` (Thompson 1933; Russo et al. 2018,
@@ -144,6 +157,12 @@ class BanditThompson(BanditUCB):
         return np.array(chosen)
 
 
+@Info(
+    title="Successive halving",
+    family="Bandit",
+    paper="Karnin et al. 2013",
+    link="https://proceedings.mlr.press/v28/karnin13.html",
+)
 @dataclass(frozen=True)
 class SuccessiveHalving:
     """Halves the heads in every round, pulling the survivors ever more often.

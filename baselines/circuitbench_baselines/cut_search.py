@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.info import Info
 from circuitbench_baselines.bandits import affordable
 from circuitbench_baselines.episodes.evidence import LargestEvidence
 from circuitbench_baselines.episodes.knockout import KnockoutEpisode, KnockoutRules
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from circuitbench.oracle import Oracle
 
 
+@Info(
+    title="Minimal cuts by group testing",
+    family="Mask search",
+    paper="Dorfman 1943",
+    link="https://doi.org/10.1214/aoms/1177731363",
+)
 @dataclass
 class CutSearch:
     """``cut-search``: ablate everything, put back what makes no difference, and again elsewhere.

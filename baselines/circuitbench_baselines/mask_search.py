@@ -15,6 +15,7 @@ import torch
 from circuitbench.core.circuit import heads_of
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench_baselines.bandits import affordable
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def search(
     )
 
 
+@Info(
+    title="Cross-entropy method",
+    family="Mask search",
+    paper="de Boer et al. 2005",
+    link="https://doi.org/10.1007/s10479-005-5724-z",
+)
 @dataclass(frozen=True)
 class CrossEntropy:
     """Cross-entropy method over masks (Rubinstein 1999; de Boer et al. 2005).
@@ -141,6 +148,12 @@ class _CrossEntropyRounds:
         return np.asarray(np.log(self.keep / (1 - self.keep)))
 
 
+@Info(
+    title="CMA-ES",
+    family="Mask search",
+    paper="Ros and Hansen 2008",
+    link="https://doi.org/10.1007/978-3-540-87700-4_30",
+)
 @dataclass(frozen=True)
 class CovarianceMatrixAdaptation:
     """CMA-ES (Hansen & Ostermeier 2001), by the ``cma`` library, with a diagonal covariance.

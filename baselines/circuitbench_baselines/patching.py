@@ -9,10 +9,18 @@ import numpy as np
 import torch
 
 from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench.core.info import Info
 from circuitbench.oracle import Oracle
 from circuitbench_baselines.selection import above
 
 
+@Info(
+    title="Activation patching",
+    family="Patching",
+    paper="Vig et al. 2020",
+    link="https://arxiv.org/abs/2004.12265",
+    needs=("counterfactuals",),
+)
 @dataclass(frozen=True)
 class ActivationPatching:
     """Scores each head by what swapping its output between two prompts does to the metric.

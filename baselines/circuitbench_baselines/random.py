@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.info import Info
 from circuitbench.oracle import Oracle
 from circuitbench_baselines.selection import top_heads
 
 
+@Info(title="Random ranking", family="Control")
 @dataclass(frozen=True)
 class RandomRanking:
     """Uniform scores; commits to a fixed share of the heads. Costs no queries.

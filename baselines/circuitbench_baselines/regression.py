@@ -10,10 +10,17 @@ import torch
 from circuitbench.core.circuit import Ablation
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.oracle import Oracle
 from circuitbench_baselines.selection import above
 
 
+@Info(
+    title="Regression on random subsets",
+    family="Surrogate model",
+    paper="Ilyas et al. 2022",
+    link="https://arxiv.org/abs/2202.00622",
+)
 @dataclass(frozen=True)
 class SubsetRegression:
     """Ablates many heads at once at random, and regresses the task damage on which were off.

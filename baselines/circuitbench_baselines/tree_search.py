@@ -10,6 +10,7 @@ import torch
 
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench_baselines.bandits import affordable
 from circuitbench_baselines.episodes.evidence import Evidence
 
@@ -29,6 +30,12 @@ class Node:
     children: dict[int, Node] = field(default_factory=dict)
 
 
+@Info(
+    title="Monte-Carlo tree search",
+    family="Mask search",
+    paper="Kocsis and Szepesvári 2006",
+    link="https://doi.org/10.1007/11871842_29",
+)
 @dataclass(frozen=True)
 class MCTS:
     """UCT (Kocsis & Szepesvári 2006) with progressive widening (Coulom 2007) over ablated sets.

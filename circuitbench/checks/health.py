@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.checks.health_card import Card, Check, Limits, RoleReport, figure, render
+from circuitbench.checks.health_card import Card, Check, RoleReport, figure, render
 from circuitbench.core.circuit import Ablation, Circuit, Head
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import generator
 from circuitbench.models.base import Model
+from circuitbench.models.limits import Limits
 from circuitbench.oracle import Oracle
 from circuitbench.tasks.base import Prompts, Task
 
@@ -51,7 +52,7 @@ def validate_task(
         task_name: as in the registry; seeds the draws.
         model, task: what is tested.
         ablation: one of those the truth claims to be valid under; by default the first.
-        limits: by default those of the model, see :meth:`Limits.of`.
+        limits: by default those of the model.
         prompts: prompts and control spans per batch.
         subsets: random subsets in which heads outside the truth are tried.
         others: how many heads outside the truth are tried alone (a random choice); all by
@@ -62,7 +63,7 @@ def validate_task(
     Raises:
         InvalidSpec: for an ablation the truth does not claim, or a task the model can't do.
     """
-    limits = Limits.of(model) if limits is None else limits
+    limits = model.limits if limits is None else limits
     truth = task.truth(model)
     ablation = truth.ablations[0] if ablation is None else ablation
     if ablation not in truth.ablations:
@@ -121,7 +122,7 @@ def validate_task(
         kind=truth.kind,
         valid_under=truth.ablations,
         blind_spots=truth.blind_spots,
-        dials=getattr(model.construction, "dials", {}),
+        dials=model.dials,
         provenance=dict(model.provenance),
     )
 
@@ -197,17 +198,15 @@ def _truth_in_context(
 
 def _behaviour(bench: _Bench, model: Model, drawn: Prompts, limits: Limits) -> list[Check]:
     """The model does the task, the counterfactual undoes it, and the language is one."""
-    construction = model.construction
     draws = range(max(1, SAMPLE // bench.oracle.batch_size))
     batches = [bench.oracle.draw(i) for i in draws]
     accuracy = float(np.mean([batch.accuracy for batch in batches]))
     control = float(np.mean([batch.control_loss for batch in batches]))
-    language = getattr(construction, "language", None)
     vocabulary = int(max(drawn.tokens.max(), drawn.token_ids.max())) + 1
     transformer = model.transformer
     if transformer is not None:
         vocabulary = transformer.config.d_vocab
-    uniform = getattr(language, "uniform_loss", math.log(vocabulary))
+    uniform = model.uniform_loss or math.log(vocabulary)
     flipped = torch.zeros(1, *bench.oracle.shape, dtype=torch.bool)
     restored_none = bench.oracle.query(flipped, direction="denoising").task
     counterfactual = bench.clean - float(restored_none[0])

@@ -4,57 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from circuitbench.core.circuit import Ablation
-from circuitbench.core.errors import UnknownName
-from circuitbench.models.base import Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a healthy task keeps to. A model states its own in ``provenance["health"]``.
-
-    Args:
-        accuracy: least share of prompts answered correctly.
-        counterfactual: greatest counterfactual metric, relative to the clean one.
-        control: greatest control loss, relative to a uniform guess.
-        nothing: greatest share of the metric left with every head ablated.
-        sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
-        matters: least effect of a truth head in its best context.
-        tolerance: greatest effect of any other head, in any context.
-        together: greatest effect of a random half of the other heads.
-        stability: greatest change of a truth head's effect from one prompt seed to the next.
-    """
-
-    accuracy: float = 0.99
-    counterfactual: float = 0.5
-    control: float = 0.6
-    nothing: float = 0.1
-    sufficiency: float = 0.1
-    matters: float = 0.05
-    tolerance: float = 0.02
-    together: float = 0.05
-    stability: float = 0.3
-
-    @classmethod
-    def of(cls, model: Model) -> Limits:
-        """The default limits, with those the model states itself.
-
-        Raises :class:`UnknownName` for a limit that does not exist.
-        """
-        own: Mapping[str, float] = model.provenance.get("health", {})
-        known = [limit.name for limit in fields(cls)]
-        for name in own:
-            if name not in known:
-                raise UnknownName("health limit", name, known)
-        return cls(**own)
 
 
 @dataclass(frozen=True)
@@ -151,7 +109,7 @@ def render(card: Card) -> str:
             f"| {role.name} | {' '.join(role.heads)} | {role.needed} of {len(role.heads)} | "
             f"{_span(role.alone)} | {_span(role.in_context)} | {role.shows} |"
         )
-    provenance = {k: v for k, v in card.provenance.items() if k not in ("dials", "health")}
+    provenance = {k: v for k, v in card.provenance.items() if k != "dials"}
     for title, facts in (("Dials", card.dials), ("Provenance", provenance)):
         if facts:
             lines += ["", f"{title}: " + ", ".join(f"{k} {v}" for k, v in facts.items()) + "."]

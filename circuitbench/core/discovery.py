@@ -29,6 +29,8 @@ class Discovery:
         edges: optional score per edge.
         trace: optional ranking after q queries, q increasing.
         info: optional JSON-able extras (learning curves, chosen thresholds).
+        signed: optional scores of the same shape, positive where a head helps and negative where
+            it works against the task, from a method whose ``scores`` are magnitudes.
     """
 
     scores: np.ndarray
@@ -36,3 +38,4 @@ class Discovery:
     edges: Mapping[Edge, float] | None = None
     trace: Sequence[TracePoint] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    signed: np.ndarray | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 from circuitbench.models.transformer import Transformer
 
 
@@ -23,6 +24,10 @@ class Model:
         construction: what a task needs to draw prompts for this model and to state its truth
             (the planted model's vocabulary and roles, a tokenizer, a compiled program).
         provenance: JSON-able facts that go into every record (seed, revision, processing).
+        dials: JSON-able settings it was built with, shown on a task's health card.
+        limits: what its tasks keep to in the health gate.
+        uniform_loss: loss of a uniform guess at a word of control text, in nats; None where every
+            token of the vocabulary may come next.
     """
 
     name: str
@@ -32,6 +37,9 @@ class Model:
     hooked: Any = None
     construction: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    dials: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = DEFAULT_LIMITS
+    uniform_loss: float | None = None
 
 
 class ModelFactory(Protocol):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable, nearest
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.transformer import (
     LayerWeights,
@@ -39,6 +40,12 @@ PROCESSINGS = ("folded", "raw")
 FOLDER_VARIABLE = "CIRCUITBENCH_WEIGHTS"
 
 
+@Info(
+    title="GPT-2 small",
+    family="Pretrained",
+    paper="Radford et al. 2019",
+    link="https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
+)
 def gpt2(variant: str = "") -> Model:
     """GPT-2 small (Radford et al. 2019), 12 x 12 heads, from weights that are already here.
 

@@ -7,11 +7,15 @@ same way and get no preference: two plug-ins of one name are refused, naming bot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from circuitbench.core.errors import InvalidPlugin, UnknownName
+from circuitbench.core.extras import missing_extra
+from circuitbench.plugins.info import Info, Unreadable, read_info, undescribed
 
 if TYPE_CHECKING:  # listing plug-ins must not pay for importing torch
     from circuitbench.models.base import Model, ModelFactory
@@ -19,6 +23,7 @@ if TYPE_CHECKING:  # listing plug-ins must not pay for importing torch
     from circuitbench.tasks.base import Task
 
 Kind = Literal["method", "task", "model"]
+KINDS: tuple[Kind, ...] = ("method", "task", "model")
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,31 @@ class Plugin:
 def list_plugins(kind: Kind) -> list[Plugin]:
     """All registered plug-ins of a kind, by name. Imports none of them."""
     return sorted(
-        (_describe(kind, entry) for entry in _entries(kind)), key=lambda p: (p.name, p.target)
+        (_plugin(kind, entry) for entry in _entries(kind)), key=lambda p: (p.name, p.target)
     )
+
+
+def describe(kind: Kind, name: str) -> Info:
+    """What the plug-in ``name`` says of itself, read from its source; imports nothing.
+
+    A plug-in that says nothing, or not so that it can be read, and a name that is not installed
+    (or installed twice) give the name as title and the family ``other``.
+    """
+    matches = [entry for entry in _entries(kind) if entry.name == name]
+    try:
+        return read_info(matches[0].value) if len(matches) == 1 else undescribed(name)
+    except Unreadable:
+        return undescribed(name)
+
+
+def info_of(method: str, task: str, model: str) -> dict[str, dict[str, Any]]:
+    """What a record keeps of its plug-ins: ``{"method": {...}, "task": {...}, "model": {...}}``.
+
+    ``model`` may carry a variant (``planted@3``). Names that are not installed are described by
+    themselves, so nothing is raised.
+    """
+    names: dict[Kind, str] = {"method": method, "task": task, "model": model.partition("@")[0]}
+    return {kind: describe(kind, name).as_dict() for kind, name in names.items()}
 
 
 def find(kind: Kind, name: str) -> Any:
@@ -44,23 +72,36 @@ def find(kind: Kind, name: str) -> Any:
     Raises:
         UnknownName: no plug-in has this name; the message names the nearest.
         InvalidPlugin: two plug-ins have it, or importing it failed.
+        MissingExtra: importing it needs an optional package that is not installed.
     """
-    matches = [entry for entry in _entries(kind) if entry.name == name]
+    return load_entry(kind, name, _entries(kind))
+
+
+def load_entry(kind: str, name: str, entries: Iterable[EntryPoint]) -> Any:
+    """Import what ``name`` stands for among ``entries``; raises as :func:`find` does."""
+    known = list(entries)
+    matches = [entry for entry in known if entry.name == name]
     if not matches:
-        raise UnknownName(kind, name, {entry.name for entry in _entries(kind)})
+        raise UnknownName(kind, name, {entry.name for entry in known})
     if len(matches) > 1:
-        origins = " and ".join(
-            f"{p.target} ({p.origin})" for p in (_describe(kind, m) for m in matches)
-        )
-        raise InvalidPlugin(f"{kind} {name!r} is registered twice: by {origins}; uninstall one")
+        raise registered_twice(kind, name, [f"{m.value} ({origin(m)})" for m in matches])
     try:
         return matches[0].load()
     except Exception as error:  # anything a third party's import may raise
-        plugin = _describe(kind, matches[0])
+        missing = missing_extra(error, f"{kind} {name!r}")
+        if missing is not None:
+            raise missing from error
         raise InvalidPlugin(
-            f"{kind} {name!r} could not be imported from {plugin.target} ({plugin.origin}): "
-            f"{type(error).__name__}: {error}"
+            f"{kind} {name!r} could not be imported from {matches[0].value} "
+            f"({origin(matches[0])}): {type(error).__name__}: {error}"
         ) from error
+
+
+def registered_twice(kind: str, name: str, origins: Iterable[str]) -> InvalidPlugin:
+    """The refusal of two plug-ins of one name; names where both come from."""
+    return InvalidPlugin(
+        f"{kind} {name!r} is registered twice: by {' and '.join(origins)}; uninstall one"
+    )
 
 
 def method_class(name: str) -> type[Method]:
@@ -79,11 +120,16 @@ def load_model(name: str) -> Model:
     return cast("ModelFactory", find("model", base))(variant)
 
 
-def _entries(kind: Kind) -> list[EntryPoint]:
-    return list(entry_points(group=f"circuitbench.{kind}s"))
-
-
-def _describe(kind: Kind, entry: EntryPoint) -> Plugin:
+def origin(entry: EntryPoint) -> str:
+    """The distribution that registered ``entry``, with its version."""
     dist = entry.dist
-    origin = f"{dist.name} {dist.version}" if dist is not None else "unknown distribution"
-    return Plugin(kind, entry.name, entry.value, origin)
+    return "unknown distribution" if dist is None else f"{dist.name} {dist.version}"
+
+
+@cache
+def _entries(kind: Kind) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"circuitbench.{kind}s"))
+
+
+def _plugin(kind: Kind, entry: EntryPoint) -> Plugin:
+    return Plugin(kind, entry.name, entry.value, origin(entry))

@@ -26,7 +26,14 @@ from circuitbench.models.base import Model
 from circuitbench.oracle import Meter, Oracle
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import Method, TrainableMethod
-from circuitbench.plugins.registry import Plugin, list_plugins, load_model, load_task, method_class
+from circuitbench.plugins.registry import (
+    Plugin,
+    describe,
+    list_plugins,
+    load_model,
+    load_task,
+    method_class,
+)
 from circuitbench.results import Record, hardware, run_id, versions
 from circuitbench.results.record import truth_of
 from circuitbench.runs.spec import Device, RunSpec, configure
@@ -140,7 +147,7 @@ def run(prepared: Prepared, progress: Progress = silent) -> Record:
         }
     return Record(
         spec=prepared.identity,
-        family=_family(prepared.plugin),
+        family=describe("method", spec.method).family,
         truth=truth_of(truth),
         model={
             "n_layers": prepared.model.n_layers,
@@ -184,6 +191,8 @@ def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
     if not isinstance(discovery, Discovery):
         raise RunFailed(f"discover() must return a Discovery, not {type(discovery).__name__}")
     checked_scores(discovery.scores, *shape)
+    if discovery.signed is not None:
+        checked_scores(discovery.signed, *shape)
     checked_selection(discovery, *shape)
     for point in discovery.trace:
         checked_scores(point.scores, *shape)
@@ -290,17 +299,13 @@ def _plain_discovery(discovery: Discovery) -> dict[str, Any]:
             for point in discovery.trace
         ],
         "info": dict(discovery.info),
+        **({} if discovery.signed is None else {"signed": np.asarray(discovery.signed, float)}),
     }
 
 
 def _rounded(scores: np.ndarray) -> list[list[float]]:
     """Six significant digits: a trace is drawn, not computed with, and is most of a record."""
     return [[float(f"{x:.6g}") for x in row] for row in np.asarray(scores, dtype=float)]
-
-
-def _family(plugin: Plugin) -> str:
-    """The module a method lives in: ours are one file per family."""
-    return plugin.target.partition(":")[0].rpartition(".")[2]
 
 
 def _one_line(error: BaseException) -> str:

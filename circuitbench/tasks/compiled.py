@@ -22,6 +22,7 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.compiled.programs import CompiledConstruction
 from circuitbench.tasks.base import Prompts
@@ -88,36 +89,84 @@ class _CompiledTask:
         return built
 
 
+@Info(
+    title="Reverse a sequence",
+    family="Compiled",
+    paper="Weiss et al. 2021",
+    link="https://arxiv.org/abs/2106.06981",
+    granularity="edges",
+    needs=("mlps",),
+)
 class Reverse(_CompiledTask):
     """Say the input backwards."""
 
     program, default_model = "reverse", "compiled-reverse"
 
 
+@Info(
+    title="Sort letters",
+    family="Compiled",
+    paper="Weiss et al. 2021",
+    link="https://arxiv.org/abs/2106.06981",
+    granularity="edges",
+    needs=("mlps",),
+)
 class Sort(_CompiledTask):
     """Say the input's letters in order."""
 
     program, default_model = "sort", "compiled-sort"
 
 
+@Info(
+    title="Count equal letters",
+    family="Compiled",
+    paper="Weiss et al. 2021",
+    link="https://arxiv.org/abs/2106.06981",
+    granularity="edges",
+    needs=("mlps",),
+)
 class Histogram(_CompiledTask):
     """Say how often each letter occurs."""
 
     program, default_model = "histogram", "compiled-histogram"
 
 
+@Info(
+    title="Fraction of earlier letters",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+    granularity="edges",
+    needs=("mlps",),
+)
 class FracPrevs(_CompiledTask):
     """Say which fraction of the letters so far equals the first."""
 
     program, default_model = "frac-prevs", "compiled-frac-prevs"
 
 
+@Info(
+    title="Balanced brackets (Dyck-2)",
+    family="Compiled",
+    paper="Weiss et al. 2021",
+    link="https://arxiv.org/abs/2106.06981",
+    granularity="edges",
+    needs=("mlps",),
+)
 class Dyck(_CompiledTask):
     """Say whether brackets are closed, open or broken."""
 
     program, default_model = "dyck", "compiled-dyck"
 
 
+@Info(
+    title="Most frequent letter",
+    family="Compiled",
+    paper="Weiss et al. 2021",
+    link="https://arxiv.org/abs/2106.06981",
+    granularity="edges",
+    needs=("mlps",),
+)
 class MostFrequent(_CompiledTask):
     """Say the most frequent letter."""
 

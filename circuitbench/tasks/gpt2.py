@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.tasks.base import Prompts, answer_against
 
@@ -44,6 +45,21 @@ TEMPLATES = (
 EVENTS = ("war", "siege", "famine", "trial", "strike", "voyage", "reign", "conflict", "exile")
 CENTURIES = (13, 14, 15, 16, 17, 18)
 DISPUTED = "reported by papers that used ablation and patching themselves; other work disagrees"
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is asked of the tokenizer that comes with the model."""
+
+    bos_token_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __hash__(self) -> int: ...
 
 
 class _OnGPT2:
@@ -73,9 +89,9 @@ class _OnGPT2:
     def _circuit(self) -> Circuit:
         raise InvalidSpec(f"no circuit is known for {self.name}")
 
-    def _tokenizer(self, model: Model) -> Any:
+    def _tokenizer(self, model: Model) -> Tokenizer:
         tokenizer = model.construction
-        if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "bos_token_id"):
+        if not isinstance(tokenizer, Tokenizer):
             raise InvalidSpec(
                 f"task {self.name} runs on gpt2 with its tokenizer, not on {model.name}; put "
                 "vocab.json and merges.txt (or tokenizer.json) beside the weights"
@@ -87,7 +103,7 @@ class _OnGPT2:
             raise InvalidSpec(f"this tokenizer gives the prompts of {self.name} unequal lengths")
         return rows
 
-    def _word(self, tokenizer: Any, word: str) -> int:
+    def _word(self, tokenizer: Tokenizer, word: str) -> int:
         """The token of a word after a space."""
         tokens = tokenizer.encode(f" {word}")
         if len(tokens) != 1:
@@ -95,6 +111,12 @@ class _OnGPT2:
         return int(tokens[0])
 
 
+@Info(
+    title="Induction in GPT-2",
+    family="Pretrained",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
 @dataclass(frozen=True)
 class GPT2Induction(_OnGPT2):
     """``BOS A B x1 .. x57 A -> B`` on random tokens: logit of B minus that of another token.
@@ -130,6 +152,12 @@ class GPT2Induction(_OnGPT2):
         )
 
 
+@Info(
+    title="IOI in GPT-2",
+    family="Pretrained",
+    paper="Wang et al. 2022",
+    link="https://arxiv.org/abs/2211.00593",
+)
 @dataclass(frozen=True)
 class GPT2IOI(_OnGPT2):
     """``When A and B went to the store, B gave a drink to -> A``: logit of A minus that of B.
@@ -181,6 +209,12 @@ class GPT2IOI(_OnGPT2):
         )
 
 
+@Info(
+    title="Greater-than in GPT-2",
+    family="Pretrained",
+    paper="Hanna et al. 2023",
+    link="https://arxiv.org/abs/2305.00586",
+)
 @dataclass(frozen=True)
 class GPT2GreaterThan(_OnGPT2):
     """``The war lasted from the year 1732 to the year 17 -> above 32``.
@@ -241,7 +275,7 @@ def _last(tokens: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _years(tokenizer: Any) -> tuple[dict[int, int], list[tuple[int, int]]]:
+def _years(tokenizer: Tokenizer) -> tuple[dict[int, int], list[tuple[int, int]]]:
     """Endings that are one token, and the (century, ending) that are split between the two."""
     encoded = {year: tokenizer.encode(f"{year:02}") for year in range(2, 99)}
     endings = {year: int(tokens[0]) for year, tokens in encoded.items() if len(tokens) == 1}
@@ -268,7 +302,7 @@ def _text_file() -> Path:
 
 
 @cache
-def _text(tokenizer: Any, path: Path) -> np.ndarray:
+def _text(tokenizer: Tokenizer, path: Path) -> np.ndarray:
     """All tokens of a text, one long row."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # Line by line: as one piece it would exceed the longest input the tokenizer warns about.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.trained.algorithms import Algorithm, repeated_symbols
 from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, TrainedConstruction
@@ -78,6 +79,12 @@ def _construction(model: Model, name: str) -> TrainedConstruction:
     return built
 
 
+@Info(
+    title="Induction, as learned",
+    family="Trained",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
 @dataclass(frozen=True)
 class TrainedInduction:
     """Say what came next the last time: ``BOS x y a b c d e f g a b c`` is followed by ``d``.
@@ -148,18 +155,36 @@ class _AlgorithmTask:
         return ALGORITHMS[self.name]
 
 
+@Info(
+    title="Induction, as imposed by SIIT",
+    family="Trained",
+    paper="Gupta et al. 2024",
+    link="https://arxiv.org/abs/2407.14494",
+)
 class SiitInduction(_AlgorithmTask):
     """Say what came after the last time this symbol was seen."""
 
     name, default_model, reads = "siit-induction", "siit-induction", 3
 
 
+@Info(
+    title="IOI, as imposed by SIIT",
+    family="Trained",
+    paper="Gupta et al. 2024",
+    link="https://arxiv.org/abs/2407.14494",
+)
 class SiitIOI(_AlgorithmTask):
     """Say the name that was mentioned once."""
 
     name, default_model = "siit-ioi", "siit-ioi"
 
 
+@Info(
+    title="Two-hop, as imposed by SIIT",
+    family="Trained",
+    paper="Gupta et al. 2024",
+    link="https://arxiv.org/abs/2407.14494",
+)
 class SiitTwoHop(_AlgorithmTask):
     """Say the value of the query's value."""
 

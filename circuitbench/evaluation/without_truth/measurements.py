@@ -75,9 +75,8 @@ def functional(
 ) -> dict[str, Any]:
     """Faithfulness, MIB areas, completeness, minimality and hypothesis tests of a discovery.
 
-    CPR ranks by ``discovery.info["signed_scores"]`` (``[n_layers, n_heads]``, positive = helps
-    the task) where a method gives it, else by ``discovery.scores``; CMD always ranks by
-    ``discovery.scores``, the method's belief of who matters.
+    CPR ranks by ``discovery.signed`` where a method gives it, else by ``discovery.scores``; CMD
+    always ranks by ``discovery.scores``, the method's belief of who matters.
 
     Args:
         oracle: one made for evaluation: other prompts than the method saw, its own meter, no
@@ -97,15 +96,15 @@ def functional(
     scores = checked_scores(discovery.scores, oracle.n_layers, oracle.n_heads)
     circuit = checked_selection(discovery, oracle.n_layers, oracle.n_heads)
     signed = scores
-    if "signed_scores" in discovery.info:
-        signed = checked_scores(discovery.info["signed_scores"], oracle.n_layers, oracle.n_heads)
+    if discovery.signed is not None:
+        signed = checked_scores(discovery.signed, oracle.n_layers, oracle.n_heads)
     before = oracle.meter.copy()
     batches = [oracle.draw(int(rng.integers(2**63 - 1))) for _ in range(settings.batches)]
     result: dict[str, Any] = {
         "faithfulness": {},
         "mib": {},
         "rankings": {
-            "cpr": "scores" if signed is scores else "info.signed_scores",
+            "cpr": "scores" if signed is scores else "signed",
             "cmd": "scores",
         },
         "completeness": None,

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.compiled.compiler import Compiled, CompilerOptions, compile_program
 from circuitbench.models.compiled.rasp import Program, Select, Sequence
+from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 
 SLOT = "_"
 LETTERS = ("a", "b", "c", "d", "e", "f", "g", "h")
@@ -297,21 +299,15 @@ EXAMPLES: dict[str, Example] = {
 
 # Replacing one of six counts by that of another prompt changes all of an answer or nothing, so its
 # mean effect over a few dozen prompts is noisy.
-HEALTH = {"dyck": {"stability": 0.4}}
+LIMITS = {"dyck": Limits(stability=0.4)}
 
 
 @dataclass(frozen=True)
 class CompiledConstruction:
-    """What the tasks need to know of a compiled model, and its dials."""
+    """What the tasks need to know of a compiled model."""
 
     example: Example
     compiled: Compiled
-    options: CompilerOptions
-
-    @property
-    def dials(self) -> dict[str, Any]:
-        """How the program was laid into the grid."""
-        return asdict(self.options)
 
 
 def compiled_model(
@@ -332,15 +328,16 @@ def compiled_model(
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         transformer=compiled.transformer,
-        construction=CompiledConstruction(example, compiled, options),
+        construction=CompiledConstruction(example, compiled),
         provenance={
             "kind": "compiled",
             "program": example.name,
             "seed": options.seed,
             "hidden_basis": options.hide,
             "n_words": options.n_words,
-            "health": HEALTH.get(example.name, {}),
         },
+        dials=asdict(options),
+        limits=LIMITS.get(example.name, DEFAULT_LIMITS),
     )
 
 
@@ -354,31 +351,67 @@ def _factory(name: str, variant: str) -> Model:
     return compiled_model(EXAMPLES[name], options, full)
 
 
+@Info(
+    title="Compiled program: reverse",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def reverse(variant: str = "") -> Model:
     """The model ``compiled-reverse``; the variant seeds padding and hidden basis."""
     return _factory("reverse", variant)
 
 
+@Info(
+    title="Compiled program: sort",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def sort(variant: str = "") -> Model:
     """The model ``compiled-sort``; the variant seeds padding and hidden basis."""
     return _factory("sort", variant)
 
 
+@Info(
+    title="Compiled program: histogram",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def histogram(variant: str = "") -> Model:
     """The model ``compiled-histogram``; the variant seeds padding and hidden basis."""
     return _factory("histogram", variant)
 
 
+@Info(
+    title="Compiled program: fractions",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def frac_prevs(variant: str = "") -> Model:
     """The model ``compiled-frac-prevs``; the variant seeds padding and hidden basis."""
     return _factory("frac-prevs", variant)
 
 
+@Info(
+    title="Compiled program: brackets",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def dyck(variant: str = "") -> Model:
     """The model ``compiled-dyck``; the variant seeds padding and hidden basis."""
     return _factory("dyck", variant)
 
 
+@Info(
+    title="Compiled program: most frequent",
+    family="Compiled",
+    paper="Lindner et al. 2023",
+    link="https://arxiv.org/abs/2301.05062",
+)
 def most_frequent(variant: str = "") -> Model:
     """The model ``compiled-most-frequent``; the variant seeds padding and hidden basis."""
     return _factory("most-frequent", variant)

@@ -8,11 +8,12 @@ seed that nobody could have tuned on because it is drawn when the model is built
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
+from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 from circuitbench.models.planted.build import PlantedModel, plant
 from circuitbench.models.planted.config import PlantedConfig
 from circuitbench.models.planted.roles import Copies
@@ -27,13 +28,12 @@ def planted_model(
     name: str,
     config: PlantedConfig,
     variant: str = "",
-    health: Mapping[str, float] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Model:
     """A :class:`Model` planted from ``config`` with the seed that ``variant`` names.
 
     The seed is part of the model's name and provenance, also where it was drawn for
-    ``held-out``: asking for that name builds the same model again. ``health`` are limits of the
-    health gate that differ from its defaults.
+    ``held-out``: asking for that name builds the same model again.
     """
     seed = seed_of(name, variant)
     construction = plant(config, seed)
@@ -49,8 +49,10 @@ def planted_model(
             "seed": seed,
             "held_out": variant == HELD_OUT,
             "dials": construction.dials,
-            **({"health": dict(health)} if health else {}),
         },
+        dials=construction.dials,
+        limits=limits,
+        uniform_loss=construction.language.uniform_loss,
     )
 
 
@@ -144,13 +146,7 @@ HARD = replace(
     superposition=1.03,
 )
 
-HARD_HEALTH = {
-    "accuracy": 0.95,
-    "tolerance": 0.06,
-    "together": 0.2,
-    "sufficiency": 0.2,
-    "control": 0.62,
-}
+HARD_LIMITS = Limits(accuracy=0.95, tolerance=0.06, together=0.2, sufficiency=0.2, control=0.62)
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
 LARGE = replace(
@@ -176,26 +172,31 @@ LARGE = replace(
 )
 
 
+@Info(title="Planted, 12 x 12 heads", family="Planted")
 def planted(variant: str = "") -> Model:
     """The default: 12 x 12 heads, work shared by copies, self-repair in IOI."""
     return planted_model("planted", PLANTED, variant)
 
 
+@Info(title="Planted, every head visible", family="Planted")
 def planted_easy(variant: str = "") -> Model:
     """12 x 12 heads: every task has heads of its own, each visible when ablated alone."""
     return planted_model("planted-easy", EASY, variant)
 
 
+@Info(title="Planted, redundant copies", family="Planted")
 def planted_redundant(variant: str = "") -> Model:
     """12 x 12 heads: every early role has copies any of which suffices, movers have backups."""
     return planted_model("planted-redundant", REDUNDANT, variant)
 
 
+@Info(title="Planted, superposed and noisy", family="Planted")
 def planted_hard(variant: str = "") -> Model:
     """As redundant, with superposition, noisy outputs, and heads shared with the language."""
-    return planted_model("planted-hard", HARD, variant, HARD_HEALTH)
+    return planted_model("planted-hard", HARD, variant, HARD_LIMITS)
 
 
+@Info(title="Planted, 48 x 25 heads", family="Planted")
 def planted_large(variant: str = "") -> Model:
     """48 x 25 = 1,200 heads, 200 of them look-alikes."""
     return planted_model("planted-large", LARGE, variant)

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
+from circuitbench.models.limits import Limits
 from circuitbench.models.trained.algorithms import (
     Algorithm,
     InductionAlgorithm,
@@ -120,29 +122,50 @@ def _model(name: str, variant: str) -> Model:
         n_heads=weights.config.n_heads,
         transformer=weights,
         construction=TrainedConstruction(language(name), report, ALGORITHMS.get(name)),
-        provenance={
-            "kind": "trained",
-            "training": report["training"],
-            "health": report.get("health", {}),
-        },
+        provenance={"kind": "trained", "training": report["training"]},
+        limits=Limits.parse(report.get("health", {})),
     )
 
 
+@Info(
+    title="Trained, grew induction heads",
+    family="Trained",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
 def trained_induction(variant: str = "") -> Model:
     """2 layers x 8 heads, attention-only: next-token prediction until induction heads formed."""
     return _model(INDUCTION, variant)
 
 
+@Info(
+    title="Trained to an algorithm: induction",
+    family="Trained",
+    paper="Gupta et al. 2024",
+    link="https://arxiv.org/abs/2407.14494",
+)
 def siit_induction(variant: str = "") -> Model:
     """3 layers x 4 heads that follow :class:`InductionAlgorithm`."""
     return _model("siit-induction", variant)
 
 
+@Info(
+    title="Trained to an algorithm: IOI",
+    family="Trained",
+    paper="Gupta et al. 2024",
+    link="https://arxiv.org/abs/2407.14494",
+)
 def siit_ioi(variant: str = "") -> Model:
     """4 layers x 4 heads that follow :class:`IOIAlgorithm`."""
     return _model("siit-ioi", variant)
 
 
+@Info(
+    title="Trained to an algorithm: two-hop",
+    family="Trained",
+    paper="Gupta et al. 2024",
+    link="https://arxiv.org/abs/2407.14494",
+)
 def siit_two_hop(variant: str = "") -> Model:
     """4 layers x 4 heads that follow :class:`TwoHopAlgorithm`."""
     return _model("siit-two-hop", variant)

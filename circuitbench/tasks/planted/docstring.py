@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.language import BOS, PARAM
 from circuitbench.tasks.base import Prompts, answer_against
@@ -22,6 +23,12 @@ ARGUMENTS = 4
 LENGTH = 18
 
 
+@Info(
+    title="Docstring arguments",
+    family="Planted",
+    paper="Heimersheim and Janiak 2023",
+    link="https://www.alignmentforum.org/posts/u6KXXmKFbXfWzoAXn",
+)
 @dataclass(frozen=True)
 class Docstring:
     """``BOS .. a1 a2 a3 a4 .. PARAM a1 w PARAM a2 w PARAM -> a3``: after one to three arguments.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.language import BOS, CMP
 from circuitbench.tasks.base import Prompts
@@ -17,6 +18,12 @@ from circuitbench.tasks.planted.prompts import control_text, planted_of, planted
 LENGTH = 12
 
 
+@Info(
+    title="Greater-than",
+    family="Planted",
+    paper="Hanna et al. 2023",
+    link="https://arxiv.org/abs/2305.00586",
+)
 @dataclass(frozen=True)
 class GreaterThan:
     """``BOS .. y .. CMP``: mean logit of the numbers above y minus mean logit of the others.

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.language import BOS
 from circuitbench.tasks.base import Prompts, answer_against
@@ -19,6 +20,12 @@ from circuitbench.tasks.planted.prompts import (
 )
 
 
+@Info(
+    title="Induction",
+    family="Planted",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
 @dataclass(frozen=True)
 class Induction:
     """``BOS x1 .. xk x1 .. xk``: after ``xi`` of the second half, predict ``x(i+1)``.

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.language import BOS, END
 from circuitbench.tasks.base import Prompts, answer_against
@@ -23,6 +24,12 @@ FIRST, SECOND, THIRD = (1, 4), (5, 8), (9, 12)
 """Half-open ranges of positions in which the three names stand, words in between."""
 
 
+@Info(
+    title="Indirect object identification",
+    family="Planted",
+    paper="Wang et al. 2022",
+    link="https://arxiv.org/abs/2211.00593",
+)
 @dataclass(frozen=True)
 class IOI:
     """``BOS .. A .. B .. B .. END -> A`` (or ``B .. A .. B``): logit of A minus logit of B.

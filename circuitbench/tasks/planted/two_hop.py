@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
+from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.language import BOS, SKIP
 from circuitbench.tasks.base import Prompts, answer_against
@@ -19,6 +20,12 @@ from circuitbench.tasks.planted.prompts import (
 )
 
 
+@Info(
+    title="Two-hop lookup",
+    family="Planted",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
 @dataclass(frozen=True)
 class TwoHop:
     """``BOS x1 .. xk SKIP xi -> x(i+2)``: the name after the name after ``xi``.
