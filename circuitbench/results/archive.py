@@ -78,7 +78,7 @@ def pack(files: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def members(path: Path) -> list[Member]:
-    """What the archive at ``path`` holds; raises :class:`CorruptRecord` naming it if it is broken."""
+    """What the archive at ``path`` holds; raises :class:`CorruptRecord` naming a broken one."""
     return list(_directory(path, *_state(path)).values())
 
 

@@ -10,8 +10,24 @@ from circuitbench.results.plugin_info import info_of
 from circuitbench.results.record import canonical
 
 ENTRIES = frozenset(
-    "schema run_id spec status reason family metrics discovery truth costs model versions "
-    "hardware command created checksum".split()
+    [
+        "schema",
+        "run_id",
+        "spec",
+        "status",
+        "reason",
+        "family",
+        "metrics",
+        "discovery",
+        "truth",
+        "costs",
+        "model",
+        "versions",
+        "hardware",
+        "command",
+        "created",
+        "checksum",
+    ]
 )
 
 

@@ -8,7 +8,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-
 _PACKAGES = ("circuitbench", "numpy", "torch", "transformer_lens")
 
 

@@ -24,7 +24,7 @@ from pydantic import (
 from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.results.names import check_name
-from circuitbench.results.plain import check_finite, plain
+from circuitbench.results.plain import plain
 
 SCHEMA = 2
 
@@ -36,7 +36,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 # the documentation can be resumed. The package version is what promises equal numbers.
 NOT_IDENTITY = frozenset({"commit"})
 
-# Given to the validator by whoever read the values from JSON: they are plain data already.
+# Given to the validator by whoever read finite values from JSON: they are plain data already.
 PARSED = {"parsed": True}
 
 
@@ -111,7 +111,7 @@ class Record(BaseModel):
         try:
             record = handler(data)
         except ValidationError as error:
-            raise InvalidSpec(explain(error)) from error
+            raise InvalidSpec(_explain(error)) from error
         for kind in ("method", "task", "model"):
             check_name(kind, record.spec.get(kind))
         seed = record.spec.get("seed")
@@ -123,10 +123,7 @@ class Record(BaseModel):
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
-        if info.context is PARSED:
-            check_finite(value, info.field_name)
-            return value
-        return plain(value, info.field_name)
+        return value if info.context is PARSED else plain(value, info.field_name)
 
     @cached_property
     def run_id(self) -> str:
@@ -208,7 +205,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
     }
 
 
-def explain(error: ValidationError) -> str:
+def _explain(error: ValidationError) -> str:
     """Pydantic's findings about a record in one line of plain words."""
     wrong, lines = set(), []
     for found in error.errors(include_url=False):

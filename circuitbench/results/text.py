@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from circuitbench.core.errors import CircuitBenchError, CorruptRecord
 from circuitbench.results import convert
-from circuitbench.results.record import CONTENT, PARSED, SCHEMA, Record, explain
+from circuitbench.results.plain import check_finite, may_overflow
+from circuitbench.results.record import CONTENT, PARSED, SCHEMA, Record
 
 # The last line; the SHA-256 is of all bytes before it, so that reading hashes what it reads.
 _SEAL = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
@@ -51,11 +51,11 @@ def from_bytes(data: bytes, path: Path) -> Record:
         convert.from_schema_1(content) if schema == 1 else {name: content[name] for name in CONTENT}
     )
     try:
+        if may_overflow(data):
+            check_finite(values, "")
         record = Record.model_validate(values, context=PARSED)
     except CircuitBenchError as error:
         raise CorruptRecord(f"{path}: {error}") from error
-    except ValidationError as error:
-        raise CorruptRecord(f"{path}: {explain(error)}") from error
     try:
         belongs = record.run_id == content["run_id"]
     except ValueError as error:
