@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 
 from circuitbench import __version__
+from circuitbench.cli.circuits import export, import_, score
 from circuitbench.cli.display import (
     err_console,
     head_grid_lines,
@@ -274,7 +275,7 @@ def validate(results: Path) -> None:
         fail(f"{len(report.problems)} problems in {results}", 1)
 
 
-for verb in (stability, validate_task, reproduce, doctor):
+for verb in (stability, validate_task, reproduce, doctor, export, import_, score):
     cli.add_command(verb)
 
 

@@ -145,7 +145,7 @@ class CircuitFile:
             raise InvalidCircuitFile("holds neither scores nor membership of any edge or node")
         for name in self.parts:
             of, kind, per_neuron = _ARRAYS[name]
-            array = np.asarray(getattr(self, name), dtype=kind)
+            array: np.ndarray = np.asarray(getattr(self, name), dtype=kind)
             shape: tuple[int, ...] = (getattr(self.config, f"n_{of}"),)
             if per_neuron:
                 if self.config.d_model is None:
@@ -153,8 +153,7 @@ class CircuitFile:
                 shape = (*shape, self.config.d_model)
             if array.shape != shape:
                 raise InvalidCircuitFile(
-                    f"{name} has shape {list(array.shape)}; expected {list(shape)} "
-                    f"({self.config})"
+                    f"{name} has shape {list(array.shape)}; expected {list(shape)} ({self.config})"
                 )
             if kind is float:
                 self._check_numbers(name, array)
@@ -231,9 +230,7 @@ def with_mlps(circuit: CircuitFile) -> CircuitFile:
     def widen(name: str, array: np.ndarray) -> np.ndarray:
         kept = edges if _ARRAYS[name][0] == "edges" else nodes
         unscored = name in ("node_scores", "neuron_scores")
-        wide = np.full(
-            (len(kept), *array.shape[1:]), np.nan if unscored else 0, dtype=array.dtype
-        )
+        wide = np.full((len(kept), *array.shape[1:]), np.nan if unscored else 0, dtype=array.dtype)
         wide[kept] = array
         return wide
 
@@ -247,7 +244,7 @@ def without_mlps(circuit: CircuitFile) -> CircuitFile:
     edges, nodes = _without_mlps(circuit.config)
 
     def narrow(name: str, array: np.ndarray) -> np.ndarray:
-        return array[edges if _ARRAYS[name][0] == "edges" else nodes]
+        return np.asarray(array[edges if _ARRAYS[name][0] == "edges" else nodes])
 
     config = replace(circuit.config, mlps=False)
     return replace(circuit, config=config, **_mapped(circuit, narrow))

@@ -12,7 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from circuitbench.files.fields import found
 from circuitbench.files.names import edge_from_any, from_any, unknown
 
 Table = Literal["edges", "nodes"]
+T = TypeVar("T")
 
 _EDGES = ("edge", "sender", "receiver", "score", "in_circuit")
 _NODES = ("node", "score", "in_circuit")
@@ -46,7 +47,9 @@ def dumps(circuit: CircuitFile, table: Table = "edges") -> bytes:
         if of_edges
         else [(node,) for node in circuit.config.graph.senders]
     )
-    said = ["" if scores is None or np.isnan(s) else repr(float(s)) for s in _or_zeros(scores, names)]
+    said = [
+        "" if scores is None or np.isnan(s) else repr(float(s)) for s in _or_zeros(scores, names)
+    ]
     member = ["" if inside is None else str(bool(i)).lower() for i in _or_zeros(inside, names)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -145,7 +148,9 @@ def _columns(header: list[str]) -> set[str]:
         raise InvalidCircuitFile("a column stands there twice")
     keys = [{"edge"}, {"sender", "receiver"}, {"node"}, {"layer", "head"}]
     of = [key for key in keys if key <= columns]
-    both = any(key & {"edge", "sender"} for key in of) and any(key & {"node", "layer"} for key in of)
+    both = any(key & {"edge", "sender"} for key in of) and any(
+        key & {"node", "layer"} for key in of
+    )
     if not of or both:
         raise InvalidCircuitFile(
             f"columns {', '.join(header)}; expected {','.join(_EDGES)} or {','.join(_NODES)}"
@@ -156,7 +161,9 @@ def _columns(header: list[str]) -> set[str]:
 
 
 def _edge(cells: dict[str, str], line: int) -> Edge:
-    ends = [_named(from_any, cells[key], line, key) for key in ("sender", "receiver") if key in cells]
+    ends = [
+        _named(from_any, cells[key], line, key) for key in ("sender", "receiver") if key in cells
+    ]
     if "edge" not in cells:
         return Edge(*ends)
     edge = _named(edge_from_any, cells["edge"], line, "edge")
@@ -171,7 +178,7 @@ def _node(cells: dict[str, str], line: int) -> str:
     return _named(from_any, f"{cells['layer']}.{cells['head']}", line, "layer and head")
 
 
-def _named(read: Callable[[str], Any], text: str, line: int, column: str) -> Any:
+def _named(read: Callable[[str], T], text: str, line: int, column: str) -> T:
     try:
         return read(text.strip())
     except InvalidCircuitFile as error:
@@ -201,9 +208,7 @@ def _truth(text: str, line: int) -> bool | None:
     return value
 
 
-def _column(
-    values: list[Any], lines: list[int], name: str, *, partly: bool
-) -> np.ndarray | None:
+def _column(values: list[Any], lines: list[int], name: str, *, partly: bool) -> np.ndarray | None:
     """A column as floats; None where it is empty throughout, NaN in its empty cells."""
     missing = [line for value, line in zip(values, lines, strict=True) if value is None]
     if len(missing) == len(values):

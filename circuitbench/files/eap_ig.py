@@ -84,7 +84,9 @@ def read_config(content: dict[Any, Any], mlps: bool) -> Config:
         raise InvalidCircuitFile(f"cfg: {error}") from error
 
 
-def assemble(config: Config, arrays: Mapping[str, np.ndarray | None], mark: Mark | None) -> Any:
+def assemble(
+    config: Config, arrays: Mapping[str, np.ndarray | None], mark: Mark | None
+) -> CircuitFile:
     """The circuit of what a file holds, given by name of array.
 
     Without a mark a membership that is false throughout means that nothing was cut yet.
@@ -93,8 +95,9 @@ def assemble(config: Config, arrays: Mapping[str, np.ndarray | None], mark: Mark
         for part in mark.parts:
             if arrays.get(part) is None:
                 raise InvalidCircuitFile(f"{MARK}.parts names {part}, which the file lacks")
-        return CircuitFile(config, ranking=mark.ranking, **{p: arrays[p] for p in mark.parts})
-    kept = {
+        given: dict[str, Any] = {part: arrays[part] for part in mark.parts}
+        return CircuitFile(config, ranking=mark.ranking, **given)
+    kept: dict[str, Any] = {
         name: array
         for name, array in arrays.items()
         if array is not None and (name not in ("edges_in", "nodes_in") or array.any())

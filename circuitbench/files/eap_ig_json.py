@@ -85,9 +85,7 @@ def loads(data: bytes) -> CircuitFile:
     if mark is not None and mark.mlps != mlps:
         raise InvalidCircuitFile(f"{MARK}.mlps is not what nodes and edges say")
     arrays = {**_read_nodes(nodes, config), **_read_edges(edges, config)}
-    circuit = assemble(config, arrays, mark)
-    assert isinstance(circuit, CircuitFile)
-    return circuit
+    return assemble(config, arrays, mark)
 
 
 def _read_edges(edges: dict[str, Any], config: Config) -> dict[str, np.ndarray | None]:

@@ -7,7 +7,6 @@ places. Cells of pairs that are no edge may hold anything, and are not looked at
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,9 @@ def dumps(circuit: CircuitFile) -> bytes:
         array = getattr(circuit, ours)
         if array is not None:
             of_bool = array.dtype == bool
-            content[theirs] = torch.from_numpy(array) if of_bool else torch_files.scores_tensor(array)
+            content[theirs] = (
+                torch.from_numpy(array) if of_bool else torch_files.scores_tensor(array)
+            )
     return torch_files.dump({**content, MARK: mark.as_dict()})
 
 
@@ -86,7 +87,6 @@ def loads(content: Any) -> CircuitFile:
         circuit = assemble(config, arrays, mark)
     else:
         circuit = without_mlps(assemble(config, arrays, mark))
-    assert isinstance(circuit, CircuitFile)
     return circuit
 
 

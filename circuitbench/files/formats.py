@@ -99,9 +99,7 @@ def losses(circuit: CircuitFile, format_: Format) -> list[str]:
     if format_.name == "csv" and not _has_edges(circuit):
         holds = {"node_scores", "nodes_in"}  # then the table is one of nodes
     lost = [
-        f"{format_.name} cannot hold {_WORDS[part]}"
-        for part in circuit.parts
-        if part not in holds
+        f"{format_.name} cannot hold {_WORDS[part]}" for part in circuit.parts if part not in holds
     ]
     scores = (circuit.edge_scores, circuit.node_scores)
     negative = sum(int((s < 0).sum()) for s in scores if s is not None)
@@ -148,9 +146,7 @@ def _read(path: Path, model: Config | None, entry: str) -> CircuitFile:
         if path.is_dir():
             raise InvalidCircuitFile("a folder, not a circuit file")
         if size > MOST_BYTES:
-            raise InvalidCircuitFile(
-                f"{size:,} bytes; at most {MOST_BYTES:,} are read"
-            )
+            raise InvalidCircuitFile(f"{size:,} bytes; at most {MOST_BYTES:,} are read")
         data = path.read_bytes()
     except OSError as error:
         raise InvalidCircuitFile(f"cannot be read ({error.strerror})") from error

@@ -48,9 +48,7 @@ def numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     """A tensor of this shape as float64; raises :class:`InvalidCircuitFile`."""
     tensor = _tensor(value, where)
     if tuple(tensor.shape) != shape:
-        raise InvalidCircuitFile(
-            f"{where} has shape {list(tensor.shape)}; expected {list(shape)}"
-        )
+        raise InvalidCircuitFile(f"{where} has shape {list(tensor.shape)}; expected {list(shape)}")
     return np.array(tensor.detach().to(torch.float64).numpy())
 
 
