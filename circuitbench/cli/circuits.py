@@ -14,10 +14,15 @@ from circuitbench.cli.options import fail
 from circuitbench.core.errors import CircuitBenchError, InvalidSpec, UnknownName
 
 if TYPE_CHECKING:
+    from circuitbench.core.circuit import Circuit
     from circuitbench.files import CircuitFile, Config
     from circuitbench.files.records import Answer
     from circuitbench.models.base import Model
     from circuitbench.results import Record
+
+
+# Metrics of the committed set, which a file that only scores does not name.
+_OF_SETS = ("f1", "mcc")
 
 
 def _file_options(command: Any) -> Any:
@@ -104,7 +109,7 @@ def import_(method_name: str, out: Path, **options: Any) -> None:
     from circuitbench.results import check_name, truth_of, write_record
 
     check_name("method", method_name)
-    found, model, truth = _answer(**options)
+    circuit, found, model, truth = _answer(**options)
     record = external_record(
         found,
         options["file"],
@@ -112,7 +117,7 @@ def import_(method_name: str, out: Path, **options: Any) -> None:
         model=model,
         method=method_name,
         truth=truth_of(truth),
-        choices={key: options[key] for key in ("ranking", "top", "entry")},
+        choices={"ranking": circuit.ranking, "top": options["top"], "entry": options["entry"]},
     )
     out_console.print(f"record: {write_record(record, out)}", soft_wrap=True)
 
@@ -133,10 +138,12 @@ def score(as_json: bool, **options: Any) -> None:
     from circuitbench.files.records import edge_overlap
     from circuitbench.results import plain, truth_of
 
-    found, model, truth = _answer(**options)
+    _, found, model, truth = _answer(**options)
     outcome = Outcome(plain(found.discovery()), truth_of(truth), {}, {})
     rows: list[tuple[str, str, float | None, float | None]] = []
     for key, measure in metrics().items():
+        if key in _OF_SETS and not found.selected.any():
+            continue
         if measure.kind in ("quality", "edges") and (value := measure.of(outcome)) is not None:
             chance = None if measure.chance is None else measure.chance(outcome)
             rows.append((key, measure.title, value, chance))
@@ -159,8 +166,8 @@ def score(as_json: bool, **options: Any) -> None:
 
 def _answer(
     file: Path, task: str, model: str | None, ranking: str | None, top: int | None, entry: str
-) -> tuple[Answer, Model, Any]:
-    """The file as an answer, the model, and the truth."""
+) -> tuple[CircuitFile, Answer, Model, Circuit]:
+    """The file, what it answers, the model, and the truth."""
     from circuitbench.files import RANKINGS
     from circuitbench.files.records import answer, read_for
     from circuitbench.plugins.registry import load_model, load_task
@@ -177,7 +184,7 @@ def _answer(
         raise type(error)(f"{file}: {error}") from error
     if top is None and circuit.edges_in is None and circuit.nodes_in is None:
         _note(f"{file} names no edge or head as in the circuit; --top N takes the N best")
-    return found, subject, loaded.truth(subject)
+    return circuit, found, subject, loaded.truth(subject)
 
 
 def _circuit(record: Record) -> CircuitFile:

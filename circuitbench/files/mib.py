@@ -109,6 +109,7 @@ def check(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InvalidSpec(f"no such folder: {folder}")
     wrong: list[str] = []
+    problems: list[tuple[str, str]] = []
     levels: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -120,11 +121,11 @@ def check(folder: Path) -> list[str]:
                 f"{path.name}: not a task and model of the track; valid: {', '.join(FOLDERS)}"
             )
         else:
+            problems.append(FOLDERS[path.name])
             found, level = _check_problem(path, MODELS[FOLDERS[path.name][1]])
             wrong += [f"{path.name}{line}" for line in found]
             if level:
                 levels[path.name] = level
-    problems = [FOLDERS[name] for name in levels]
     for which, names in (
         ("tasks", sorted({task for task, _ in problems})),
         ("models", sorted({model for _, model in problems})),

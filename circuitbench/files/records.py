@@ -240,14 +240,16 @@ def external_record(
     """The record of a circuit that was found elsewhere; its costs are unknown and stay empty.
 
     It is marked by ``spec.external``: the file's name and SHA-256, and every choice that can
-    change a number (``choices``). Tables show such records in a section of their own.
+    change a number (``choices``, by option of the verb; empty ones are left out). Tables show
+    such records in a section of their own.
     """
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    choices = {key: value for key, value in choices.items() if value not in (None, "")}
     external = {"file": file.name, "sha256": digest, **choices}
     words = ["circuitbench", "import", file.name, "--task", task, "--model", model.name]
     words += ["--method-name", method]
     for key, value in choices.items():
-        words += [f"--{key}", str(value)] if value not in (None, "") else []
+        words += [f"--{key}", str(value)]
     info = info_of(method, task, model.name)
     info["method"] |= {"title": method, "family": FAMILY, "external": True}
     return Record(
