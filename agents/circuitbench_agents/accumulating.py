@@ -23,7 +23,7 @@ KEPT = 0.2  # share of the heads that a warm-started pruning policy is shown to 
 
 
 @Info(
-    title="PPO on growing ablations",
+    title="PPO on knockouts",
     family="Reinforcement learning",
     paper="Schulman et al. 2017",
     link="https://arxiv.org/abs/1707.06347",
@@ -97,7 +97,7 @@ class KnockoutDiscovery(PPOHeadDiscovery):
 
 
 @Info(
-    title="PPO on pruning to a circuit",
+    title="PPO on pruning",
     family="Reinforcement learning",
     paper="Schulman et al. 2017",
     link="https://arxiv.org/abs/1707.06347",

@@ -294,7 +294,7 @@ class DQNTraining:
 
 
 @Info(
-    title="Double DQN with masked actions",
+    title="Masked double DQN",
     family="Reinforcement learning",
     paper="van Hasselt et al. 2016",
     link="https://arxiv.org/abs/1509.06461",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @Info(
-    title="PPO with planning (MechRL)",
+    title="PPO with planning",
     family="Reinforcement learning",
     paper="Khadka 2026",
     link="https://arxiv.org/abs/2605.26343",
@@ -90,7 +90,7 @@ class ReinforceHeadDiscovery(PPOHeadDiscovery):
 
 
 @Info(
-    title="PPO with attention over heads",
+    title="PPO with attention",
     family="Reinforcement learning",
     paper="Vaswani et al. 2017",
     link="https://arxiv.org/abs/1706.03762",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @Info(
-    title="PPO on single heads (MechRL)",
+    title="PPO (MechRL)",
     family="Reinforcement learning",
     paper="Khadka 2026",
     link="https://arxiv.org/abs/2605.26343",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @Info(
-    title="Minimal cuts by group testing",
+    title="Cuts by group testing",
     family="Mask search",
     paper="Dorfman 1943",
     link="https://doi.org/10.1214/aoms/1177731363",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.linear_model import Ridge
 
 from circuitbench.core.circuit import Ablation
 from circuitbench.core.discovery import Discovery, TracePoint
@@ -16,7 +17,7 @@ from circuitbench_baselines.selection import above
 
 
 @Info(
-    title="Regression on random subsets",
+    title="Subset regression",
     family="Surrogate model",
     paper="Ilyas et al. 2022",
     link="https://arxiv.org/abs/2202.00622",
@@ -64,6 +65,5 @@ class SubsetRegression:
         return Discovery(grid, above(grid, self.threshold * abs(oracle.clean_metric)), trace=trace)
 
     def _fit(self, off: np.ndarray, damage: np.ndarray) -> np.ndarray:
-        x = off - off.mean(0)
-        gram = x.T @ x + self.ridge * np.eye(x.shape[1])
-        return np.linalg.solve(gram, x.T @ (damage - damage.mean()))
+        fitted = Ridge(alpha=self.ridge, solver="cholesky").fit(off.astype(float), damage)
+        return np.asarray(fitted.coef_)

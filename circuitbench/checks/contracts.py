@@ -1,14 +1,18 @@
 """The contract of plug-ins as functions: run them on yours before you publish it.
 
-``check_method`` and ``check_task`` raise :class:`InvalidPlugin` at the first promise that is
-broken and return nothing otherwise. Ours pass the same checks in the test suite.
+``check_method``, ``check_task`` and ``check_model`` raise :class:`InvalidPlugin` at the first
+promise that is broken and return nothing otherwise. A plug-in need not have an
+:class:`~circuitbench.core.info.Info`; :class:`UndescribedPlugin` warns of one that has none, and
+one that is wrong is refused. Ours pass the same checks in the test suite.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +20,19 @@ import torch
 from circuitbench.core.circuit import Circuit, Head, Role, head_grid
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
-from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
-from circuitbench.oracle import Oracle
+from circuitbench.core.info import Info, attached
+from circuitbench.evaluation.answer_check import check_discovery
+from circuitbench.models import LayerWeights, Model, ModelFactory, Transformer, TransformerConfig
+from circuitbench.oracle import Batch, Oracle
+from circuitbench.plugins.hyperparameters import hyperparameters
+from circuitbench.plugins.info import Unreadable, read_info
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.results import plain
-from circuitbench.runs.run import check_discovery, hyperparameters
 from circuitbench.tasks.base import Prompts, Task
+
+
+class UndescribedPlugin(UserWarning):
+    """A plug-in that says nothing of itself: lists show its name and the family ``other``."""
 
 
 def toy_model(n_layers: int = 3, n_heads: int = 4, seed: int = 0) -> Model:
@@ -93,8 +104,9 @@ def check_method(make: Callable[[], Method], budget: int = 7) -> None:
     it is a dataclass with JSON-able hyperparameters and defaults; it answers with a complete
     finite :class:`Discovery`; the same generator gives the same answer; it neither reads nor
     moves the global random state; it leaves its hyperparameters alone; it works on a model of
-    another shape; and under a budget of ``budget`` queries it answers or lets
-    :class:`BudgetExceeded` through.
+    another shape; under a budget of ``budget`` queries it answers or lets
+    :class:`BudgetExceeded` through; and its Info, if it has one, can be read from its source and
+    names all that it was seen to ask for.
 
     Args:
         make: a class whose fields all have defaults, or a function without arguments.
@@ -108,9 +120,11 @@ def check_method(make: Callable[[], Method], budget: int = 7) -> None:
         plain(hyperparameters(method), "hyperparameters")
     except CircuitBenchError as error:
         raise InvalidPlugin(str(error)) from error
+    info = checked_info(type(method))
     before = hyperparameters(method)
+    watched = _toy_oracle()
     with _global_draws_refused():
-        first = _discover(method, _toy_oracle())
+        first = _discover(method, watched)
         second = _discover(_made(make), _toy_oracle())
     if not np.array_equal(first.scores, second.scores) or first.selected != second.selected:
         raise InvalidPlugin("the same oracle and generator must give the same discovery")
@@ -119,6 +133,9 @@ def check_method(make: Callable[[], Method], budget: int = 7) -> None:
     _discover(_made(make), _toy_oracle(n_layers=2, n_heads=3))
     with suppress(BudgetExceeded):
         _discover(_made(make), _toy_oracle(budget=budget))
+    if info is not None:
+        _check_needs(info, watched.seen(), isinstance(method, TrainableMethod))
+        _check_granularity(info, "discover() gives", first.edges is not None)
 
 
 def check_task(task: Task, model: Model, n: int = 16) -> None:
@@ -126,7 +143,8 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
 
     Checked: prompts and control text have the shapes, types and vocabulary the oracle needs;
     the same generator gives the same draws and another one others; the global random state is
-    not used; every counterfactual differs from its prompt; the truth lies inside the model.
+    not used; every counterfactual differs from its prompt; the truth lies inside the model; and
+    its Info, if it has one, can be read from its source and says what the truth lists.
 
     Raises:
         InvalidPlugin: naming the broken promise.
@@ -175,6 +193,87 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
         head_grid(truth.heads, model.n_layers, model.n_heads)
     except CircuitBenchError as error:
         raise InvalidPlugin(f"truth: {error}") from error
+    info = checked_info(type(task))
+    if info is not None:
+        _check_granularity(info, "the truth lists", truth.edges is not None)
+        if ("mlps" in info.needs) != bool(truth.mlps):
+            raise InvalidPlugin(
+                f"Info: the truth names {len(truth.mlps)} MLPs, so 'mlps' "
+                f"{'belongs' if truth.mlps else 'does not belong'} among its needs"
+            )
+
+
+def check_model(factory: ModelFactory) -> None:
+    """Check that ``factory`` keeps the contract of :class:`ModelFactory`, without a variant.
+
+    Checked: it gives a model with weights or hooks, whose grid of heads is that of its weights,
+    with JSON-able facts; and its Info, if it has one, can be read from its source.
+
+    Raises:
+        InvalidPlugin: naming the broken promise.
+        ModelUnavailable: the weights are not on this machine.
+    """
+    checked_info(factory)
+    model = factory("")
+    if not isinstance(model, Model):
+        raise InvalidPlugin(f"a model factory must return a Model, not {type(model).__name__}")
+    if model.transformer is None and model.hooked is None:
+        raise InvalidPlugin("a model needs its weights (transformer) or its hooks (hooked)")
+    if model.transformer is not None:
+        config = model.transformer.config
+        if (config.n_layers, config.n_heads) != (model.n_layers, model.n_heads):
+            raise InvalidPlugin(
+                f"the weights have {config.n_layers} x {config.n_heads} heads, the model says "
+                f"{model.n_layers} x {model.n_heads}"
+            )
+    try:
+        plain({"provenance": model.provenance, "dials": model.dials}, "model")
+    except CircuitBenchError as error:
+        raise InvalidPlugin(str(error)) from error
+
+
+def checked_info(plugin: object) -> Info | None:
+    """The Info of a class or function, if its source says the same; warns where it has none.
+
+    Raises:
+        InvalidPlugin: lists could not read it, or would read something else.
+    """
+    module, name = getattr(plugin, "__module__", ""), getattr(plugin, "__qualname__", "")
+    info = attached(plugin)
+    if info is None:
+        warnings.warn(
+            f"{name} is decorated with no Info: lists show its name and the family 'other'",
+            UndescribedPlugin,
+            stacklevel=3,
+        )
+        return None
+    if module == "__main__" or "<locals>" in name:
+        return info  # nothing can be registered from there
+    try:
+        read = read_info(f"{module}:{name}")
+    except Unreadable as error:
+        raise InvalidPlugin(str(error)) from error
+    if read != info:
+        raise InvalidPlugin(f"the source of {name} says {read}, the imported object {info}")
+    return info
+
+
+def _check_needs(info: Info, seen: set[str], trains: bool) -> None:
+    for need in sorted(seen - set(info.needs)):
+        raise InvalidPlugin(f"Info: discover() asked for {need}, so needs must name them")
+    if ("training" in info.needs) != trains:
+        raise InvalidPlugin(
+            f"Info: a method {'with' if trains else 'without'} train() "
+            f"{'needs' if trains else 'does not need'} 'training'"
+        )
+
+
+def _check_granularity(info: Info, who: str, edges: bool) -> None:
+    if (info.granularity == "edges") != edges:
+        raise InvalidPlugin(
+            f"Info: {who} {'edges' if edges else 'no edges'}, so granularity is "
+            f"{'edges' if edges else 'heads'!r}, not {info.granularity!r}"
+        )
 
 
 def _made(make: Callable[[], Method]) -> Method:
@@ -189,10 +288,31 @@ def _made(make: Callable[[], Method]) -> Method:
     return method
 
 
+class _WatchedOracle(Oracle):
+    """An oracle that keeps the batches it draws, to tell what was asked about them."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self._drawn: list[Batch] = []
+        super().__init__(*args, **settings)
+
+    def draw(self, seed: int) -> Batch:
+        """See :meth:`Oracle.draw`."""
+        batch = super().draw(seed)
+        self._drawn.append(batch)
+        return batch
+
+    def seen(self) -> set[str]:
+        """The needs of whoever asked it."""
+        seen = {"gradients"} if self.meter.gradients else set()
+        if any(batch.counterfactual_counted for batch in self._drawn):
+            seen.add("counterfactuals")
+        return seen
+
+
 def _toy_oracle(
     n_layers: int = 3, n_heads: int = 4, budget: int | None = None, pool: int | None = None
-) -> Oracle:
-    return Oracle(
+) -> _WatchedOracle:
+    return _WatchedOracle(
         toy_model(n_layers, n_heads),
         ToyTask(),
         task_name="toy",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuitbench.core.circuit import Ablation
+from circuitbench.core.extras import needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,8 +131,9 @@ def figure(card: Card) -> Figure:
 
     Heads that were not tried alone are left blank. Draws without a display.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with needs_extra("a figure"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     effects, truth = np.array(card.effects, dtype=float), np.array(card.truth, dtype=float)
     height = max(2.5, 0.25 * len(effects))

@@ -5,48 +5,40 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.table import Table
 
 from circuitbench import __version__
 from circuitbench.cli.circuits import export, import_, score
 from circuitbench.cli.display import (
+    ending,
     err_console,
     head_grid_lines,
     one_line,
     out_console,
     progress_bar,
     summary,
+    warn,
 )
-from circuitbench.cli.examine import doctor, reproduce, stability, validate_task
+from circuitbench.cli.examine import doctor, stability, validate_task
 from circuitbench.cli.options import (
     Failed,
+    LetThrough,
     fail,
     functional_option,
+    letting_through,
     out_option,
+    parse_names,
+    parse_seeds,
+    raise_option,
     settings_of,
     spec_options,
 )
-from circuitbench.core.errors import CircuitBenchError, InvalidSpec, UnknownName, nearest
-
-if TYPE_CHECKING:  # heavy rooms load only in the verb that needs them
-    from circuitbench.results import Record
-
-
-class Verbs(click.Group):
-    """A group that answers an unknown verb or option with the nearest that exists."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; raises :class:`UnknownName` for one that does not exist."""
-        if args and self.get_command(ctx, args[0]) is None:
-            raise UnknownName("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
+from circuitbench.cli.verbs import Verbs
+from circuitbench.core.errors import CircuitBenchError, InvalidSpec, nearest
+from circuitbench.core.extras import missing_extra
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,7 +61,8 @@ def cli() -> None:
 @spec_options
 @functional_option
 @out_option
-def run(as_json: bool, **options: Any) -> None:
+@raise_option
+def run(as_json: bool, reraise: bool, **options: Any) -> None:
     """Run one method on one task and write one record.
 
     \b
@@ -79,25 +72,25 @@ def run(as_json: bool, **options: Any) -> None:
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
       circuitbench run --config run.yaml --budget 144
     """
+    reraise = reraise or _debug()
     settings, out = settings_of(options)
     from circuitbench.results import check_folder
-    from circuitbench.runs.run import prepare
-    from circuitbench.runs.run import run as run_prepared
+    from circuitbench.runs.once import run_and_write
+    from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
 
     spec = build_spec(*settings)
     check_folder(out)
-    with progress_bar(f"{spec.method} on {spec.task}") as progress:
+    with progress_bar(f"{spec.method} on {spec.task}") as progress, letting_through(reraise):
         progress("loading", None)
-        record = run_prepared(prepare(spec), progress)
-    path = _save(record, out)
+        record = run_and_write(prepare(spec), out, progress, reraise=reraise)
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
     else:
         out_console.print(summary(record))
-        out_console.print(f"record: {path}", soft_wrap=True)
+        out_console.print(f"record: {record.path}", soft_wrap=True)
     if record.status != "done":
-        fail(f"run failed: {record.reason} (record: {path})", 1)
+        fail(f"run {ending(record)}: {record.reason} (record: {record.path})", 1)
 
 
 @cli.command()
@@ -107,22 +100,24 @@ def run(as_json: bool, **options: Any) -> None:
 @spec_options
 @functional_option
 @out_option
-def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
+@raise_option
+def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.
 
     \b
     Example:
       circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
     """
+    reraise = reraise or _debug()
     settings, out = settings_of(options, single=False)
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.sweep import grid, parse_names, parse_seeds, run_all
+    from circuitbench.runs.sweep import grid, run_all
 
     specs = grid(
         build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)
     )
     failures = 0
-    with progress_bar("sweep") as progress:
+    with progress_bar("sweep") as progress, letting_through(reraise):
 
         def started(index: int, spec: Any) -> None:
             progress(
@@ -130,7 +125,7 @@ def sweep(methods: str, tasks: str, seeds: str, **options: Any) -> None:
                 index / len(specs),
             )
 
-        for record, new in run_all(specs, out, started=started):
+        for record, new in run_all(specs, out, started=started, reraise=reraise):
             failures += record.status != "done"
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
@@ -149,43 +144,49 @@ def list_(kind: str, as_json: bool) -> None:
       circuitbench list methods
       circuitbench list tasks --json
     """
-    from circuitbench.plugins.registry import list_plugins
+    from circuitbench.cli.listing import WIDTH, rows_of, table_of
 
-    kinds: dict[str, Any] = {"methods": "method", "tasks": "task", "models": "model"}
-    if kind not in kinds:
-        raise UnknownName("kind of plug-in", kind, kinds)
-    plugins = list_plugins(kinds[kind])
+    rows = rows_of(kind)
     if as_json:
-        rows = [{"name": p.name, "target": p.target, "origin": p.origin} for p in plugins]
         click.echo(json.dumps(rows, indent=1))
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in (kind[:-1], "from", "defined in"):
-        table.add_column(column, overflow="fold")
-    for plugin in plugins:
-        table.add_row(plugin.name, plugin.origin, plugin.target)
-    out_console.print(table)
+    else:
+        out_console.print(table_of(rows), width=WIDTH)
 
 
 @cli.command()
-@click.argument("record", type=Path, metavar="RECORD.json")
+@click.argument("record", metavar="RECORD")
+@click.option(
+    "--results",
+    type=Path,
+    default=Path("results"),
+    show_default=True,
+    help="Where to look for a run id.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verified record as JSON.")
-def show(record: Path, as_json: bool) -> None:
+def show(record: str, results: Path, as_json: bool) -> None:
     """Show one stored run: scores, truth, costs, and the command that repeats it.
+
+    RECORD is a file, a file in an archive as if that were a folder, or a run id (its first
+    digits are enough).
 
     \b
     Example:
       circuitbench show results/acdc_ioi_planted_seed3_0123456789abcdef.json
+      circuitbench show published/acdc.zip/acdc_ioi_planted_seed3_0123456789abcdef.json
+      circuitbench show 01234567 --results published/
     """
-    from circuitbench.results import read_record
+    from circuitbench.results import find_record, read_record
 
-    loaded = read_record(record)
+    is_path = record.endswith(".json") or Path(record).exists()
+    loaded = read_record(record) if is_path else find_record(record, results)
     if as_json:
         click.echo(json.dumps(loaded.content(), indent=1))
         return
     out_console.print(summary(loaded))
     if loaded.status != "done":
-        out_console.print(f"{loaded.status}: {loaded.reason}", soft_wrap=True)
+        out_console.print(f"{ending(loaded)}: {loaded.reason}", markup=False, soft_wrap=True)
+        if loaded.traceback:
+            out_console.print(loaded.traceback.rstrip(), markup=False, soft_wrap=True)
     else:
         for line in head_grid_lines(loaded):
             out_console.print(line, markup=False, soft_wrap=True)
@@ -194,78 +195,14 @@ def show(record: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("results", type=Path)
-@click.option(
-    "--format",
-    "format_",
-    default="markdown",
-    show_default=True,
-    help="markdown, csv, latex, html, json.",
-)
-@click.option("--by", help="The metric that ranks (default: average precision).")
-@click.option("--tasks", help="Only these tasks, separated by commas.")
-@click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
-@click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
-def leaderboard(
-    results: Path,
-    format_: str,
-    by: str | None,
-    tasks: str | None,
-    seeds: str | None,
-    out: Path | None,
-) -> None:
-    """Make tables, figures and a page from a folder of records.
-
-    \b
-    Example:
-      circuitbench leaderboard results/ --format markdown
-      circuitbench leaderboard results/ --format html --out site/
-    """
-    from circuitbench.runs.sweep import parse_names, parse_seeds
-    from circuitbench_leaderboard import render
-
-    options: dict[str, Any] = {} if by is None else {"by": by}
-    if tasks is not None:
-        options["tasks"] = parse_names(tasks)
-    if seeds is not None:
-        options["seeds"] = parse_seeds(seeds)
-    click.echo(render(results, format_, out, warn=_warn, **options).rstrip("\n"))
-
-
-@cli.command()
-@click.argument("a")
-@click.argument("b")
-@click.option(
-    "--results",
-    type=Path,
-    default=Path("results"),
-    show_default=True,
-    help="Where the two methods' records are.",
-)
-@click.option("--by", help="The metric to compare (default: the leaderboard's).")
-def compare(a: str, b: str, results: Path, by: str | None) -> None:
-    """Say where two methods, or two folders of records, differ; with tests.
-
-    \b
-    Example:
-      circuitbench compare acdc head-ablation --results results/
-      circuitbench compare results-old/ results-new/
-    """
-    from circuitbench_leaderboard import compare as compare_sides
-
-    options = {} if by is None else {"by": by}
-    click.echo(compare_sides(a, b, results, warn=_warn, **options).text(), nl=False)
-
-
-@cli.command()
-@click.argument("results", type=Path)
 def validate(results: Path) -> None:
-    """Check every record of a folder: schema, checksum, duplicates, metrics.
+    """Check every record of a folder: schema, checksum, duplicates, content.
 
     \b
     Example:
       circuitbench validate results/
     """
-    from circuitbench_leaderboard import validate as validate_folder
+    from circuitbench.results.validate import validate as validate_folder
 
     report = validate_folder(results)
     if report.ok and not report.n_records:
@@ -275,7 +212,32 @@ def validate(results: Path) -> None:
         fail(f"{len(report.problems)} problems in {results}", 1)
 
 
-for verb in (stability, validate_task, reproduce, doctor, export, import_, score):
+@cli.command()
+@click.argument("results", type=Path)
+@click.option("--out", type=Path, help="Folder for the archives (default: the same folder).")
+@click.option("--remove", is_flag=True, help="Then remove the files that the archives replace.")
+def archive(results: Path, out: Path | None, remove: bool) -> None:
+    """Pack the records of a folder into a few compressed files, one per method.
+
+    Archives are read like a folder of records by every verb. Records of an older schema are
+    converted. What cannot be read is named and left alone.
+
+    \b
+    Example:
+      circuitbench archive results/ --out published/
+      circuitbench archive results/ --remove
+    """
+    from circuitbench.results.packing import pack_folder
+
+    packed = pack_folder(results, out or results, remove, warn=warn)
+    size = sum(path.stat().st_size for path in packed.archives)
+    click.echo(
+        f"{packed.n_records} records in {len(packed.archives)} archives in {out or results} "
+        f"({size:,} bytes); {packed.n_removed} files removed"
+    )
+
+
+for verb in (stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 
@@ -288,6 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as help_:
         click.echo(help_.format_message())
         return 0
+    except LetThrough as through:
+        raised = through.error
     except Failed as failed:
         err_console.print(f"error: {failed}", style="red", markup=False, soft_wrap=True)
         return failed.status
@@ -302,14 +266,19 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if os.environ.get("CIRCUITBENCH_DEBUG"):
+        missing = missing_extra(error, "this command")
+        if missing is not None:
+            return _report(str(missing), missing.exit_code)
+        if _debug():
             raise
         return _report(
             f"internal error: {type(error).__name__}: {error}; "
             "set CIRCUITBENCH_DEBUG=1 for the traceback and please report it",
             1,
         )
-    return 0
+    else:
+        return 0
+    raise raised
 
 
 def _report(message: str, status: int) -> int:
@@ -318,8 +287,8 @@ def _report(message: str, status: int) -> int:
     return status
 
 
-def _warn(message: str) -> None:
-    err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+def _debug() -> bool:
+    return bool(os.environ.get("CIRCUITBENCH_DEBUG"))
 
 
 def _click_message(error: click.ClickException) -> str:
@@ -327,16 +296,3 @@ def _click_message(error: click.ClickException) -> str:
         known = [name for p in error.ctx.command.params for name in p.opts if name.startswith("--")]
         return f"unknown option {error.option_name!r}; {nearest(error.option_name, known)}"
     return error.format_message()
-
-
-def _save(record: Record, out: Path) -> Path:
-    """Write the record; if the folder fails now, save it elsewhere rather than lose it."""
-    from circuitbench.results import write_record
-
-    try:
-        return write_record(record, out)
-    except CircuitBenchError as error:
-        refuge = Path(tempfile.mkdtemp(prefix="circuitbench-"))
-        raise InvalidSpec(
-            f"{error}; the record was saved to {write_record(record, refuge)}"
-        ) from error

@@ -13,11 +13,16 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from circuitbench.results import Record
-    from circuitbench.runs.run import Progress as ProgressCallback
+    from circuitbench.runs.progress import Progress as ProgressCallback
 
 # A pipe has no width of its own; rows should not fold for it.
 out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err_console = Console(stderr=True, highlight=False)
+
+
+def warn(message: str) -> None:
+    """One line on standard error about something that does not end the verb."""
+    err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -69,21 +74,13 @@ def summary(record: Record) -> Table:
 
 def summary_rows(record: Record) -> list[tuple[str, str, str]]:
     """Measure, value, and what chance gives, as text."""
-    ranking, selection = record.metrics.get("ranking", {}), record.metrics.get("selection", {})
-    chance = ranking.get("chance", {})
     spent, training = record.costs.get("discovery", {}), record.costs.get("training", {})
     rows: list[tuple[str, str, str]] = [("status", record.status, "")]
     if record.status == "done":
         selected = record.discovery["selected"]
         rows += [
             ("found heads", " ".join(selected) or "none", ""),
-            ("AUROC", _number(ranking.get("auroc")), _number(chance.get("auroc"))),
-            (
-                "average precision",
-                _number(ranking.get("average_precision")),
-                _number(chance.get("average_precision")),
-            ),
-            ("F1", _number(selection.get("f1")), _number(selection.get("chance", {}).get("f1"))),
+            *_quality(record),
         ]
     rows += [
         ("queries", str(spent.get("queries", 0)), ""),
@@ -112,10 +109,33 @@ def head_grid_lines(record: Record) -> list[str]:
 
 def one_line(record: Record, new: bool) -> str:
     """One run of a sweep; ``new`` is False for one that was there already."""
-    ranking = record.metrics.get("ranking", {})
-    what = f"AUROC {_number(ranking.get('auroc'))}" if record.status == "done" else record.reason
+    if record.status == "done":
+        (_, value, _), *_ = _quality(record)
+        what = f"AUROC {value}"
+    else:
+        what = f"{ending(record)}: {record.reason}"
     kept = "" if new else " (kept)"
     return f"{record.method} on {record.task} seed {record.seed}: {what}{kept}"
+
+
+def ending(record: Record) -> str:
+    """How a run ended that is not done, and where."""
+    return f"{record.status} while {record.stage}" if record.stage else record.status
+
+
+def _quality(record: Record) -> list[tuple[str, str, str]]:
+    """How the discovery compares with the truth: measure, value, and what chance gives."""
+    from circuitbench.evaluation.metrics import metric
+    from circuitbench.results.content import outcome_of
+
+    outcome = outcome_of(record)
+    titles = {"auroc": "AUROC", "average_precision": "average precision", "f1": "F1"}
+    rows = []
+    for key, title in titles.items():
+        found = metric(key)
+        chance = found.chance(outcome) if found.chance else None
+        rows.append((title, _number(found.of(outcome)), _number(chance)))
+    return rows
 
 
 def _number(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The verbs that examine: stability, validate-task, reproduce, doctor."""
+"""The verbs that examine: stability, validate-task, doctor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from circuitbench.cli.display import out_console, progress_bar
+from circuitbench.cli.display import progress_bar
 from circuitbench.cli.options import fail, settings_of, spec_options
-from circuitbench.core.errors import UnknownName
 
 
 @click.command()
@@ -41,8 +40,9 @@ def stability(resamples: int, repetitions: int, **options: Any) -> None:
       circuitbench stability --method acdc --task ioi --resamples 20
     """
     from circuitbench.results import plain
-    from circuitbench.runs.run import measure_stability, prepare
+    from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
+    from circuitbench.runs.stability import measure_stability
 
     prepared = prepare(build_spec(*settings_of(options)[0]))
     with progress_bar(f"stability of {prepared.spec.method}") as progress:
@@ -81,8 +81,8 @@ def validate_task(
     from circuitbench.core.seeding import generator
     from circuitbench.oracle import Oracle
     from circuitbench.plugins.registry import load_model, load_task
-    from circuitbench.results.store import write_atomically
-    from circuitbench.runs.run import resolve_device
+    from circuitbench.results import write_atomically
+    from circuitbench.runs.prepare import resolve_device
     from circuitbench.runs.spec import RunSpec, build_spec
 
     build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
@@ -114,39 +114,6 @@ def validate_task(
 
 
 @click.command()
-@click.argument("experiment", metavar="mechrl")
-@click.option("--quick", is_flag=True, help="Fewer steps and prompts.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
-@click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
-def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: Path) -> None:
-    """Repeat the seed paper's experiment, its evaluation repaired; resumable.
-
-    \b
-    Example:
-      circuitbench reproduce mechrl --quick --out mechrl/
-      circuitbench reproduce mechrl --set seeds=5 --set held_out_task=docstring
-    """
-    if experiment != "mechrl":
-        raise UnknownName("experiment", experiment, ["mechrl"])
-    from dataclasses import asdict
-
-    from circuitbench.results import check_folder
-    from circuitbench.runs.spec import configure, parse_assignment
-    from circuitbench_experiments.mechrl import protocol as mechrl
-    from circuitbench_experiments.mechrl.report import markdown, write_report
-
-    base = asdict(mechrl.QUICK) if quick else {}
-    overrides = dict(parse_assignment(text) for text in assignments)
-    settings = configure(mechrl.MechRL, {**base, **overrides}, "mechrl")
-    check_folder(out)
-    with progress_bar("mechrl") as progress:
-        results = mechrl.reproduce(settings, out, lambda done, text: progress(text, done))
-    paths = write_report(results, out)
-    click.echo(markdown(results))
-    out_console.print("written: " + ", ".join(map(str, paths)), soft_wrap=True)
-
-
-@click.command()
 @click.option("--model", default="planted", show_default=True, help="Model to measure on.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="exact", show_default=True, help="exact, fast or approx.")
@@ -161,7 +128,7 @@ def doctor(model: str, device: Any, precision: str, batch_size: int, as_json: bo
       circuitbench doctor --model gpt2 --precision fast
     """
     from circuitbench.checks import doctor as examination
-    from circuitbench.runs.run import resolve_device
+    from circuitbench.runs.prepare import resolve_device
     from circuitbench.runs.spec import build_spec
 
     build_spec({"device": device, "precision": precision, "batch_size": batch_size})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,33 @@ functional_option = click.option(
     "--functional", help="Truth-free tests: none, quick or full (default quick)."
 )
 out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
+
+
+raise_option = click.option(
+    "--raise",
+    "reraise",
+    is_flag=True,
+    help="Raise what goes wrong, with its traceback; so does CIRCUITBENCH_DEBUG=1.",
+)
+
+
+class LetThrough(Exception):
+    """Carries an error past the one-line report, to be raised as it was."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def letting_through(wanted: bool) -> Iterator[None]:
+    """Let every error out of the command line as it is, if that is wanted."""
+    try:
+        yield
+    except Exception as error:
+        if wanted:
+            raise LetThrough(error) from error
+        raise
 
 
 class Failed(Exception):
@@ -76,3 +104,21 @@ def settings_of(
     layers.append({key: value for key, value in options.items() if value is not None})
     layers.append({"hyperparameters": assignments})
     return layers, folder
+
+
+def parse_names(text: str) -> list[str]:
+    """Names separated by commas, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0,1,2"`` or ``"0-4"`` or both mixed; raises :class:`InvalidSpec` on anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InvalidSpec(f"seeds must look like 0,1,2 or 0-4, not {text!r}")
+        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+    if not seeds or len(seeds) > 10_000:
+        raise InvalidSpec(f"{text!r} names {len(seeds)} seeds; expected between 1 and 10000")
+    return list(dict.fromkeys(seeds))

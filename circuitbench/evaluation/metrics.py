@@ -153,27 +153,43 @@ def ranking_metric(key: str) -> Metric:
     return found
 
 
-def of_kind(*kinds: Kind) -> tuple[Metric, ...]:
-    """The metrics of these kinds, in order."""
-    return tuple(m for m in metrics().values() if m.kind in kinds)
+def of_kind(kind: Kind) -> tuple[Metric, ...]:
+    """The metrics of one kind, in order."""
+    return tuple(m for m in metrics().values() if m.kind == kind)
 
 
-def values_of(outcome: Outcome, warn: Callable[[str], None]) -> dict[str, float]:
-    """Every metric that exists for one run, by key.
-
-    ``warn`` gets one line per metric that raises; it then has no value.
-    """
-    values = {}
+def values_of(outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
+    """Every metric that exists for one run, by key; and why those that raised have no value."""
+    values: dict[str, float] = {}
+    errors: dict[str, str] = {}
     for key, found in metrics().items():
         try:
             value = found.of(outcome)
         except Exception as error:  # a third party's metric may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            warn(f"metric {key!r} ({found.origin}) has no value: {reason}")
+            errors[key] = " ".join(f"{type(error).__name__}: {error}".split())
             continue
         if value is not None:
             values[key] = value
-    return values
+    return values, errors
+
+
+def curves_of(outcome: Outcome) -> dict[str, list[tuple[int, float]]]:
+    """By the key of each metric of rankings, its curve over queries, ``(q, value)``.
+
+    Where a metric has no value for a ranking, or raises, it has no curve.
+    """
+    curves = {}
+    for key, found in metrics().items():
+        if found.on_ranking is None:
+            continue
+        try:
+            points = outcome.curve(found.on_ranking)
+        except Exception:  # as above; values_of says so
+            continue
+        known = [(q, float(value)) for q, value in points if value is not None]
+        if len(known) == len(points):
+            curves[key] = known
+    return curves
 
 
 @cache

@@ -16,7 +16,9 @@ from circuitbench.evaluation.against_truth.efficiency import (
     HORIZON_PER_ITEM,
     TARGET,
     QualityCurve,
+    area_on_log_axis,
     quality_curve,
+    queries_to,
 )
 from circuitbench.evaluation.against_truth.ranking import (
     TiedRanking,
@@ -135,17 +137,25 @@ class Outcome:
         """
         if measure not in self._curves:
             found = self._quality
-            self._curves[measure] = [] if found is None else found.values(measure)
+            points = [] if found is None else zip(found.queries, found.values(measure), strict=True)
+            self._curves[measure] = list(points)
         return self._curves[measure]
 
     def area(self, measure: Callable[[TiedRanking], float]) -> float | None:
         """Area under the measure's curve, from 1 to 100 queries per head on a log axis."""
-        return None if self._quality is None else self._quality.area(measure)
+        found = self._quality
+        if found is None:
+            return None
+        quality = [float(value) for _, value in self.curve(measure) if value is not None]
+        chance = measure(found.rankings[0].uninformed())
+        return area_on_log_axis(found.queries, quality, chance, found.horizon)
 
     @property
     def queries_to_target(self) -> int | None:
         """Queries after which R-precision first reached 0.9; None if it never did."""
-        return None if self._quality is None else self._quality.queries_to(r_precision, TARGET)
+        points = self.curve(r_precision)
+        quality = [float(value) for _, value in points if value is not None]
+        return queries_to([q for q, _ in points], quality, TARGET)
 
     def cost(self, stage: str, name: str) -> float | None:
         """What a stage spent; None where the record does not say.
@@ -205,9 +215,9 @@ def _number(
     """The number at ``path``. A name that ``shape`` lacks is a mistake; one missing here is not."""
     found: Any = content
     known: Any = shape
-    for name in path:
+    for i, name in enumerate(path):
         if name not in known:
-            raise UnknownName(what, ".".join(path), (".".join((*path[:-1], key)) for key in known))
+            raise UnknownName(what, ".".join(path), (".".join((*path[:i], key)) for key in known))
         known = known[name]
         found = found.get(name) if isinstance(found, Mapping) else None
     if isinstance(found, bool) or not isinstance(found, int | float):

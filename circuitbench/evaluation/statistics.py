@@ -7,16 +7,16 @@ to do with an incomplete method is decided first, in :mod:`circuitbench_leaderbo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from circuitbench.core.errors import InvalidSpec
 
 EXACT_PAIRS = 16  # up to here all 2^n sign flips are enumerated
 FLIPS = 20_000
+SIGNS_AT_ONCE = 4_000_000  # 32 MB
 Statistic = Callable[..., np.ndarray]
 
 
@@ -31,9 +31,15 @@ def interquartile_mean(values: np.ndarray, axis: int | None = None) -> np.ndarra
     """Mean of the middle half: a quarter of the values (rounded down) is cut at each end.
 
     Agarwal et al. 2021 (arXiv 2108.13264), section 4.3: over the runs of all tasks together.
-    With 3 or fewer values it is the mean.
+    With 3 or fewer values it is the mean. ``scipy.stats.trim_mean``, without the second that
+    importing it takes.
     """
-    return np.asarray(stats.trim_mean(_finite(values, "scores"), 0.25, axis=axis))
+    scores = _finite(values, "scores")
+    scores, axis = (scores.ravel(), 0) if axis is None else (scores, axis)
+    n = scores.shape[axis]
+    cut = n // 4
+    ordered = np.partition(scores, (cut, n - cut - 1), axis)
+    return np.asarray(np.take(ordered, range(cut, n - cut), axis).mean(axis))
 
 
 def bootstrap_interval(
@@ -92,28 +98,53 @@ def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.n
 
 
 def paired_test(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> float:
-    """Two-sided p-value that matched runs differ in the mean: Fisher's sign-flip test.
-
-    Under the null each pair's difference is as likely to have either sign. Up to 16 pairs all
-    ``2^n`` sign patterns are counted (exact); beyond, 20,000 are drawn, the observed one
-    included. Zero differences stay zero. Five pairs cannot give less than 2/32 = 0.0625.
+    """Two-sided p-value that matched runs differ in the mean; see :func:`paired_tests`.
 
     Args:
         ours, theirs: ``[pairs]``, matched by task and seed.
     """
-    a, b = _finite(ours, "scores"), _finite(theirs, "scores")
-    if a.shape != b.shape or a.ndim != 1:
-        raise InvalidSpec(f"paired scores must match: {a.shape} against {b.shape}")
-    difference = a - b
-    n = len(difference)
+    return float(paired_tests(ours, np.asarray(theirs)[None], rng)[0])
+
+
+def paired_tests(ours: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two-sided p-values that matched runs differ in the mean, ``[others]``: Fisher's sign flips.
+
+    Under the null each pair's difference is as likely to have either sign. Up to 16 pairs all
+    ``2^n`` sign patterns are counted (exact); beyond, 20,000 are drawn, the observed one
+    included, and serve all the tests. Zero differences stay zero. Five pairs cannot give less
+    than 2/32 = 0.0625.
+
+    ``scipy.stats.permutation_test`` counts the same patterns, but one comparison at a time, and
+    takes a second to import.
+
+    Args:
+        ours: ``[pairs]``.
+        others: ``[others, pairs]``, columns matched with ``ours`` by task and seed.
+    """
+    a, b = _finite(ours, "scores"), _finite(others, "scores")
+    if b.ndim != 2 or a.shape != b.shape[1:]:
+        raise InvalidSpec(f"paired scores must match: {a.shape} against {b.shape[1:]}")
+    differences = (a - b).T
+    least = np.abs(differences.sum(axis=0)) - 1e-12 * np.abs(differences).sum(axis=0)  # rounding
+    extreme = np.zeros(len(b))
+    total = 0
+    for signs in _sign_patterns(len(a), rng):
+        extreme += (np.abs(signs @ differences) >= least).sum(axis=0)
+        total += len(signs)
+    return np.asarray(extreme / total)
+
+
+def _sign_patterns(n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Patterns of +1 and -1, ``[patterns, n]``, some at a time; the first is all +1."""
     if n <= EXACT_PAIRS:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = rng.choice([-1, 1], size=(FLIPS, n))
-        signs[0] = 1
-    observed = abs(difference.sum())
-    rounding = 1e-12 * np.abs(difference).sum()
-    return float((np.abs(signs @ difference) >= observed - rounding).mean())
+        yield 1.0 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return
+    at_once = max(1, SIGNS_AT_ONCE // n)
+    for start in range(0, FLIPS, at_once):
+        signs = 2.0 * rng.integers(0, 2, size=(min(at_once, FLIPS - start), n)) - 1
+        if start == 0:
+            signs[0] = 1
+        yield signs
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -136,7 +167,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def tied_with_best(scores: np.ndarray, rng: np.random.Generator, level: float = 0.05) -> np.ndarray:
     """Which methods cannot be told from the best mean, ``[methods]`` bool (the best is True).
 
-    Every other method is compared with the best by :func:`paired_test`, Holm-corrected.
+    Every other method is compared with the best by :func:`paired_tests`, Holm-corrected.
 
     Args:
         scores: ``[methods, pairs]``, columns matched by task and seed; higher is better.
@@ -144,9 +175,9 @@ def tied_with_best(scores: np.ndarray, rng: np.random.Generator, level: float = 
     table = _finite(scores, "scores")
     best = int(table.mean(axis=1).argmax())
     others = [m for m in range(len(table)) if m != best]
-    p = holm(np.array([paired_test(table[best], table[m], rng) for m in others]))
     tied = np.ones(len(table), dtype=bool)
-    tied[others] = p >= level
+    if others:
+        tied[others] = holm(paired_tests(table[best], table[others], rng)) >= level
     return tied
 
 
@@ -177,12 +208,16 @@ def mean_ranks(scores: np.ndarray) -> np.ndarray:
     Args:
         scores: ``[datasets, methods]``.
     """
-    return np.asarray(stats.rankdata(-_finite(scores, "scores"), axis=1).mean(axis=0))
+    from scipy.stats import rankdata  # as everywhere here: imported where a figure needs it
+
+    return np.asarray(rankdata(-_finite(scores, "scores"), axis=1).mean(axis=0))
 
 
 def nemenyi_difference(n_methods: int, n_datasets: int, level: float = 0.05) -> float:
     """``q * sqrt(k (k + 1) / (6 N))``, q from the Studentized range over sqrt(2) (Demšar 2006)."""
-    q = stats.studentized_range.ppf(1 - level, n_methods, np.inf) / np.sqrt(2)
+    from scipy.stats import studentized_range
+
+    q = studentized_range.ppf(1 - level, n_methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_datasets)))
 
 
@@ -196,6 +231,8 @@ def critical_difference(scores: np.ndarray, level: float = 0.05) -> CriticalDiff
         scores: ``[datasets, methods]``, at least 2 x 2, none missing; higher is better.
         level: of the Nemenyi test.
     """
+    from scipy.stats import f as f_distribution
+
     table = _finite(scores, "scores")
     if table.ndim != 2 or min(table.shape) < 2:
         raise InvalidSpec(
@@ -209,7 +246,7 @@ def critical_difference(scores: np.ndarray, level: float = 0.05) -> CriticalDiff
     f, p_value = None, 0.0
     if rest > 1e-9:
         f = (n - 1) * chi2 / rest
-        p_value = float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
+        p_value = float(f_distribution.sf(f, k - 1, (k - 1) * (n - 1)))
     difference = nemenyi_difference(k, n, level)
     return CriticalDifference(ranks, difference, chi2, f, p_value, rank_groups(ranks, difference))
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable, nearest
+from circuitbench.core.extras import needs_extra
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.transformer import (
@@ -103,7 +104,8 @@ def find_weights(name: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
         raise ModelUnavailable(f"no {name} in {FOLDER_VARIABLE}: {folder} has no config.json")
-    from huggingface_hub import try_to_load_from_cache
+    with needs_extra(f"model {name!r}"):
+        from huggingface_hub import try_to_load_from_cache
 
     for repository in (name, f"openai-community/{name}"):
         config = try_to_load_from_cache(repository, "config.json")
@@ -116,7 +118,8 @@ def find_weights(name: str) -> Path:
 
 
 def _boot(folder: Path, name: str, processing: str) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
+    with needs_extra(f"model {name!r}"):
+        from transformer_lens.model_bridge import TransformerBridge
 
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelUnavailable(f"{folder} has a config.json but no weights of {name}")
@@ -132,7 +135,8 @@ def _boot(folder: Path, name: str, processing: str) -> Any:
 
 def _tokenizer(folder: Path, d_vocab: int) -> Any:
     """The model's tokenizer, or None where the folder has none that fits."""
-    from transformers import AutoTokenizer, GPT2TokenizerFast
+    with needs_extra("a tokenizer"):
+        from transformers import AutoTokenizer, GPT2TokenizerFast
 
     if (folder / "tokenizer.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -156,8 +160,9 @@ def to_transformer_lens(transformer: Transformer) -> Any:
 
     Raises :class:`InvalidSpec` where transformer_lens's native model has no place for a weight.
     """
-    from transformer_lens import TransformerBridgeConfig
-    from transformer_lens.model_bridge.sources.native import boot
+    with needs_extra("a model run by hooks"):
+        from transformer_lens import TransformerBridgeConfig
+        from transformer_lens.model_bridge.sources.native import boot
 
     cfg = transformer.config
     _check_native(transformer)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from circuitbench.results.plugin_info import info_of
+from circuitbench.plugins.registry import info_of
 from circuitbench.results.record import canonical
 
 ENTRIES = frozenset(
@@ -53,5 +53,9 @@ def from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **kept,
         "measurements": (metrics.get("functional") or {}) if isinstance(metrics, dict) else metrics,
-        "info": info_of(spec) if isinstance(spec, dict) else {},
+        "info": _info(spec) if isinstance(spec, dict) else {},
     }
+
+
+def _info(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(info_of(*(str(spec.get(key)) for key in ("method", "task", "model"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -16,15 +17,11 @@ def versions(extra: tuple[str, ...] = ()) -> dict[str, str | None]:
 
     ``extra`` names further distributions a method's numbers depend on (a plug-in's own, say). A
     package that is not installed is None. ``commit`` is the git commit of circuitbench's source,
-    followed by ``-dirty`` where the tree was changed, or None outside a checkout.
+    followed by ``-dirty`` where the tree was changed, or None outside a checkout. All of it is
+    looked up once per process: that is when the code was loaded.
     """
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in (*_PACKAGES, *extra):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return {**found, "commit": _commit()}
+    packages = {name: _version(name) for name in (*_PACKAGES, *extra)}
+    return {"python": platform.python_version(), **packages, "commit": _commit()}
 
 
 def hardware(device: str = "cpu") -> dict[str, str | int | None]:
@@ -42,6 +39,15 @@ def hardware(device: str = "cpu") -> dict[str, str | int | None]:
     }
 
 
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
 def _cpu() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -52,6 +58,7 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def _commit() -> str | None:
     here = Path(__file__).resolve()
 

@@ -67,9 +67,11 @@ class Record(BaseModel):
         },
     )
     status: Status = Field(description="How the run ended.")
-    stage: Stage = Field("", description="Where a run that is not done stopped.")
-    reason: str = Field("", description="Why a run is not done, in one line.")
-    traceback: str = Field("", description="Of a run that failed, without paths of the machine.")
+    stage: Stage = Field(default="", description="Where a run that is not done stopped.")
+    reason: str = Field(default="", description="Why a run is not done, in one line.")
+    traceback: str = Field(
+        default="", description="Of a run that failed, without paths of the machine."
+    )
     info: dict[str, Any] = Field(
         default_factory=dict,
         description="What the plug-ins say of themselves: method, task, model, each with a title.",
@@ -100,8 +102,8 @@ class Record(BaseModel):
     )
     versions: dict[str, Any] = Field(default_factory=dict, description="Version by package.")
     hardware: dict[str, Any] = Field(default_factory=dict, description="The machine.")
-    command: str = Field("", description="The shell command that repeats the run.")
-    created: str = Field("", description="When the record was made: ISO 8601, UTC.")
+    command: str = Field(default="", description="The shell command that repeats the run.")
+    created: str = Field(default="", description="When the record was made: ISO 8601, UTC.")
 
     _path: Path | None = PrivateAttr(None)
 
@@ -164,6 +166,12 @@ class Record(BaseModel):
         """What the file holds, but for the checksum."""
         values = {name: getattr(self, name) for name in CONTENT}
         return {"schema": SCHEMA, "run_id": self.run_id, **values}
+
+    def at(self, path: Path) -> Record:
+        """The same record, lying at ``path``."""
+        placed = self.model_copy()
+        placed._path = path
+        return placed
 
     def replace(self, **changes: Any) -> Record:
         """The same record with other values, checked like any other; it lies nowhere yet."""

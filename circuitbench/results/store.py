@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from circuitbench.core.errors import CorruptRecord, InvalidSpec
 from circuitbench.results import archive
@@ -46,15 +47,15 @@ class Problem:
         return f"{self.path}: {self.message}"
 
 
-def file_name(record: Record) -> str:
+def file_name(spec: Mapping[str, Any], run_id: str) -> str:
     """The name of a record's file, in a folder or in an archive; one per run id."""
-    parts = (record.method, record.task, record.model_name, f"seed{record.seed}", record.run_id)
+    parts = (spec["method"], spec["task"], spec["model"], f"seed{spec['seed']}", run_id)
     return "_".join(map(file_part, parts)) + ".json"
 
 
 def record_path(record: Record, folder: Path | str) -> Path:
     """Where ``record`` belongs in ``folder``; one place per run id."""
-    return Path(folder) / file_name(record)
+    return Path(folder) / file_name(record.spec, record.run_id)
 
 
 def write_record(record: Record, folder: Path | str) -> Path:
@@ -75,8 +76,9 @@ def read_record(path: Path | str) -> Record:
     Raises :class:`CorruptRecord` naming the file and the fault.
     """
     path = Path(path)
-    if path.parent.suffix == archive.SUFFIX and path.parent.is_file():
-        return from_bytes(archive.read_member(path.parent, path.name), path)
+    file = file_of(path)
+    if file != path:
+        return from_bytes(archive.read_member(file, path.name), path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -84,9 +86,36 @@ def read_record(path: Path | str) -> Record:
     return from_bytes(data, path)
 
 
+def find_record(start: str, folder: Path | str) -> Record:
+    """The record under ``folder`` whose run id begins with ``start``.
+
+    Raises:
+        InvalidSpec: there is none, there are several, or there is no such folder.
+        CorruptRecord: it cannot be read.
+    """
+    found: dict[str, Entry] = {}
+    for entry in entries(folder)[0]:
+        run_id = entry.path.stem.rpartition("_")[2]
+        if start and run_id.startswith(start):
+            found.setdefault(run_id, entry)
+    if len(found) != 1:
+        what = f"{len(found)} runs begin" if found else "no run begins"
+        raise InvalidSpec(
+            f"{what} with {start!r} in {folder}; expected a run id's first digits, or the path "
+            "of a record"
+        )
+    return read(*found.values())
+
+
 def read(entry: Entry) -> Record:
     """:func:`read_record` of a listed record."""
     return read_record(entry.path)
+
+
+def file_of(path: Path) -> Path:
+    """The file that holds the record at ``path``: that itself, or its archive."""
+    in_archive = path.parent.suffix == archive.SUFFIX and path.parent.is_file()
+    return path.parent if in_archive else path
 
 
 def entries(folder: Path | str) -> tuple[list[Entry], list[Problem]]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from circuitbench.core.circuit import Ablation
 from circuitbench.core.errors import InvalidSpec, UnknownName
@@ -38,6 +45,9 @@ class RunSpec:
             discovery and on a meter of its own (see
             :mod:`circuitbench.evaluation.without_truth.measurements`).
         hyperparameters: overrides of the method's fields.
+
+    Raises:
+        InvalidSpec: a value of the wrong type or out of range; names it.
     """
 
     method: str = "rl-ppo"
@@ -52,6 +62,14 @@ class RunSpec:
     precision: Precision = "exact"
     functional: Functional = "quick"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise InvalidSpec(_explain(error)) from error
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -94,8 +112,6 @@ def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
                 raise InvalidSpec(
                     f"hyperparameters must be a mapping of names to values, not {value!r}"
                 )
-    hints = typing.get_type_hints(RunSpec)
-    settings = {key: coerce(hints[key], value, key) for key, value in settings.items()}
     return RunSpec(**settings, hyperparameters=hyperparameters)
 
 
@@ -160,6 +176,18 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
     except ValidationError as error:
         expected = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
         raise InvalidSpec(f"{name} cannot be {value!r}: {expected}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Pydantic's findings about a spec in one line: each setting, its value, what was expected."""
+    wrong: dict[str, tuple[Any, list[str]]] = {}
+    for found in error.errors(include_url=False):
+        name = str(found["loc"][0]) if found["loc"] else "spec"
+        wrong.setdefault(name, (found["input"], []))[1].append(found["msg"])
+    return "; ".join(
+        f"{name} cannot be {value!r}: {'; '.join(dict.fromkeys(messages))}"
+        for name, (value, messages) in wrong.items()
+    )
 
 
 def _reason(error: Exception) -> str:

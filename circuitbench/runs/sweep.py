@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 from circuitbench.core.errors import InvalidSpec
-from circuitbench.results import Record, check_folder, read_folder, write_record
-from circuitbench.runs.run import Progress, prepare, run, silent
+from circuitbench.models.base import Model
+from circuitbench.plugins.registry import load_model
+from circuitbench.results import Record, check_folder, read_folder
+from circuitbench.runs.once import run_and_write
+from circuitbench.runs.prepare import Prepared, prepare
+from circuitbench.runs.progress import Progress, silent
+from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.spec import RunSpec
 
 
@@ -26,45 +32,38 @@ def grid(
     ]
 
 
-def parse_names(text: str) -> list[str]:
-    """Names separated by commas, each once."""
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``"0,1,2"`` or ``"0-4"`` or both mixed; raises :class:`InvalidSpec` on anything else."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise InvalidSpec(f"seeds must look like 0,1,2 or 0-4, not {text!r}")
-        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
-    if not seeds or len(seeds) > 10_000:
-        raise InvalidSpec(f"{text!r} names {len(seeds)} seeds; expected between 1 and 10000")
-    return list(dict.fromkeys(seeds))
-
-
 def run_all(
     specs: Sequence[RunSpec],
     out: Path,
     progress: Progress = silent,
     started: Callable[[int, RunSpec], None] = lambda index, spec: None,
+    *,
+    reraise: bool = False,
 ) -> Iterator[tuple[Record, bool]]:
     """Run what ``out`` does not hold yet; yields each record and whether it is new.
 
-    Every spec is resolved before the first runs, so a wrong name costs nothing. A run that
-    failed is recorded and does not stop the others; failed records are run again next time.
+    Every spec is resolved before the first runs, so a wrong name costs nothing, and each model
+    is loaded once. A run that failed is recorded and does not stop the others (unless
+    ``reraise``, see :func:`circuitbench.runs.run.run`); next time it is run again, from its
+    discovery on if it got so far.
     """
     check_folder(out)
+    model_of: Callable[[str], Model] = cache(load_model)
+
+    def resolve(spec: RunSpec) -> Prepared:
+        return prepare(spec, model_of)
+
     for spec in {(s.method, s.task, s.model): s for s in specs}.values():
-        prepare(spec)
-    done = {record.run_id: record for record in read_folder(out)[0] if record.status == "done"}
+        resolve(spec)
+    stored = {record.run_id: record for record in read_folder(out)[0]}
     for index, spec in enumerate(specs):
         started(index, spec)
-        prepared = prepare(spec)
-        if prepared.run_id in done:
-            yield done[prepared.run_id], False
+        prepared = resolve(spec)
+        earlier = stored.get(prepared.run_id)
+        if earlier is not None and earlier.status == "done":
+            yield earlier, False
             continue
-        record = run(prepared, progress)
-        write_record(record, out)
+        unmeasured = earlier if earlier is not None and is_unmeasured(earlier) else None
+        record = run_and_write(prepared, out, progress, reraise=reraise, unmeasured=unmeasured)
+        stored[prepared.run_id] = record
         yield record, True

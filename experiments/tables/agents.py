@@ -21,9 +21,12 @@ import torch
 from scipy import stats
 
 from circuitbench.core.errors import RunFailed
+from circuitbench.evaluation.metrics import metric
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import load_model, load_task
-from circuitbench.runs.run import prepare, run
+from circuitbench.results.content import outcome_of
+from circuitbench.runs.prepare import prepare
+from circuitbench.runs.run import run
 from circuitbench.runs.spec import RunSpec
 from circuitbench_agents.environments.batch import EpisodeBatch
 from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
@@ -124,10 +127,13 @@ def score(
     record = run(prepare(spec))
     if record.status != "done":
         raise RunFailed(f"{method} on {task}, seed {seed}: {record.reason}")
-    assert record.metrics is not None
+    outcome = outcome_of(record)
+    precision, f1 = (metric(key).of(outcome) for key in ("average_precision", "f1"))
+    assert precision is not None
+    assert f1 is not None
     return Score(
-        record.metrics["ranking"]["average_precision"],
-        record.metrics["selection"]["f1"],
+        precision,
+        f1,
         record.costs["training"]["queries"],
         time.process_time() - began,
     )

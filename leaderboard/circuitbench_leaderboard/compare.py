@@ -11,13 +11,13 @@ import numpy as np
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.core.seeding import generator
+from circuitbench.evaluation.metrics import DEFAULT, Metric, metric, of_kind, ranking_metric
 from circuitbench.evaluation.statistics import holm, paired_test, probability_of_improvement
-from circuitbench.results import Record
+from circuitbench.results.index import read_runs
 from circuitbench.results.record import canonical
-from circuitbench_leaderboard.entries import flat_settings, gather
+from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.entries import TaskOnModel, flat_settings, gather
 from circuitbench_leaderboard.formats import escape_markdown
-from circuitbench_leaderboard.metrics import DEFAULT, QUALITY, Metric, metric
-from circuitbench_leaderboard.validate import checked_records
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Difference:
         a, b: mean of each side over those runs.
         p_value: two-sided sign-flip test, Holm-corrected over the groups (``all`` is a
             question of its own and is not corrected).
-        improvement: P(a random run of b beats one of a on the same problem), 0.5 = no difference.
+        improvement: P(a random run of b beats one of a on the same task and model), 0.5 = no
+            difference; follows the direction of the metric.
     """
 
     group: str
@@ -79,11 +80,12 @@ class Comparison:
     def text(self) -> str:
         """A table of differences and what could not be compared."""
         name_a, name_b = escape_markdown(self.a), escape_markdown(self.b)
-        label = metric(self.by).label
-        lines = [f"{label} of {name_a} (A) and {name_b} (B)", ""]
+        by = metric(self.by)
+        lower = " (lower is better)" if by.better == "lower" else ""
+        lines = [f"{by.title}{lower} of {name_a} (A) and {name_b} (B)", ""]
         if self.differences:
             lines += [
-                "| Problem | Runs | A | B | B - A | P(B beats A) | p |",
+                "| Task / model | Runs | A | B | B - A | P(B beats A) | p |",
                 "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
             ]
         lines += [
@@ -97,7 +99,7 @@ class Comparison:
             lines.append(f"Nothing to compare: {why}.")
         if self.differences:
             lines.append(
-                "p: sign-flip test on matched runs, Holm-corrected over the problems; "
+                "p: sign-flip test on matched runs, Holm-corrected over the groups; "
                 "with fewer than 6 runs it cannot fall below 0.05."
             )
         lines += [
@@ -114,7 +116,7 @@ def compare(
     a: str,
     b: str,
     results: Path | str = "results",
-    by: str = DEFAULT.key,
+    by: str = DEFAULT,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Compare two results folders, or two methods in the folder ``results``.
@@ -124,9 +126,10 @@ def compare(
 
     Raises:
         UnknownName: no such method in ``results``, or no such metric.
-        InvalidSpec: one is a folder and the other is not, or there is nothing to compare.
+        InvalidSpec: the metric has no direction, one is a folder and the other is not, or there
+            is nothing to compare.
     """
-    chosen = metric(by)
+    chosen = ranking_metric(by)
     folders = [Path(side).is_dir() for side in (a, b)]
     if all(folders):
         sides = [_by_key(_read(side, warn), _spec_key) for side in (a, b)]
@@ -136,28 +139,26 @@ def compare(
         raise InvalidSpec(
             f"{folder} is a folder and {other} is not; compare two folders, or two methods"
         )
-    known = {entry.label: entry.records for entry in gather(_read(results, warn))}
+    known = {entry.label: entry.runs for entry in gather(_read(results, warn))}
     for side in (a, b):
         if side not in known:
             raise UnknownName("method", side, known)
-    return _compare(
-        a, b, chosen, _by_key(known[a], _run_key), _by_key(known[b], _run_key), _problem
-    )
+    return _compare(a, b, chosen, _by_key(known[a], _run_key), _by_key(known[b], _run_key), _task)
 
 
 def _compare(
     a: str,
     b: str,
     by: Metric,
-    side_a: Mapping[Hashable, Record],
-    side_b: Mapping[Hashable, Record],
-    group_of: Callable[[Record], str],
+    side_a: Mapping[Hashable, RunRow],
+    side_b: Mapping[Hashable, RunRow],
+    group_of: Callable[[RunRow], str],
 ) -> Comparison:
     keys = sorted((k for k in side_a if k in side_b), key=lambda k: (group_of(side_a[k]), str(k)))
     pairs = [(side_a[key], side_b[key]) for key in keys]
     groups: dict[str, list[tuple[float, float]]] = {}
     for left, right in pairs:
-        values = (by.of(left), by.of(right))
+        values = (left.values.get(by.key), right.values.get(by.key))
         if values[0] is not None and values[1] is not None:
             groups.setdefault(group_of(left), []).append((values[0], values[1]))
     alone_a = [side_a[k] for k in side_a if k not in side_b]
@@ -188,9 +189,7 @@ def _differences(groups: Mapping[str, list[tuple[float, float]]], by: Metric) ->
         a=float(everything[0].mean()),
         b=float(everything[1].mean()),
         p_value=_test(everything, by, "all"),
-        improvement=probability_of_improvement(
-            [table[1] for table in tables.values()], [table[0] for table in tables.values()]
-        ),
+        improvement=_improvement(tables.values(), by),
     )
     parts = [
         Difference(
@@ -199,69 +198,74 @@ def _differences(groups: Mapping[str, list[tuple[float, float]]], by: Metric) ->
             a=float(table[0].mean()),
             b=float(table[1].mean()),
             p_value=float(p),
-            improvement=probability_of_improvement([table[1]], [table[0]]),
+            improvement=_improvement([table], by),
         )
         for (group, table), p in zip(tables.items(), p_values, strict=True)
     ]
     return [total, *parts]
 
 
+def _improvement(tables: Iterable[np.ndarray], by: Metric) -> float:
+    signed = [by.sign * table for table in tables]
+    return probability_of_improvement([b for _, b in signed], [a for a, _ in signed])
+
+
 def _test(table: np.ndarray, by: Metric, group: str) -> float:
     return paired_test(table[0], table[1], generator(0, "compare", by.key, group))
 
 
-def _read(folder: Path | str, warn: Callable[[str], None]) -> list[Record]:
-    records, problems = checked_records(folder)
+def _read(folder: Path | str, warn: Callable[[str], None]) -> list[RunRow]:
+    runs, problems = read_runs(folder, warn)
     for problem in problems:
         warn(f"left out {problem}")
-    if not records:
+    if not runs:
         raise InvalidSpec(f"no records in {folder}")
-    return records
+    return runs
 
 
-def _by_key(records: Sequence[Record], key: Callable[[Record], Hashable]) -> dict[Hashable, Record]:
+def _by_key(runs: Sequence[RunRow], key: Callable[[RunRow], Hashable]) -> dict[Hashable, RunRow]:
     """Finished runs by key; of several (same spec, other versions) the newest."""
-    finished = [record for record in records if record.status == "done"]
-    return {key(r): r for r in sorted(finished, key=lambda r: (r.created, r.checksum()))}
+    finished = [run for run in runs if run.status == "done"]
+    return {key(r): r for r in sorted(finished, key=lambda r: (r.created, r.run_id))}
 
 
-def _spec_key(record: Record) -> Hashable:
-    return canonical(record.spec)
+def _spec_key(run: RunRow) -> Hashable:
+    return canonical(run.spec)
 
 
-def _run_key(record: Record) -> Hashable:
-    return record.task, record.model_name, record.seed
+def _run_key(run: RunRow) -> Hashable:
+    return run.task, run.model_name, run.seed
 
 
-def _problem(record: Record) -> str:
-    return f"{record.task} / {record.model_name}"
+def _task(run: RunRow) -> str:
+    return str(TaskOnModel.of(run))
 
 
-def _with_method(record: Record) -> str:
-    return f"{record.method}, {_problem(record)}"
+def _with_method(run: RunRow) -> str:
+    return f"{run.method}, {_task(run)}"
 
 
-def _with_seed(record: Record) -> str:
-    return f"{_with_method(record)}, seed {record.seed}"
+def _with_seed(run: RunRow) -> str:
+    return f"{_with_method(run)}, seed {run.seed}"
 
 
-def _metrics(record: Record) -> dict[str, float | None]:
-    return {m.key: m.of(record) for m in QUALITY}
+def _metrics(run: RunRow) -> dict[str, float | None]:
+    return {m.key: run.values.get(m.key) for m in of_kind("quality")}
 
 
-def _versions(records: Iterable[Record]) -> dict[str, set[str]]:
-    return _seen(record.versions for record in records)
+def _versions(runs: Iterable[RunRow]) -> dict[str, set[str]]:
+    return _seen(run.versions for run in runs)
 
 
-def _settings_apart(a: Sequence[Record], b: Sequence[Record]) -> dict[str, tuple[str, str]]:
+def _settings_apart(a: Sequence[RunRow], b: Sequence[RunRow]) -> dict[str, tuple[str, str]]:
     """What keeps runs of the same method, task, model and seed from being partners."""
     shared = set(map(_with_seed, a)) & set(map(_with_seed, b))
     sides = ([r for r in side if _with_seed(r) in shared] for side in (a, b))
     return _apart(*map(_settings, sides))
 
 
-def _settings(records: Iterable[Record]) -> dict[str, set[str]]:
-    return _seen(flat_settings(record.spec) for record in records)
+def _settings(runs: Iterable[RunRow]) -> dict[str, set[str]]:
+    return _seen(flat_settings(run.spec) for run in runs)
 
 
 def _seen(mappings: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:

@@ -1,19 +1,22 @@
-"""Who is on the board: records grouped into entries, and the grid that entries must fill."""
+"""Who is on the board: runs grouped into entries, and the grid that entries must fill."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from circuitbench.results import Record
 from circuitbench.results.record import NOT_IDENTITY, canonical
+from circuitbench.results.run_row import RunRow
+
+Value = Callable[[RunRow], float | None]
 
 
-class Cell(NamedTuple):
-    """A problem to solve: a task in a model."""
+class TaskOnModel(NamedTuple):
+    """What a method is put to: a task on a model."""
 
     task: str
     model: str
@@ -21,88 +24,101 @@ class Cell(NamedTuple):
     def __str__(self) -> str:
         return f"{self.task} / {self.model}"
 
+    @classmethod
+    def of(cls, run: RunRow) -> TaskOnModel:
+        """Where a run took place."""
+        return cls(run.task, run.model_name)
+
 
 @dataclass(frozen=True)
 class Entry:
     """A method in one setting: all runs that differ by task, model and seed only.
 
     ``label`` is the method's name, followed by what tells its settings apart where the folder
-    holds several of them. ``records`` are in the order of cell and seed.
+    holds several of them. ``runs`` are in the order of task, model and seed.
     """
 
     method: str
     label: str
     family: str
     settings: Mapping[str, str]
-    records: tuple[Record, ...]
+    runs: tuple[RunRow, ...]
 
     @cached_property
-    def runs(self) -> dict[Cell, dict[int, Record]]:
-        """The finished runs: cell -> seed -> record."""
-        found: dict[Cell, dict[int, Record]] = {}
-        for record in self.records:
-            if record.status == "done":
-                found.setdefault(Cell(record.task, record.model_name), {})[record.seed] = record
+    def finished(self) -> dict[TaskOnModel, dict[int, RunRow]]:
+        """The finished runs: task on model -> seed -> run."""
+        found: dict[TaskOnModel, dict[int, RunRow]] = {}
+        for run in self.runs:
+            if run.status == "done":
+                found.setdefault(TaskOnModel.of(run), {})[run.seed] = run
         return found
 
-    def values(self, of: Callable[[Record], float | None]) -> dict[Cell, dict[int, float]]:
-        """A number of every finished run that has it: cell -> seed -> value."""
+    def values(
+        self, of: Value, tasks: Collection[TaskOnModel] | None = None
+    ) -> dict[TaskOnModel, dict[int, float]]:
+        """A number of every finished run that has it: task on model -> seed -> value.
+
+        ``tasks`` asks for those on these alone.
+        """
+        found = self.finished
         numbers = {
-            cell: {seed: v for seed, r in runs.items() if (v := of(r)) is not None}
-            for cell, runs in self.runs.items()
+            task: {seed: v for seed, run in found[task].items() if (v := of(run)) is not None}
+            for task in (found if tasks is None else [task for task in tasks if task in found])
         }
-        return {cell: by_seed for cell, by_seed in numbers.items() if by_seed}
+        return {task: by_seed for task, by_seed in numbers.items() if by_seed}
 
 
 class Grid(NamedTuple):
-    """The runs an entry must have finished to be ranked: each of the cells with each seed."""
+    """The runs an entry must have finished to be ranked: each of the tasks with each seed."""
 
-    cells: tuple[Cell, ...]
+    tasks: tuple[TaskOnModel, ...]
     seeds: tuple[int, ...]
 
     @property
     def size(self) -> int:
         """How many runs that is."""
-        return len(self.cells) * len(self.seeds)
+        return len(self.tasks) * len(self.seeds)
 
-    def covered(self, values: Mapping[Cell, Mapping[int, float]]) -> int:
+    def covered(self, values: Mapping[TaskOnModel, Mapping[int, float]]) -> int:
         """How many of the runs are there."""
-        return sum(seed in values.get(cell, {}) for cell in self.cells for seed in self.seeds)
+        return sum(seed in values.get(task, {}) for task in self.tasks for seed in self.seeds)
 
 
-def gather(records: Iterable[Record]) -> list[Entry]:
-    """Group records into entries, ordered by label.
+def gather(runs: Iterable[RunRow]) -> list[Entry]:
+    """Group runs into entries, ordered by label.
 
     Runs that differ in anything that can change a number, a version say, are never averaged:
     they make two entries.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
-    settings: dict[tuple[str, str], dict[str, str]] = {}
-    for record in records:
-        flat = _settings(record)
-        key = (record.method, canonical(flat))
-        groups.setdefault(key, []).append(record)
-        settings[key] = flat
+    groups: dict[tuple[str, str], list[RunRow]] = {}
+    for run in runs:
+        key = (run.method, _identity(run.settings, run.versions_text)[0])
+        groups.setdefault(key, []).append(run)
+    settings = {
+        key: _identity(members[0].settings, members[0].versions_text)[1]
+        for key, members in groups.items()
+    }
+    siblings: dict[str, list[Mapping[str, str]]] = {}
+    for (method, _), flat in settings.items():
+        siblings.setdefault(method, []).append(flat)
     entries = []
     for (method, text), members in groups.items():
-        siblings = [flat for (name, _), flat in settings.items() if name == method]
-        apart = _difference(settings[method, text], siblings)
-        ordered = sorted(members, key=lambda r: (r.task, r.model_name, r.seed))
-        families = sorted({r.family for r in members if r.family})
+        apart = _difference(settings[method, text], siblings[method])
+        families = sorted({family for run in members if (family := run.family)})
         entries.append(
             Entry(
                 method,
                 f"{method} ({', '.join(apart)})" if apart else method,
                 families[0] if families else "other",
                 settings[method, text],
-                tuple(ordered),
+                tuple(sorted(members, key=lambda r: (r.task, r.model_name, r.seed))),
             )
         )
     return sorted(entries, key=lambda e: (e.label, canonical(dict(e.settings))))
 
 
-def widest_grid(filled: Iterable[Mapping[Cell, Mapping[int, float]]]) -> Grid:
-    """The widest grid that at least one entry fills: most runs, then most cells.
+def widest_grid(filled: Iterable[Mapping[TaskOnModel, Mapping[int, float]]]) -> Grid:
+    """The widest grid that at least one entry fills: most runs, then most tasks.
 
     Whoever fills it is complete. It is always a grid that some complete entry filled, so an
     entry that is incomplete by it could not have changed it: adding one never moves the others.
@@ -110,22 +126,22 @@ def widest_grid(filled: Iterable[Mapping[Cell, Mapping[int, float]]]) -> Grid:
     filled = list(filled)
     candidates: set[Grid] = set()
     for values in filled:
-        seed_sets = [frozenset(by_seed) for by_seed in values.values()]
+        seed_sets = {frozenset(by_seed) for by_seed in values.values()}
         for seeds in {*seed_sets, frozenset.intersection(*seed_sets)} if seed_sets else ():
-            cells = sorted(cell for cell, by_seed in values.items() if seeds <= by_seed.keys())
+            tasks = sorted(task for task, by_seed in values.items() if seeds <= by_seed.keys())
             if seeds:
-                candidates.add(Grid(tuple(cells), tuple(sorted(seeds))))
+                candidates.add(Grid(tuple(tasks), tuple(sorted(seeds))))
 
     def preference(grid: Grid) -> tuple[Any, ...]:
         complete = sum(grid.covered(values) == grid.size for values in filled)
-        return (-grid.size, -len(grid.cells), -complete, grid)
+        return (-grid.size, -len(grid.tasks), -complete, grid)
 
     return min(candidates, key=preference, default=Grid((), ()))
 
 
-def all_cells(entries: Sequence[Entry]) -> list[Cell]:
-    """Every cell that any record is about, finished or not."""
-    return sorted({Cell(r.task, r.model_name) for e in entries for r in e.records})
+def all_tasks(entries: Sequence[Entry]) -> list[TaskOnModel]:
+    """Every task on a model that any run is about, finished or not."""
+    return sorted({TaskOnModel.of(run) for entry in entries for run in entry.runs})
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -139,10 +155,13 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]
     return flat
 
 
-def _settings(record: Record) -> dict[str, str]:
-    spec = {k: v for k, v in record.spec.items() if k not in ("task", "model", "method", "seed")}
-    versions = {k: v for k, v in record.versions.items() if k not in NOT_IDENTITY}
-    return flat_settings({"spec": spec, "versions": versions})
+# Thousands of runs share a few settings.
+@lru_cache(maxsize=4096)
+def _identity(settings: str, versions: str) -> tuple[str, Mapping[str, str]]:
+    """What tells entries of a method apart, as one text and as dotted names."""
+    kept = {k: v for k, v in json.loads(versions).items() if k not in NOT_IDENTITY}
+    flat = flat_settings({"spec": json.loads(settings), "versions": kept})
+    return canonical(flat), flat
 
 
 def _difference(own: Mapping[str, str], siblings: Sequence[Mapping[str, str]]) -> list[str]:

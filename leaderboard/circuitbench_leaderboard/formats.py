@@ -9,13 +9,15 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from circuitbench.results import Record
-from circuitbench_leaderboard.entries import Cell
+from circuitbench.results.archive import SUFFIX as ARCHIVE
+from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.table import Board, Field, Row, Table
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
@@ -57,11 +59,20 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in one_line(text))
 
 
-def link(record: Record, base: Path) -> str:
-    """The record's file as a relative URL from ``base``; empty if it was never stored."""
-    if record.path is None:
+def link(run: RunRow, base: Path) -> str:
+    """The run's record as a relative URL from ``base``; empty if it was never stored.
+
+    A record in an archive has the archive's URL and its own name after ``#``.
+    """
+    if run.path is None:
         return ""
-    return quote(Path(os.path.relpath(record.path.resolve(), base.resolve())).as_posix())
+    folder, name = _relative(run.path.parent, base), quote(run.path.name)
+    return f"{folder}{'#' if run.path.parent.suffix == ARCHIVE else '/'}{name}"
+
+
+@lru_cache(maxsize=4096)  # thousands of records lie in one folder
+def _relative(folder: Path, base: Path) -> str:
+    return quote(Path(os.path.relpath(folder.resolve(), base.resolve())).as_posix())
 
 
 def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
@@ -77,9 +88,9 @@ def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
         named = [column.key for column in table.columns].index("method")
         lines = [head, rule]
         for row in table.rows:
-            cells = [_markdown_field(field) for field in row.fields]
-            cells[named] = f"[{cells[named]}](#{anchors[row.records[0].run_id]})"
-            lines.append(cells)
+            fields = [_markdown_field(field) for field in row.fields]
+            fields[named] = f"[{fields[named]}](#{anchors[row.runs[0].run_id]})"
+            lines.append(fields)
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         note = escape_markdown(table.note)
         parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} {_key(_SIGNS)}")
@@ -112,7 +123,7 @@ def csv_text(table: Table, base: Path) -> str:
             line.append(escape_csv(field.raw) if isinstance(field.raw, str) else field.raw)
             line += list(field.interval or (None, None)) if span else []
             line += [field.mark] if mark else []
-        sources = ";".join(filter(None, (link(r, base) for r in row.records)))
+        sources = ";".join(filter(None, (link(run, base) for run in row.runs)))
         writer.writerow([*line, escape_csv(sources)])
     return out.getvalue()
 
@@ -126,7 +137,7 @@ def latex(board: Board, tables: Sequence[Table], base: Path) -> str:
         lines = []
         for row in table.rows:
             lines.append(" & ".join(_latex_field(f) for f in row.fields) + r" \\")
-            sources = " ".join(filter(None, (link(r, base) for r in row.records)))
+            sources = " ".join(filter(None, (link(run, base) for run in row.runs)))
             lines.append(f"% records: {sources}")
         body = "\n".join(lines)
         caption = (
@@ -153,7 +164,7 @@ def json_text(board: Board, tables: Sequence[Table], base: Path) -> str:
     content = {
         "ranked_by": board.by.key,
         "grid": {
-            "cells": [cell._asdict() for cell in board.overall.grid.cells],
+            "tasks": [task._asdict() for task in board.overall.grid.tasks],
             "seeds": list(board.overall.grid.seeds),
         },
         "tables": {
@@ -220,23 +231,22 @@ def _latex_field(field: Field) -> str:
 
 
 def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, str]]:
-    """One line per entry and problem, and the anchor of the line that each record stands in.
+    """One line per entry and task, and the anchor of the line that each run stands in.
 
-    An entry's lines follow each other, so the anchor of its first record leads to all of them.
+    An entry's lines follow each other, so the anchor of its first run leads to all of them.
     """
     lines: list[str] = []
     anchors: dict[str, str] = {}
     for entry in board.entries:
-        by_cell = groupby(entry.records, key=lambda r: Cell(r.task, r.model_name))
-        for cell, records in by_cell:
+        for task, runs in groupby(entry.runs, key=TaskOnModel.of):
             anchor = f"runs-{len(lines) + 1}"
-            runs = []
-            for record in records:
-                anchors[record.run_id] = anchor
-                seed = str(record.seed)
-                runs.append(f"[{seed}]({link(record, base)})" if record.path else seed)
-            name = escape_markdown(f"{entry.label}, {cell}")
-            lines.append(f'- <a id="{anchor}"></a>{name}: seeds {" ".join(runs)}')
+            links = []
+            for run in runs:
+                anchors[run.run_id] = anchor
+                url = link(run, base)
+                links.append(f"[{run.seed}]({url})" if url else str(run.seed))
+            name = escape_markdown(f"{entry.label}, {task}")
+            lines.append(f'- <a id="{anchor}"></a>{name}: seeds {" ".join(links)}')
     return lines, anchors
 
 
@@ -248,5 +258,5 @@ def _json_row(table: Table, row: Row, base: Path) -> dict[str, Any]:
             content[f"{column.key}_interval"] = list(field.interval)
         if field.mark:
             content[f"{column.key}_mark"] = field.mark
-    runs = [{"run_id": r.run_id, "seed": r.seed, "path": link(r, base)} for r in row.records]
+    runs = [{"run_id": r.run_id, "seed": r.seed, "path": link(r, base)} for r in row.runs]
     return {**content, "records": runs}

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from circuitbench.core.circuit import Head, head_grid
 from circuitbench.results import Record
+from circuitbench.results.run_row import RunRow
 
 
 def truth_heads(record: Record) -> dict[str, list[Head]]:
@@ -23,9 +24,9 @@ def truth_grid(record: Record) -> np.ndarray:
     return head_grid(heads, *np.shape(record.discovery["scores"]))
 
 
-def mean_scores(records: Iterable[Record]) -> np.ndarray:
+def mean_scores(runs: Iterable[RunRow]) -> np.ndarray:
     """Mean score of each head over runs, ``[n_layers, n_heads]``, in the method's own unit."""
-    return np.asarray(np.mean([record.discovery["scores"] for record in records], axis=0))
+    return np.asarray(np.mean([run.record.discovery["scores"] for run in runs], axis=0))
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:

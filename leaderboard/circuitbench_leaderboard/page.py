@@ -14,13 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuitbench.core.circuit import ABLATIONS
-from circuitbench.results import Record
+from circuitbench.evaluation.metrics import of_kind
+from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import Entry
 from circuitbench_leaderboard.figures.style import INK, Drawing
 from circuitbench_leaderboard.formats import left_out, link
-from circuitbench_leaderboard.metrics import METRICS, QUALITY, curve, function_metrics
-from circuitbench_leaderboard.standing import Estimate, Standing
+from circuitbench_leaderboard.standing import Estimate, Standing, main_metrics
 from circuitbench_leaderboard.table import Board, Table, count, short_commit
+
+_FUNCTION = ("faithfulness", "cpr", "cmd")
 
 
 def page(board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], base: Path) -> str:
@@ -44,8 +46,8 @@ def page(board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], bas
         style=Markup(sources["page.css"]),
         script=Markup(sources["page.js"]),
         script_hash=base64.b64encode(digest).decode(),
-        metrics=METRICS,
-        quality=QUALITY,
+        metrics=main_metrics(),
+        quality=of_kind("quality"),
         standings=_standings(board),
         runs=_runs(board),
         tables=[table for table in tables if table.key not in ("overall", "tasks") and table.rows],
@@ -76,8 +78,8 @@ def _source(environment: Environment, name: str) -> str:
 def _standings(board: Board) -> list[dict[str, Any]]:
     """One row of the main table each: over all cells, then within each cell."""
     rows = [_standing(standing, None, None) for standing in board.overall.standings]
-    for cell, within in board.cells.items():
-        rows += [_standing(standing, cell.task, cell.model) for standing in within.standings]
+    for task, within in board.by_task.items():
+        rows += [_standing(standing, task.task, task.model) for standing in within.standings]
     return rows
 
 
@@ -89,11 +91,11 @@ def _standing(standing: Standing, task: str | None, model: str | None) -> dict[s
         "rank": standing.rank,
         "done": standing.done,
         "expected": standing.expected,
-        "values": {m.key: _value(standing.estimates[m.key], m.digits) for m in METRICS},
+        "values": {m.key: _value(standing.estimates[m.key], m.digits) for m in main_metrics()},
         "sources": sorted(
             {
-                f"{record.versions.get('circuitbench') or 'unknown'} @ {short_commit(record)}"
-                for record in standing.records
+                f"{run.versions.get('circuitbench') or 'unknown'} @ {short_commit(run)}"
+                for run in standing.runs
             }
         ),
     }
@@ -114,18 +116,18 @@ def _value(estimate: Estimate | None, digits: int) -> dict[str, Any] | None:
 def _runs(board: Board) -> list[dict[str, Any]]:
     return [
         {
-            "id": record.run_id,
+            "id": run.run_id,
             "entry": entry,
-            "record": record,
+            "record": run,
             "values": {
                 m.key: None
-                if (x := m.of(record)) is None
+                if (x := run.values.get(m.key)) is None
                 else {"raw": x, "text": _short(x, m.digits)}
-                for m in METRICS
+                for m in main_metrics()
             },
         }
         for entry in board.entries
-        for record in entry.records
+        for run in entry.runs
     ]
 
 
@@ -137,19 +139,20 @@ def _data(board: Board, base: Path) -> dict[str, Any]:
     """What the script needs to show one run."""
     return {
         "metrics": [
-            {"key": m.key, "label": m.label, "about": m.about, "unit": m.unit, "digits": m.digits}
-            for m in METRICS
+            {"key": m.key, "label": m.title, "about": m.about, "unit": m.unit, "digits": m.digits}
+            for m in main_metrics()
         ],
-        "rankedBy": board.by.label,
+        "rankedBy": board.by.title,
         "runs": {
-            record.run_id: _run(entry, record, board, base)
+            run.run_id: _run(entry, run, board, base)
             for entry in board.entries
-            for record in entry.records
+            for run in entry.runs
         },
     }
 
 
-def _run(entry: Entry, record: Record, board: Board, base: Path) -> dict[str, Any]:
+def _run(entry: Entry, run: RunRow, board: Board, base: Path) -> dict[str, Any]:
+    record = run.record
     scores = record.discovery.get("scores") if record.status == "done" else None
     return {
         "label": entry.label,
@@ -161,11 +164,12 @@ def _run(entry: Entry, record: Record, board: Board, base: Path) -> dict[str, An
         "scores": None if scores is None else _rounded(scores),
         "selected": record.discovery.get("selected") or [],
         "truth": record.truth,
-        "curve": [[queries, round(value, 4)] for queries, value in curve(record, board.by)],
-        "chance": ((record.metrics.get("ranking") or {}).get("chance") or {}).get(board.by.key),
-        "values": {m.key: m.of(record) for m in METRICS if not m.cost},
+        "curve": [[q, round(value, 4)] for q, value in run.curves.get(board.by.key, ())],
+        "chance": None,
+        "values": {m.key: run.values.get(m.key) for m in of_kind("quality")},
         "function": {
-            ablation: [m.of(record) for m in function_metrics(ablation)] for ablation in ABLATIONS
+            ablation: [run.values.get(f"{name}_{ablation}") for name in _FUNCTION]
+            for ablation in ABLATIONS
         },
         "costs": record.costs,
         "spec": record.spec,
@@ -173,7 +177,7 @@ def _run(entry: Entry, record: Record, board: Board, base: Path) -> dict[str, An
         "hardware": record.hardware,
         "command": record.command,
         "created": record.created,
-        "file": link(record, base),
+        "file": link(run, base),
     }
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
-from circuitbench.results.store import TABLE_FILE, write_atomically
+from circuitbench.core.extras import needs_extra
+from circuitbench.evaluation.metrics import DEFAULT, ranking_metric
+from circuitbench.results import TABLE_FILE, write_atomically
+from circuitbench.results.index import read_runs
 from circuitbench_leaderboard import formats
-from circuitbench_leaderboard.metrics import DEFAULT, metric
 from circuitbench_leaderboard.table import Board, board, tables
-from circuitbench_leaderboard.validate import checked_records
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
@@ -19,7 +20,7 @@ FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
 
 def load_board(
     results: Path | str,
-    by: str = DEFAULT.key,
+    by: str = DEFAULT,
     warn: Callable[[str], None] = lambda line: None,
     intervals: bool = False,
     tasks: Collection[str] | None = None,
@@ -29,27 +30,25 @@ def load_board(
 
     ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
     metrics; ``tasks`` and ``seeds`` keep only those runs. Raises :class:`InvalidSpec` for a folder
-    that is absent or holds no usable record, :class:`UnknownName` for an unknown metric or a task
-    that no record is about.
+    that is absent or holds no usable record and for a metric that cannot rank,
+    :class:`UnknownName` for an unknown metric or a task that no record is about.
     """
-    chosen = metric(by)
-    records, problems = checked_records(results)
+    chosen = ranking_metric(by)
+    runs, problems = read_runs(results, warn)
     for problem in problems:
         warn(f"left out {problem}")
-    if not records:
+    if not runs:
         why = f"all {len(problems)} files in it are unusable" if problems else "it is empty"
         raise InvalidSpec(
             f"no records in {results}: {why}; make one with "
             f"'circuitbench run --method random --out {results}'"
         )
-    known = {record.task for record in records}
+    known = {run.task for run in runs}
     for task in tasks or ():
         if task not in known:
             raise UnknownName("task", task, known)
     kept = [
-        record
-        for record in records
-        if (not tasks or record.task in tasks) and (not seeds or record.seed in seeds)
+        run for run in runs if (not tasks or run.task in tasks) and (not seeds or run.seed in seeds)
     ]
     if not kept:
         raise InvalidSpec(f"no records in {results} have the tasks and seeds asked for")
@@ -61,7 +60,7 @@ def render(
     format: str = "markdown",
     out: Path | str | None = None,
     *,
-    by: str = DEFAULT.key,
+    by: str = DEFAULT,
     warn: Callable[[str], None] = lambda line: None,
     tasks: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
@@ -92,11 +91,13 @@ def render(
     if format != "html" and out is None:
         return next(iter(_texts(shown, format, base).values()))
     # Drawing libraries take a second to import; a table should not wait for them.
-    from circuitbench_leaderboard.figures import draw, write_figures
+    with needs_extra("a figure"):
+        from circuitbench_leaderboard.figures import draw, write_figures
 
     drawings = draw(shown)
     if format == "html":
-        from circuitbench_leaderboard.page import page
+        with needs_extra("the page"):
+            from circuitbench_leaderboard.page import page
 
         files = {"index.html": page(shown, tables(shown), drawings, base)}
     else:
@@ -114,7 +115,7 @@ def _texts(shown: Board, format: str, base: Path) -> dict[str, str]:
     """File name -> text; the first one is what gets printed."""
     made = tables(shown)
     if format == "csv":
-        # A cell in a file name may hold a colon, which not every file system takes.
+        # A task or model may hold a colon, which not every file system takes.
         texts = {
             f"{t.key.replace(':', '-')}.csv": formats.csv_text(t, base) for t in made if t.rows
         }

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from circuitbench.core.seeding import generator
+from circuitbench.evaluation.metrics import Metric, of_kind
 from circuitbench.evaluation.statistics import (
     bootstrap_interval,
     interquartile_mean,
     tied_with_best,
 )
-from circuitbench.results import Record
-from circuitbench_leaderboard.entries import Cell, Entry, Grid, widest_grid
-from circuitbench_leaderboard.metrics import METRICS, Metric
+from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.entries import Entry, Grid, TaskOnModel, Value, widest_grid
 
 LEVEL = 0.05
 Mark = Literal["best", "tied", "untested", ""]
-Values = Mapping[Cell, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class Estimate:
     """A mean over the grid's runs, and how sure it is.
 
     Args:
-        mean: over all runs; as every cell has the same seeds, cells weigh the same.
+        mean: over all runs; as every task has the same seeds, tasks weigh the same.
         iqm: interquartile mean.
-        interval: 95 % stratified bootstrap interval of the mean, None with one run per cell
+        interval: 95 % stratified bootstrap interval of the mean, None with one run per task
             (nothing to resample) or where none was asked for.
         mark: ``best``; ``tied`` (cannot be told from the best); ``untested`` (differs from the
             best in too few runs for the test to tell them apart); or nothing: told apart.
@@ -52,7 +50,7 @@ class Standing:
     done: int
     expected: int
     estimates: Mapping[str, Estimate | None] = field(default_factory=dict)
-    records: tuple[Record, ...] = ()
+    runs: tuple[RunRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,33 +67,50 @@ class Ranking:
     tested: bool
 
 
+def value_of(metric: Metric) -> Value:
+    """A metric as a function of a run."""
+    return lambda run: run.values.get(metric.key)
+
+
+def main_metrics() -> tuple[Metric, ...]:
+    """What the main tables show: every metric of quality, then every cost."""
+    return (*of_kind("quality"), *of_kind("cost"))
+
+
 def ranking(
     entries: Sequence[Entry],
     by: Metric,
-    cells: Sequence[Cell] | None = None,
+    task: TaskOnModel | None = None,
     intervals: bool = False,
 ) -> Ranking:
-    """Rank ``entries`` by their mean of ``by`` over the widest grid (of ``cells``, if given).
+    """Rank ``entries`` by their mean of ``by`` over the widest grid (on ``task``, if given).
 
     ``intervals`` asks for the intervals of all quality metrics, not that of ``by`` alone.
 
-    Entries are told apart by sign-flip tests on runs of the same cell and seed, against the best,
-    Holm-corrected, at the 5 % level. The result does not depend on the order of entries, and an
-    incomplete entry changes nobody's place.
+    Entries are told apart by sign-flip tests on runs of the same task, model and seed, against
+    the best, Holm-corrected, at the 5 % level. The result does not depend on the order of
+    entries, and an incomplete entry changes nobody's place.
     """
-    if cells is not None:
-        wanted = set(cells)
-        entries = [e for e in entries if any(_cell(r) in wanted for r in e.records)]
+    runs = {
+        id(entry): [run for run in entry.runs if task is None or TaskOnModel.of(run) == task]
+        for entry in entries
+    }
+    entries = [entry for entry in entries if runs[id(entry)]]
     entries = sorted(entries, key=lambda e: (e.label, str(sorted(e.settings.items()))))
-    values = [_within(e.values(by.of), cells) for e in entries]
+    values = [e.values(value_of(by), None if task is None else [task]) for e in entries]
     grid = widest_grid(values)
-    main = estimates(entries, by.of, grid, by.key, interval=True)
-    ranks = _ranks(main)
+    main = estimates(entries, value_of(by), grid, by.key, sign=by.sign, interval=True)
+    ranks = _ranks(main, by.sign)
     others = {
         m.key: estimates(
-            entries, m.of, grid, m.key, sign=not m.cost, interval=intervals and not m.cost
+            entries,
+            value_of(m),
+            grid,
+            m.key,
+            sign=0 if m.is_cost else m.sign,
+            interval=intervals and not m.is_cost,
         )
-        for m in METRICS
+        for m in main_metrics()
         if m != by
     }
     # An incomplete entry shows nothing: means over different runs would invite comparison.
@@ -110,7 +125,7 @@ def ranking(
             grid.covered(values[i]),
             grid.size,
             {key: column[i] for key, column in shown.items()},
-            tuple(r for r in entry.records if cells is None or _cell(r) in wanted),
+            tuple(runs[id(entry)]),
         )
         for i, entry in enumerate(entries)
     ]
@@ -119,14 +134,22 @@ def ranking(
     return Ranking(by, grid, tuple(standings), _testable(n_ranked, grid.size))
 
 
-def strata(values: Values, grid: Grid) -> list[np.ndarray]:
-    """Per cell of the grid, the values by seed ``[seeds]``."""
-    return [np.array([values[cell][seed] for seed in grid.seeds]) for cell in grid.cells]
+def on_grid(entry: Entry, of: Value, grid: Grid) -> np.ndarray | None:
+    """A number of the grid's runs, ``[tasks, seeds]``; None unless all of them have it."""
+    numbers = []
+    for task in grid.tasks:
+        runs = entry.finished.get(task, {})
+        for seed in grid.seeds:
+            value = of(runs[seed]) if seed in runs else None
+            if value is None:
+                return None
+            numbers.append(value)
+    return np.array(numbers, dtype=float).reshape(len(grid.tasks), len(grid.seeds))
 
 
 def estimates(
     entries: Sequence[Entry],
-    of: Callable[[Record], float | None],
+    of: Value,
     grid: Grid,
     key: str,
     *,
@@ -138,29 +161,20 @@ def estimates(
     ``sign`` is 1 where higher is better, -1 where lower is, 0 where neither is and nothing gets
     a mark; ``key`` names the random stream of tests and intervals.
     """
-    values = [e.values(of) for e in entries]
-    complete = [i for i, v in enumerate(values) if grid.size and grid.covered(v) == grid.size]
     result: list[Estimate | None] = [None] * len(entries)
+    found = [on_grid(entry, of, grid) if grid.size else None for entry in entries]
+    complete = {i: values for i, values in enumerate(found) if values is not None}
     if not complete:
         return result
-    runs = {i: strata(values[i], grid) for i in complete}
-    table = np.array([np.concatenate(runs[i]) for i in complete])
+    table = np.array([values.ravel() for values in complete.values()])
     marks: list[Mark] = _marks(sign * table, key) if sign else [""] * len(complete)
     for i, row, mark in zip(complete, table, marks, strict=True):
         span = None
         if interval and len(grid.seeds) > 1:
             rng = generator(0, "leaderboard", key, entries[i].label)
-            span = bootstrap_interval(runs[i], rng, np.mean)
+            span = bootstrap_interval(list(complete[i]), rng, np.mean)
         result[i] = Estimate(float(row.mean()), float(interquartile_mean(row)), span, mark)
     return result
-
-
-def _cell(record: Record) -> Cell:
-    return Cell(record.task, record.model_name)
-
-
-def _within(values: Values, cells: Sequence[Cell] | None) -> Values:
-    return values if cells is None else {c: v for c, v in values.items() if c in cells}
 
 
 def _marks(table: np.ndarray, key: str) -> list[Mark]:
@@ -180,13 +194,13 @@ def _marks(table: np.ndarray, key: str) -> list[Mark]:
     return marks
 
 
-def _ranks(estimates: Sequence[Estimate | None]) -> list[int | None]:
-    present = [i for i, e in enumerate(estimates) if e is not None]
-    means = _rounded(np.array([e.mean for e in estimates if e is not None]))
-    ranks: list[int | None] = [None] * len(estimates)
-    for i, rank in zip(present, rankdata(-means, method="min"), strict=True):
-        ranks[i] = int(rank)
-    return ranks
+def _ranks(estimates: Sequence[Estimate | None], sign: int) -> list[int | None]:
+    scores = _rounded(np.array([np.nan if e is None else sign * e.mean for e in estimates]))
+    # Of equal scores all get the best place.
+    return [
+        None if e is None else 1 + int((scores > score).sum())
+        for e, score in zip(estimates, scores, strict=True)
+    ]
 
 
 def _rounded(means: np.ndarray) -> np.ndarray:

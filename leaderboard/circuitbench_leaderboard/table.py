@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from circuitbench.core.circuit import ABLATIONS
-from circuitbench.results import Problem, Record
-from circuitbench_leaderboard.entries import Cell, Entry, all_cells, gather
-from circuitbench_leaderboard.metrics import (
-    DEFAULT,
-    EDGE_METRICS,
-    METRICS,
-    Metric,
-    curve,
-    function_metrics,
+from circuitbench.evaluation.metrics import DEFAULT, Metric, metric, of_kind
+from circuitbench.results import Problem
+from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.entries import Entry, TaskOnModel, all_tasks, gather
+from circuitbench_leaderboard.standing import (
+    Estimate,
+    Mark,
+    Ranking,
+    Standing,
+    estimates,
+    main_metrics,
+    ranking,
+    value_of,
 )
-from circuitbench_leaderboard.standing import Estimate, Mark, Ranking, Standing, estimates, ranking
 
 # Steps of about half a decade: where discovery budgets of methods differ visibly.
 LEVELS = tuple(step * 10**power for power in range(7) for step in (1, 3))
@@ -57,17 +59,17 @@ class Field:
 
 @dataclass(frozen=True)
 class Row:
-    """One line, with the records it stands on."""
+    """One line, with the runs it stands on."""
 
     fields: tuple[Field, ...]
-    records: tuple[Record, ...]
+    runs: tuple[RunRow, ...]
 
 
 @dataclass(frozen=True)
 class Table:
     """A table: ``key`` in file names, ``title`` and ``note`` above and below it.
 
-    ``cell`` is set where all of it is about one problem.
+    ``task`` is set where all of it is about one task on a model.
     """
 
     key: str
@@ -75,55 +77,55 @@ class Table:
     note: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    cell: Cell | None = None
+    task: TaskOnModel | None = None
 
 
 @dataclass(frozen=True)
 class Board:
     """Everything a leaderboard shows.
 
-    ``cells`` holds the ranking within each cell, ``unfinished`` the runs that failed, timed out
-    or were skipped, ``problems`` the files that were left out.
+    ``by_task`` holds the ranking on each task and model, ``unfinished`` the runs that failed,
+    timed out or were skipped, ``problems`` the files that were left out.
     """
 
     by: Metric
     entries: tuple[Entry, ...]
     overall: Ranking
-    cells: dict[Cell, Ranking]
-    unfinished: tuple[Record, ...]
+    by_task: dict[TaskOnModel, Ranking]
+    unfinished: tuple[RunRow, ...]
     problems: tuple[Problem, ...]
 
     @property
-    def records(self) -> list[Record]:
-        """All records on the board."""
-        return [record for entry in self.entries for record in entry.records]
+    def runs(self) -> list[RunRow]:
+        """All runs on the board."""
+        return [run for entry in self.entries for run in entry.runs]
 
 
 def board(
-    records: Sequence[Record],
+    runs: Sequence[RunRow],
     problems: Sequence[Problem] = (),
-    by: Metric = DEFAULT,
+    by: Metric | None = None,
     intervals: bool = False,
 ) -> Board:
-    """Rank all records by one metric, over all cells and within each.
+    """Rank all runs by one metric (average precision), over all tasks and on each.
 
     ``intervals`` asks for those of all quality metrics, not that of ``by`` alone.
     """
-    entries = gather(records)
-    ordered = [record for entry in entries for record in entry.records]
+    by = by or metric(DEFAULT)
+    entries = gather(runs)
     return Board(
         by,
         tuple(entries),
         ranking(entries, by, intervals=intervals),
-        {cell: ranking(entries, by, [cell], intervals) for cell in all_cells(entries)},
-        tuple(record for record in ordered if record.status != "done"),
+        {task: ranking(entries, by, task, intervals) for task in all_tasks(entries)},
+        tuple(run for entry in entries for run in entry.runs if run.status != "done"),
         tuple(problems),
     )
 
 
 def tables(shown: Board) -> list[Table]:
-    """All tables: overall, per task, per cost level, function, edges, per role of each cell."""
-    roles = [_roles(cell, within) for cell, within in shown.cells.items()]
+    """All tables: overall, per task, per cost level, function, edges, per role of each task."""
+    roles = [_roles(task, within) for task, within in shown.by_task.items()]
     edges = _edges(shown)
     made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges, *roles]
     return [table for table in made if table.columns]
@@ -141,24 +143,24 @@ _PLACE = (Column("task", "Task"), Column("model", "Model"))
 
 def _overall(shown: Board) -> Table:
     by = shown.by
-    measures = (by, *(m for m in METRICS if m != by))
+    measures = (by, *(m for m in main_metrics() if m != by))
     iqm = Column(
-        "iqm", f"{by.label} IQM", f"Interquartile mean of {by.label}.", numeric=True, minor=True
+        "iqm", f"{by.title} IQM", f"Interquartile mean of {by.title}.", numeric=True, minor=True
     )
     heads = [_column(m) for m in measures]
     columns = (_RANK, _METHOD, _FAMILY, heads[0], iqm, *heads[1:], *_PROVENANCE)
 
     def row(standing: Standing) -> Row:
         main = standing.estimates[by.key]
-        numbers = [_number(standing.estimates[m.key], m) for m in measures]
+        numbers = [_number(standing.estimates[m.key], m.digits) for m in measures]
         middle = _plain(None if main is None else main.iqm, by.digits)
         fields = (*_who(standing), numbers[0], middle, *numbers[1:], *_provenance(standing))
-        return Row(fields, standing.records)
+        return Row(fields, standing.runs)
 
     grid = shown.overall.grid
     note = (
-        f"Means over {count(len(grid.cells), 'problem')} (task and model) x "
-        f"{count(len(grid.seeds), 'seed')}, ranked by {by.label}{_spans(shown.overall)}; "
+        f"Means over {count(len(grid.tasks), 'task')} (each on a model) x "
+        f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(shown.overall)}; "
         f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
         "coverage and not ranked; the tables per task compare it where it has all runs."
     )
@@ -174,37 +176,41 @@ def _overall(shown: Board) -> Table:
 
 def _tasks(shown: Board) -> Table:
     by = shown.by
-    measures = (by, *(m for m in METRICS if m != by))
+    measures = (by, *(m for m in main_metrics() if m != by))
     heads = [_column(m) for m in measures]
     columns = (*_PLACE, _RANK, _METHOD, _FAMILY, *heads, *_PROVENANCE)
     rows = [
         Row(
             (
-                *(_text(part) for part in cell),
+                *(_text(part) for part in task),
                 *_who(standing),
-                *(_number(standing.estimates[m.key], m) for m in measures),
+                *(_number(standing.estimates[m.key], m.digits) for m in measures),
                 *_provenance(standing),
             ),
-            standing.records,
+            standing.runs,
         )
-        for cell, within in shown.cells.items()
+        for task, within in shown.by_task.items()
         for standing in within.standings
     ]
-    legends = sorted({_spans(within) + "; " + _legend(within) for within in shown.cells.values()})
-    note = f"Means over seeds within each problem, ranked by {by.label}{' or '.join(legends)}."
+    legends = sorted({_spans(within) + "; " + _legend(within) for within in shown.by_task.values()})
+    note = f"Means over seeds for each task on a model, ranked by {by.title}{' or '.join(legends)}."
     return Table("tasks", "Per task", note, columns, tuple(rows))
 
 
 def _levels(shown: Board) -> Table:
-    curves = {r.run_id: curve(r, shown.by) for r in shown.records}
-
-    def at(record: Record, level: int) -> float | None:
-        reached = [value for queries, value in curves[record.run_id] if queries <= level]
+    def at(run: RunRow, level: int) -> float | None:
+        reached = [v for queries, v in run.curves.get(shown.by.key, ()) if queries <= level]
         return reached[-1] if reached else None
 
     entries = [s.entry for s in shown.overall.standings]
     found = {
-        level: estimates(entries, partial(at, level=level), shown.overall.grid, f"level {level}")
+        level: estimates(
+            entries,
+            partial(at, level=level),
+            shown.overall.grid,
+            f"level {level}",
+            sign=shown.by.sign,
+        )
         for level in LEVELS
     }
     useful = [level for level in LEVELS if any(found[level])]
@@ -220,17 +226,17 @@ def _levels(shown: Board) -> Table:
         Column("training", "Training", "Oracle queries of training beforehand.", numeric=True),
         *_PROVENANCE,
     )
-    training = _metric("training_queries")
+    training = metric("training_queries")
     rows = tuple(
         _row(
             standing,
-            *(_number(found[level][i], shown.by) for level in useful),
-            _number(standing.estimates["training_queries"], training),
+            *(_number(found[level][i], shown.by.digits) for level in useful),
+            _number(standing.estimates["training_queries"], training.digits),
         )
         for i, standing in enumerate(shown.overall.standings)
     )
     note = (
-        f"{shown.by.label} of the best ranking a method could have given after that many discovery "
+        f"{shown.by.title} of the best ranking a method could have given after that many discovery "
         "queries, mean over the same runs as the overall table; none where it had no ranking yet. "
         f"Training is not among the queries; {_legend(shown.overall)}."
     )
@@ -240,13 +246,14 @@ def _levels(shown: Board) -> Table:
 def _function(shown: Board) -> Table:
     entries = [s.entry for s in shown.overall.standings]
     found: dict[Metric, list[Estimate | None]] = {}
-    for ablation in ABLATIONS:
-        for measure, sign in zip(function_metrics(ablation), (0, 0, -1), strict=True):
-            column = estimates(entries, measure.of, shown.overall.grid, measure.key, sign=sign)
-            if any(column):
-                found[measure] = column
+    for measure in of_kind("function"):
+        column = estimates(
+            entries, value_of(measure), shown.overall.grid, measure.key, sign=measure.sign
+        )
+        if any(column):
+            found[measure] = column
     rows = tuple(
-        _row(standing, *(_number(found[m][i], m) for m in found))
+        _row(standing, *(_number(found[m][i], m.digits) for m in found))
         for i, standing in enumerate(shown.overall.standings)
     )
     note = (
@@ -259,23 +266,23 @@ def _function(shown: Board) -> Table:
 
 
 def _edges(shown: Board) -> Table:
-    main, *others = EDGE_METRICS
-    within = ranking([e for e in shown.entries if e.values(main.of)], main)
+    main, *others = of_kind("edges")
+    within = ranking([e for e in shown.entries if e.values(value_of(main))], main)
     entries = [s.entry for s in within.standings]
-    found = {m: estimates(entries, m.of, within.grid, m.key) for m in others}
-    queries = _metric("queries")
+    found = {m: estimates(entries, value_of(m), within.grid, m.key, sign=m.sign) for m in others}
+    queries = metric("queries")
     rows = tuple(
         _row(
             standing,
-            _number(standing.estimates[main.key], main),
-            *(_number(found[m][i], m) for m in others),
-            _number(standing.estimates[queries.key], queries),
+            _number(standing.estimates[main.key], main.digits),
+            *(_number(found[m][i], m.digits) for m in others),
+            _number(standing.estimates[queries.key], queries.digits),
         )
         for i, standing in enumerate(within.standings)
     )
-    columns = (_METHOD, *map(_column, EDGE_METRICS), _column(queries), *_PROVENANCE)
+    columns = (_METHOD, *map(_column, (main, *others)), _column(queries), *_PROVENANCE)
     note = (
-        f"Ranking of all edges, mean over {count(len(within.grid.cells), 'problem')} whose truth "
+        f"Ranking of all edges, mean over {count(len(within.grid.tasks), 'task')} whose truth "
         f"names edges x {count(len(within.grid.seeds), 'seed')}; methods that score edges; "
         f"{_legend(within)}."
     )
@@ -285,24 +292,22 @@ def _edges(shown: Board) -> Table:
 def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:
     """Per role, each standing's mean recall of its heads among the R best ranked."""
 
-    def recall(record: Record, name: str) -> float | None:
-        role = (record.metrics.get("roles") or {}).get(name) or {}
-        value = (role.get("top_r") or {}).get("recall")
-        return None if value is None else float(value)
+    def recall(run: RunRow, name: str) -> float | None:
+        return run.roles.get(name)
 
     entries = [s.entry for s in within.standings]
-    names = {n for s in within.standings for r in s.records for n in r.metrics.get("roles") or {}}
+    names = {name for s in within.standings for run in s.runs for name in run.roles}
     return {
         name: estimates(entries, partial(recall, name=name), within.grid, f"role {name}")
         for name in sorted(names)
     }
 
 
-def _roles(cell: Cell, within: Ranking) -> Table:
+def _roles(task: TaskOnModel, within: Ranking) -> Table:
     found = role_recalls(within)
     names = list(found)
     rows = tuple(
-        _row(standing, *(_number(found[name][i], _RECALL) for name in names))
+        _row(standing, *(_number(found[name][i]) for name in names))
         for i, standing in enumerate(within.standings)
     )
     columns = (
@@ -314,19 +319,12 @@ def _roles(cell: Cell, within: Ranking) -> Table:
         "Share of each role's heads among the R best ranked, R being the circuit's size; mean over "
         f"seeds; {_legend(within)}."
     )
-    key = f"roles-{cell.task}-{cell.model}"
-    return Table(key, f"Per role: {cell}", note, columns if names else (), rows, cell)
-
-
-_RECALL = Metric("recall", "", "Recall", "")
-
-
-def _metric(key: str) -> Metric:
-    return next(m for m in METRICS if m.key == key)
+    key = f"roles-{task.task}-{task.model}"
+    return Table(key, f"Per role: {task}", note, columns if names else (), rows, task)
 
 
 def _column(metric: Metric) -> Column:
-    label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+    label = f"{metric.title} ({metric.unit})" if metric.unit else metric.title
     return Column(metric.key, label, metric.about, numeric=True, minor=metric.minor)
 
 
@@ -351,19 +349,19 @@ def _who(standing: Standing) -> tuple[Field, ...]:
 
 def _row(standing: Standing, *numbers: Field) -> Row:
     fields = (_text(standing.entry.label), *numbers, *_provenance(standing))
-    return Row(fields, standing.records)
+    return Row(fields, standing.runs)
 
 
 def _provenance(standing: Standing) -> tuple[Field, ...]:
-    versions = {str(r.versions.get("circuitbench") or "unknown") for r in standing.records}
-    commits = {short_commit(r) for r in standing.records}
+    versions = {str(run.versions.get("circuitbench") or "unknown") for run in standing.runs}
+    commits = {short_commit(run) for run in standing.runs}
     coverage = f"{standing.done}/{standing.expected}"
     return _text(coverage), _text(", ".join(sorted(versions))), _text(", ".join(sorted(commits)))
 
 
-def short_commit(record: Record) -> str:
+def short_commit(run: RunRow) -> str:
     """The commit in 9 digits, still marked where the tree was changed."""
-    commit = str(record.versions.get("commit") or "unknown")
+    commit = str(run.versions.get("commit") or "unknown")
     return commit[:9] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
@@ -375,13 +373,13 @@ def _plain(value: float | None, digits: int) -> Field:
     return Field("–", None) if value is None else Field(f"{value:,.{digits}f}", value)
 
 
-def _number(estimate: Estimate | None, metric: Metric) -> Field:
+def _number(estimate: Estimate | None, digits: int = 3) -> Field:
     if estimate is None:
         return Field("–", None)
-    text = f"{estimate.mean:,.{metric.digits}f}"
+    text = f"{estimate.mean:,.{digits}f}"
     if estimate.interval is not None:
         low, high = estimate.interval
-        text += f" ({low:.{metric.digits}f}–{high:.{metric.digits}f})"
+        text += f" ({low:.{digits}f}–{high:.{digits}f})"
     return Field(text, estimate.mean, estimate.interval, estimate.mark)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from circuitbench.cli.commands import cli, main
-from circuitbench.results import read_folder, read_record
+from circuitbench.results import read_folder, read_record, write_record
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_the_recorded_command_repeats_the_run(call: Any, tmp_path: Path) -> None
     assert call(*command[1:], "--out", "b")[0] == 0
     (second,), _ = read_folder(tmp_path / "b")
     assert second.run_id == first.run_id
-    assert second.metrics == first.metrics
+    assert second.measurements == first.measurements
     assert second.discovery == first.discovery
 
 
@@ -139,9 +139,7 @@ def test_an_unwritable_folder_is_named_before_the_run(call: Any, tmp_path: Path)
 def test_a_folder_that_fails_after_the_run_loses_nothing(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import circuitbench.results as results_module
-
-    real, refuge = results_module.write_record, tmp_path / "refuge"
+    refuge = tmp_path / "refuge"
     refuge.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(refuge))
 
@@ -150,9 +148,9 @@ def test_a_folder_that_fails_after_the_run_loses_nothing(
             from circuitbench.core.errors import InvalidSpec
 
             raise InvalidSpec(f"cannot write to {folder}: No space left on device")
-        return real(record, folder)
+        return write_record(record, folder)
 
-    monkeypatch.setattr(results_module, "write_record", full_disk)
+    monkeypatch.setattr("circuitbench.runs.once.write_record", full_disk)
     answer = call("run", "--method", "random", "--batch-size", 4, "--out", "out")
     assert refused(answer, "No space left", "the record was saved to")
     (path,) = refuge.rglob("*.json")
@@ -173,8 +171,43 @@ def test_a_run_that_fails_exits_1_and_is_recorded(
     assert "ZeroDivisionError: by zero" in err
     assert "Traceback" not in err
     (record,), _ = read_folder(tmp_path / "results")
-    assert record.status == "failed"
-    assert record.metrics == {}
+    assert (record.status, record.stage, record.discovery) == ("failed", "discovering", {})
+    assert "failed while discovering: ZeroDivisionError: by zero" in err
+    assert record.path is not None
+    status, out, _ = call("show", record.path)
+    assert status == 0
+    assert "failed while discovering: ZeroDivisionError: by zero" in out
+    assert "in explode" in out  # the traceback
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+@pytest.mark.parametrize("verb", ["run", "sweep"])
+def test_plug_in_authors_see_what_was_raised(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, verb: str
+) -> None:
+    from circuitbench.core.errors import RunFailed
+    from circuitbench_baselines.random import RandomRanking
+
+    def explode(self: Any, oracle: Any, rng: np.random.Generator) -> None:
+        raise RunFailed("mine") from KeyError("cause")
+
+    monkeypatch.setattr(RandomRanking, "discover", explode)
+    words = [verb, "--method" if verb == "run" else "--methods", "random", "--batch-size", 4]
+    if way == "environment":
+        monkeypatch.setenv("CIRCUITBENCH_DEBUG", "1")
+    else:
+        words.append("--raise")
+    with pytest.raises(RunFailed, match="mine") as caught:
+        call(*words)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.traceback[-1].name == "explode"
+    (record,), _ = read_folder(tmp_path / "results")
+    assert record.stage == "discovering"
+
+
+def test_a_wrong_request_stays_one_line_under_raise(call: Any) -> None:
+    assert refused(call("run", "--raise", "--methd", "random"), "did you mean '--method'")
+    assert refused(call("run", "--raise", "--budget", 0), "at least one query")
 
 
 def test_a_budget_is_kept(call: Any, tmp_path: Path) -> None:
@@ -209,6 +242,30 @@ def test_show_and_list_speak_json(call: Any, results: Any) -> None:
         assert status == 0
         assert {"name", "target", "origin"} == set(json.loads(out)[0])
         assert json.loads(out)[0]["name"] in call("list", kind)[1]
+
+
+def test_a_folder_is_packed_and_its_runs_are_shown(call: Any, results: Any, tmp_path: Path) -> None:
+    n_runs = len(list(results.glob("*.json")))
+    status, out, err = call("archive", results, "--out", tmp_path / "packed")
+    assert status == 0, err
+    assert f"{n_runs} records in 1 archives" in out
+    (archive,) = (tmp_path / "packed").iterdir()
+    assert archive.name == "random.zip"
+    path = next(results.glob("*.json"))
+    by_path = call("show", archive / path.name)
+    run_id = path.stem.rpartition("_")[2]
+    by_id = call("show", run_id[:8], "--results", tmp_path / "packed")
+    assert by_path == by_id == call("show", path)
+    assert call("validate", tmp_path / "packed")[1].endswith(
+        f"packed: {n_runs} valid records, 0 problems\n"
+    )
+    assert refused(call("show", "0", "--results", tmp_path / "none"), "none")
+    assert refused(call("show", "xyz", "--results", tmp_path / "packed"), "'xyz'")
+    assert refused(call("archive", tmp_path / "none"), "no such results folder")
+    archive.write_bytes(archive.read_bytes()[:300])
+    status, out, _ = call("validate", tmp_path / "packed")
+    assert status == 1
+    assert "random.zip: truncated or damaged archive" in out
 
 
 def test_the_leaderboard_reads_what_run_wrote(call: Any, results: Any) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from circuitbench.core.circuit import Circuit, Edge, Head, Role
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
 from circuitbench.evaluation.against_truth.edges import all_edges, edge_metrics
-from circuitbench.evaluation.against_truth.roles import role_metrics
+from circuitbench.evaluation.against_truth.roles import found_distribution, role_metrics, top_set
 from circuitbench.evaluation.against_truth.selection import jaccard, selection_metrics
 
 MOVERS = Role((Head(1, 0), Head(1, 1), Head(1, 2)), needed=1)
@@ -139,3 +140,17 @@ def test_a_broken_discovery_is_a_failed_run(scores: Any, selected: Any, message:
 def test_a_truth_outside_the_model_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="outside"):
         evaluate(Discovery(np.zeros((1, 4)), frozenset()), TRUTH)
+
+
+def test_a_role_across_a_tie_is_hypergeometric() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, members = rng.integers(0, 4, (4, 6)), rng.random((4, 6)) < 0.3
+        top = top_set(scores, int(rng.integers(1, 20)))
+        found = found_distribution(members, top)
+        if top.tied is not None:
+            sure, tied = (members & top.sure).sum(), members & top.tied
+            counts = np.arange(members.sum() + 1) - sure
+            expected = stats.hypergeom.pmf(counts, top.tied.sum(), tied.sum(), top.places)
+            assert found == pytest.approx(expected)
+        assert found.sum() == pytest.approx(1)

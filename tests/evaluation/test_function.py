@@ -188,7 +188,7 @@ def test_an_empty_selection_has_reasons() -> None:
 
 def test_signed_scores_rank_for_cpr_only() -> None:
     signed = [[1.0, -4.0], [0.5, 0.0]]
-    found = Discovery(np.abs(signed), frozenset(), signed=signed)
+    found = Discovery(np.abs(signed), frozenset(), signed=np.asarray(signed))
     result = functional(fake(additive), found, RNG(0))
     assert result["rankings"] == {"cpr": "signed", "cmd": "scores"}
     assert result["mib"]["zero"]["signed"][8] == pytest.approx(3 / 6)  # keeps 0.0 and 1.0

@@ -68,6 +68,12 @@ def test_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
         s.interquartile_mean(np.array([1.0, np.nan]))
 
 
+def test_interquartile_mean_is_scipys_trimmed_mean() -> None:
+    values = np.random.default_rng(0).normal(size=(5, 23))
+    assert s.interquartile_mean(values) == stats.trim_mean(values, 0.25, axis=None)
+    assert (s.interquartile_mean(values, 1) == stats.trim_mean(values, 0.25, axis=1)).all()
+
+
 def test_bootstrap_resamples_within_tasks_only() -> None:
     rng = np.random.default_rng(0)
     # tasks differ, runs do not: nothing varies although a plain bootstrap would
@@ -111,6 +117,28 @@ def test_paired_test_beyond_enumeration_agrees_with_t() -> None:
     d = rng.normal(0.3, 1, size=60)
     p = s.paired_test(d, np.zeros(60), rng)
     assert p == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [5, 9, 40])
+def test_paired_test_is_scipys_permutation_test(n: int) -> None:
+    d = np.random.default_rng(n).normal(0.4, 1, size=n)
+    theirs = stats.permutation_test(
+        (d,), np.sum, permutation_type="samples", vectorized=True, n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    )  # fmt: skip
+    ours = s.paired_test(d, np.zeros(n), np.random.default_rng(0))
+    # beyond 16 pairs both draw: 20,000 flips are good for 0.004 either side
+    assert ours == pytest.approx(theirs.pvalue, abs=1e-12 if n <= 16 else 0.015)
+
+
+def test_tests_against_several_share_their_flips_and_agree_with_single_ones() -> None:
+    rng = np.random.default_rng(0)
+    ours, others = rng.normal(0.3, 1, size=30), rng.normal(size=(4, 30))
+    together = s.paired_tests(ours, others, np.random.default_rng(1))
+    alone = [s.paired_test(ours, other, np.random.default_rng(1)) for other in others]
+    assert together.tolist() == alone
+    with pytest.raises(InvalidSpec, match="must match"):
+        s.paired_tests(ours, others[:, 1:], rng)
 
 
 def test_tied_with_best() -> None:

@@ -1,17 +1,17 @@
-"""Records of invented runs: real metrics of invented scores, so that everything is consistent."""
+"""Records of invented runs: invented scores and costs that hold together."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuitbench.core.circuit import Circuit, Head, Role
-from circuitbench.core.discovery import Discovery
-from circuitbench.evaluation import evaluate
 from circuitbench.results import Record, write_record
 from circuitbench.results.record import truth_of
+from circuitbench.results.run_row import RunRow
 
 LAYERS, HEADS = 6, 8
 TRUTHS = {
@@ -57,8 +57,7 @@ def record(
     noise = rng.normal(size=mask.shape)
     grids = [skill * share * mask + noise * (1.5 - share) for share in (0.2, 0.6, 1.0)]
     top = np.argsort(-grids[-1], axis=None)[: len(truth.heads)]
-    selected = frozenset(Head(int(i) // HEADS, int(i) % HEADS) for i in top)
-    discovery = Discovery(grids[-1], selected)
+    selected = {Head(int(i) // HEADS, int(i) % HEADS) for i in top}
     queries = 48 + 10 * len(method)
     values = {
         "spec": {
@@ -70,11 +69,11 @@ def record(
             "hyperparameters": {"rounds": 3},
         },
         "status": "done",
-        "family": FAMILY.get(method, ""),
-        "metrics": evaluate(discovery, truth),
+        "info": {"method": {"title": method, "family": FAMILY.get(method, "")}},
         "discovery": {
             "scores": grids[-1],
             "selected": sorted(selected),
+            "edges": None,
             "trace": [
                 {"queries": q, "scores": g} for q, g in zip((4, 20, queries), grids, strict=True)
             ],
@@ -115,13 +114,13 @@ def store(records: Any, folder: Path) -> Path:
     return folder
 
 
-def light(method: str, task: str, seed: int, value: float, **changes: Any) -> Record:
-    """A finished run that holds one metric only: enough to be ranked, quick to make."""
-    return Record(
-        **{
-            "spec": {"task": task, "model": "planted", "method": method, "seed": seed},
-            "status": "done",
-            "metrics": {"ranking": {"average_precision": value}},
-            **changes,
-        }
-    )
+def rows(records: Any) -> list[RunRow]:
+    """The records in short, as a board takes them."""
+    return [RunRow.of(one) for one in records]
+
+
+def light(method: str, task: str, seed: int, value: float, **changes: Any) -> RunRow:
+    """A finished run that has one metric only: enough to be ranked, quick to make."""
+    run_id = f"{method}-{task}-{seed}"
+    run = RunRow(None, method, task, "planted", seed, run_id, values={"average_precision": value})
+    return dataclasses.replace(run, **changes)

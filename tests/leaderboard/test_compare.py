@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_records import record, store, sweep
+from synthetic_records import record, rows, store, sweep
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.results import write_record
-from circuitbench_leaderboard import compare, validate
+from circuitbench.results.validate import validate
+from circuitbench_leaderboard import compare
 
 
 def test_two_methods_are_compared_on_matched_runs(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_two_methods_are_compared_on_matched_runs(tmp_path: Path) -> None:
     )
     assert (total.pairs, induction.pairs, ioi.pairs) == (7, 4, 3)
     values = {
-        (r.method, r.seed): r.metrics["ranking"]["average_precision"]
-        for r in records
+        (r.method, r.seed): r.values["average_precision"]
+        for r in rows(records)
         if r.task == "ioi" and r.seed < 3
     }
     assert ioi.a == pytest.approx(sum(values["acdc", s] for s in range(3)) / 3)
@@ -45,6 +45,16 @@ def test_two_methods_are_compared_on_matched_runs(tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.as_dict()))["matched"] == 7
 
 
+def test_the_direction_of_a_metric_decides_who_beats_whom(tmp_path: Path) -> None:
+    folder = store(sweep(("acdc", "rl-ppo"), seeds=range(2)), tmp_path)
+    found = compare("acdc", "rl-ppo", folder, by="queries")
+    assert found.differences[0].a < found.differences[0].b
+    assert found.differences[0].improvement == 0
+    assert "Queries (lower is better) of acdc (A) and rl-ppo (B)" in found.text()
+    with pytest.raises(InvalidSpec, match="neither higher nor lower cpr_zero is better"):
+        compare("acdc", "rl-ppo", folder, by="cpr_zero")
+
+
 def test_a_method_against_itself_does_not_differ(tmp_path: Path) -> None:
     found = compare("acdc", "acdc", store(sweep(("acdc",), seeds=range(2)), tmp_path))
     assert found.identical == found.matched == 4
@@ -53,8 +63,8 @@ def test_a_method_against_itself_does_not_differ(tmp_path: Path) -> None:
 
 def test_folders_match_by_spec_across_versions(tmp_path: Path) -> None:
     old = sweep(("acdc",), seeds=range(2))
-    newer = [replace(r, versions={**r.versions, "torch": "9"}) for r in old[:-1]]
-    changed = replace(record("acdc", newer[0].task, skill=0.1), versions=newer[0].versions)
+    newer = [r.replace(versions={**r.versions, "torch": "9"}) for r in old[:-1]]
+    changed = record("acdc", newer[0].task, skill=0.1).replace(versions=newer[0].versions)
     a, b = store(old, tmp_path / "a"), store([changed, *newer[1:]], tmp_path / "b")
     found = compare(str(a), str(b))
     assert (found.matched, found.identical) == (3, 2)
@@ -72,7 +82,7 @@ def test_nothing_in_common_is_said_not_tested(tmp_path: Path) -> None:
 
 def test_settings_that_keep_runs_apart_are_named(tmp_path: Path) -> None:
     one = record("acdc")
-    other = replace(one, spec={**one.spec, "hyperparameters": {"rounds": 4}, "batch_size": 16})
+    other = one.replace(spec={**one.spec, "hyperparameters": {"rounds": 4}, "batch_size": 16})
     a, b = store([one], tmp_path / "a"), store([other], tmp_path / "b")
     found = compare(str(a), str(b))
     assert found.settings == {"batch_size": ("none", "16"), "hyperparameters.rounds": ("3", "4")}
@@ -82,7 +92,7 @@ def test_settings_that_keep_runs_apart_are_named(tmp_path: Path) -> None:
 
 def test_versions_from_records_are_harmless(tmp_path: Path) -> None:
     one = record("acdc")
-    evil = replace(one, versions={**one.versions, "torch": "<script>|\n\x1b[31mx"})
+    evil = one.replace(versions={**one.versions, "torch": "<script>|\n\x1b[31mx"})
     a, b = store([one], tmp_path / "a"), store([evil], tmp_path / "b")
     text = compare(str(a), str(b)).text()
     assert "<script>" not in text
@@ -116,24 +126,22 @@ def test_an_empty_folder_validates_and_an_absent_one_does_not(tmp_path: Path) ->
 
 
 ONE = record("acdc")
+BIG = [[0.0] * 8] * 5 + [["1e999"] * 8]
 FAULTS: dict[str, dict[str, Any]] = {
-    r"metrics\.ranking\.auroc is not what": {
-        "metrics": {**ONE.metrics, "ranking": {**ONE.metrics["ranking"], "auroc": 0.999}}
-    },
-    r"metrics\.selection is not what": {"metrics": {"ranking": ONE.metrics["ranking"]}},
     "scores have shape": {"discovery": {**ONE.discovery, "scores": [[1.0]]}},
     "outside the model": {"discovery": {**ONE.discovery, "selected": ["9.9"]}},
     "rising queries": {"discovery": {**ONE.discovery, "trace": ONE.discovery["trace"][::-1]}},
     "of a budget of 10": {"spec": {**ONE.spec, "budget": 10}},
     "but 5 were spent": {"costs": {"discovery": {"queries": 5}}},
     "cannot be read": {"discovery": {}},
+    "not a finite": {"discovery": {**ONE.discovery, "trace": [{"queries": 1, "scores": BIG}]}},
     "without a reason": {"status": "failed"},
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_a_record_claims_is_checked(tmp_path: Path, fault: Any) -> None:
-    path = write_record(replace(ONE, **FAULTS[fault]), tmp_path)
+    path = write_record(ONE.replace(**FAULTS[fault]), tmp_path)
     report = validate(tmp_path)
     assert report.n_records == 0
     assert {problem.path for problem in report.problems} == {path}
@@ -143,7 +151,9 @@ def test_what_a_record_claims_is_checked(tmp_path: Path, fault: Any) -> None:
 
 def test_damaged_and_duplicated_files_are_named(tmp_path: Path) -> None:
     path = write_record(ONE, tmp_path)
-    (tmp_path / "zz.json").write_text(path.read_text())
+    (tmp_path / "same.json").write_text(path.read_text())
+    later = ONE.replace(created="2027-01-01T00:00:00+00:00")
+    write_record(later, tmp_path / "more").rename(tmp_path / "zz.json")
     (tmp_path / "cut.json").write_text(path.read_text()[:300])
     report = validate(tmp_path)
     assert report.n_records == 1

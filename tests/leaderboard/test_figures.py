@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_records import light, record, sweep
+from synthetic_records import light, record, rows, sweep
 
+from circuitbench.evaluation.metrics import metric
 from circuitbench_leaderboard.figures import NAMES, draw, write_figures
 from circuitbench_leaderboard.figures.methods import mean_curve
 from circuitbench_leaderboard.figures.style import looks_of
@@ -20,7 +20,7 @@ from circuitbench_leaderboard.table import board
 
 @pytest.fixture(scope="module")
 def drawings() -> Any:
-    return {d.name: d for d in draw(board(sweep(seeds=range(2))))}
+    return {d.name: d for d in draw(board(rows(sweep(seeds=range(2)))))}
 
 
 def test_every_figure_of_a_full_sweep_is_there(drawings: Any) -> None:
@@ -73,20 +73,36 @@ def test_files_are_written_and_valid(drawings: Any, tmp_path: Path) -> None:
 
 def test_little_data_gives_fewer_figures_and_no_error() -> None:
     assert [d.name for d in draw(board([light("m", "t", 0, 0.5)]))] == []
-    failed = record(status="failed", reason="x", metrics={}, discovery={})
-    assert draw(board([failed])) == []
-    alone = {d.name for d in draw(board([record("acdc", seed=0)]))}
+    failed = record(status="failed", reason="x", discovery={})
+    assert draw(board(rows([failed]))) == []
+    alone = {d.name for d in draw(board(rows([record("acdc", seed=0)])))}
     assert alone == {"quality-by-queries", "role-recall", "heads-ioi-planted"}
 
 
 def test_markup_in_names_of_roles_stays_text() -> None:
     one = record("acdc", seed=0)
     name = "</text><script>x</script>$\\frac"
-    roles = {name: one.metrics["roles"]["name_mover"]}
     truth = {**one.truth, "roles": {name: one.truth["roles"]["name_mover"]}}
-    evil = replace(one, metrics={**one.metrics, "roles": roles}, truth=truth)
-    for drawing in draw(board([evil])):
+    for drawing in draw(board(rows([one.replace(truth=truth)]))):
         assert "<script>" not in drawing.svg()
+
+
+@pytest.mark.parametrize("by", ["cmd_zero", "queries"])
+def test_a_metric_where_less_is_better_turns_the_figures_round(by: str) -> None:
+    runs = [
+        light(method, task, seed, 0.5, values={by: value + seed / 100})
+        for method, value in (("good", 3.0), ("bad", 9.0))
+        for task in ("a", "b")
+        for seed in range(2)
+    ]
+    figures = {d.name: d for d in draw(board(runs, by=metric(by)))}
+    assert "good 1.00, bad 2.00" in figures["critical-difference"].alt
+    profiles = figures["performance-profiles"]
+    assert "below each threshold" in profiles.title
+    (axes,) = profiles.figure.axes
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+    assert (lines["good"] >= lines["bad"]).all()
+    assert lines["good"].max() == 1
 
 
 def test_mean_curve_starts_where_every_run_has_a_ranking() -> None:

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ EVIL = "</script><script>window.evil=1</script><img src=x onerror=window.evil=1>
 def site(tmp_path_factory: Any) -> Any:
     folder = tmp_path_factory.mktemp("page")
     records = sweep(("acdc", "random", "rl-ppo"), seeds=range(2))
-    records[0] = replace(
-        records[0], command=EVIL, truth={**records[0].truth, "source": EVIL}, hardware={EVIL: EVIL}
+    records[0] = records[0].replace(
+        command=EVIL, truth={**records[0].truth, "source": EVIL}, hardware={EVIL: EVIL}
     )
     records += [
         record("head-ablation", "ioi", 0),
-        record("head-ablation", "ioi", 1, status="failed", reason=EVIL, metrics={}, discovery={}),
+        record("head-ablation", "ioi", 1, status="failed", reason=EVIL, discovery={}),
     ]
     path = folder / "index.html"
     path.write_text(render(store(records, folder / "results"), "html"), encoding="utf-8")

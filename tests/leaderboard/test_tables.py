@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_records import HEADS, LAYERS, TRUTHS, light, record, store, sweep
+from synthetic_records import TRUTHS, light, record, rows, store, sweep
 
-from circuitbench.core.circuit import Circuit, Edge, Head
-from circuitbench.core.discovery import Discovery
+from circuitbench.core.circuit import Circuit, Edge
 from circuitbench.core.errors import InvalidSpec, UnknownName
-from circuitbench.evaluation import evaluate
+from circuitbench.evaluation.metrics import metric
 from circuitbench.results import write_record
 from circuitbench.results.record import truth_of
-from circuitbench_leaderboard import FORMATS, render, validate
+from circuitbench.results.validate import validate
+from circuitbench_leaderboard import FORMATS, render
 from circuitbench_leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
-from circuitbench_leaderboard.metrics import metric
 from circuitbench_leaderboard.table import Table, board, tables
 
 TASKS = ("a", "b", "c")
@@ -56,7 +55,7 @@ def marks(records: Any) -> list[str]:
 
 
 def test_one_row_per_method_and_task_with_the_mean_over_seeds() -> None:
-    records = sweep(seeds=range(3))
+    records = rows(sweep(seeds=range(3)))
     table = by_key(records)["tasks"]
     assert len(table.rows) == 4 * 2
     for row, method, task, mean in zip(
@@ -67,14 +66,14 @@ def test_one_row_per_method_and_task_with_the_mean_over_seeds() -> None:
         strict=True,
     ):
         own = [r for r in records if (r.method, r.task) == (method, task)]
-        values = [r.metrics["ranking"]["average_precision"] for r in own]
+        values = [r.values["average_precision"] for r in own]
         assert mean == pytest.approx(np.mean(values))
-        assert list(row.records) == own
+        assert list(row.runs) == own
     assert set(column(table, "coverage")) == {"3/3"}
 
 
 def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so() -> None:
-    overall = by_key(sweep())["overall"]
+    overall = by_key(rows(sweep()))["overall"]
     assert column(overall, "method")[0] == "rl-ppo"
     i = [c.key for c in overall.columns].index("average_precision")
     assert [row.fields[i].mark for row in overall.rows] == ["best", "", "", ""]
@@ -101,13 +100,13 @@ def test_a_difference_in_too_few_runs_is_not_called_a_tie() -> None:
 
 
 def test_interval_holds_the_mean_and_one_seed_has_none() -> None:
-    (first, *_) = board(sweep()).overall.standings
+    (first, *_) = board(rows(sweep())).overall.standings
     estimate = first.estimates["average_precision"]
     assert estimate is not None
     assert estimate.interval is not None
     low, high = estimate.interval
     assert low <= estimate.mean <= high
-    (only, *_) = board(sweep(seeds=[0])).overall.standings
+    (only, *_) = board(rows(sweep(seeds=[0]))).overall.standings
     estimate = only.estimates["average_precision"]
     assert estimate is not None
     assert estimate.interval is None
@@ -117,7 +116,7 @@ def test_interval_holds_the_mean_and_one_seed_has_none() -> None:
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_records_changes_nothing(rng: np.random.Generator) -> None:
     records = [*full("a", 0.5), *full("b", 0.4), *full("c", 0.5), *full("d", 0.9)[1:]]
-    records += [record("acdc", seed=0), record("random", seed=0)]
+    records += rows([record("acdc", seed=0), record("random", seed=0)])
     expected = tables(board(records))
     rng.shuffle(records)
     assert tables(board(records)) == expected
@@ -158,7 +157,7 @@ def test_incomplete_methods_never_change_other_ranks(values: Any, incomplete: An
         others += [light(f"x{i}", task, seed, value) for task, seed in cells]
         if failed:
             task, seed = next(cell for cell in CELLS if cell not in cells)
-            others.append(light(f"x{i}", task, seed, 0, status="failed", metrics={}))
+            others.append(light(f"x{i}", task, seed, 0, status="failed", values={}))
     after = ranks(complete + others)
     assert {name: after[name] for name in before} == before
     assert all(after[name] is None for name in after if name.startswith("x"))
@@ -186,7 +185,7 @@ def test_an_incomplete_method_is_shown_with_its_coverage_and_no_numbers() -> Non
 
 def test_an_undefined_metric_is_a_missing_run() -> None:
     records = full("whole", 0.5) + full("gap", 0.9)
-    records[-1] = replace(records[-1], metrics={"ranking": {"average_precision": None}})
+    records[-1] = replace(records[-1], values={})
     assert ranks(records) == {"whole": 1, "gap": None}
 
 
@@ -195,17 +194,22 @@ def test_ties_share_a_rank() -> None:
 
 
 def test_another_metric_ranks_by_itself() -> None:
-    low = record("acdc", skill=3.0)
-    flipped = {**low.metrics, "ranking": {**low.metrics["ranking"], "auroc": 0.01}}
-    records = [replace(low, metrics=flipped), record("random")]
-    for by, first in (("average_precision", "acdc"), ("auroc", "random")):
-        assert board(records, by=metric(by)).overall.standings[0].entry.label == first
+    runs = [
+        light("x", "a", 0, 0.9, values={"average_precision": 0.9, "auroc": 0.1, "queries": 5.0}),
+        light("y", "a", 0, 0.2, values={"average_precision": 0.2, "auroc": 0.8, "queries": 9.0}),
+    ]
+    # of queries fewer are better
+    for by, first in (("average_precision", "x"), ("auroc", "y"), ("queries", "x")):
+        (best, other) = board(runs, by=metric(by)).overall.standings
+        assert best.entry.label == first
+        estimates = best.estimates[by], other.estimates[by]
+        assert [e.mark for e in estimates if e is not None] == ["best", ""]
 
 
 def test_settings_and_versions_are_never_averaged() -> None:
     base = light("m", "a", 0, 0.2)
-    budget = replace(base, spec={**base.spec, "budget": 10})
-    newer = replace(base, versions={"torch": "9"})
+    budget = replace(base, settings='{"budget": 10}')
+    newer = replace(base, versions_text='{"torch": "9"}')
     labels = [entry.label for entry in board([base, budget, newer]).entries]
     assert labels == [
         "m (budget=10, torch=unset)",
@@ -213,63 +217,59 @@ def test_settings_and_versions_are_never_averaged() -> None:
         "m (budget=unset, torch=unset)",
     ]
     # A hyperparameter may be called like an entry of the spec.
-    named = {**base.spec, "ablation": "zero", "hyperparameters": {"ablation": None}}
-    other = {**named, "ablation": "mean"}
-    labels = [e.label for e in board([replace(base, spec=s) for s in (named, other)]).entries]
+    named = '{"ablation": "zero", "hyperparameters": {"ablation": null}}'
+    both = [replace(base, settings=text) for text in (named, named.replace("zero", "mean"))]
+    labels = [e.label for e in board(both).entries]
     assert labels == ["m (spec.ablation=mean)", "m (spec.ablation=zero)"]
-    commit = replace(base, versions={"commit": "abc"}, spec={**base.spec, "seed": 1})
+    commit = replace(base, versions_text='{"commit": "abc"}', seed=1)
     assert [entry.label for entry in board([base, commit]).entries] == ["m"]
 
 
 def test_cost_levels_read_the_trace_and_leave_out_what_is_not_there_yet() -> None:
-    table = by_key([record("acdc", seed=0)])["costs"]
+    (one,) = rows([record("acdc", seed=0)])
+    table = by_key([one])["costs"]
     assert [c.key for c in table.columns] == [
         *("method", "q10", "q30", "q100", "training"),
         *("coverage", "version", "commit"),
     ]
     values = [column(table, key)[0] for key in ("q10", "q30", "q100")]
-    assert values[2] == record("acdc", seed=0).metrics["ranking"]["average_precision"]
+    assert values[2] == one.values["average_precision"]
     late = record("acdc", seed=0)
-    late = replace(late, discovery={**late.discovery, "trace": []})
-    table = by_key([record("random", seed=0), late])["costs"]
+    late = late.replace(discovery={**late.discovery, "trace": []})
+    table = by_key(rows([record("random", seed=0), late]))["costs"]
     row = dict(zip(column(table, "method"), column(table, "q10"), strict=True))
     assert row["acdc"] is None
     assert row["random"] is not None
 
 
 def test_role_tables_hold_the_recall_of_each_role() -> None:
-    one = record("acdc", "ioi")
+    (one,) = rows([record("acdc", "ioi")])
     table = by_key([one])["roles-ioi-planted"]
-    for name, role in one.metrics["roles"].items():
-        assert column(table, name) == [role["top_r"]["recall"]]
+    assert set(one.roles) == set(TRUTHS["ioi"].roles)
+    for name, recall in one.roles.items():
+        assert column(table, name) == [recall]
 
 
 def with_edges(one: Any) -> Any:
     """The same run, with edges in truth and answer: one of the two best is true."""
     true = frozenset({Edge("0.1", "2.2.q"), Edge("4.0", "logits")})
     circuit = Circuit(TRUTHS["ioi"].roles, "invented", "constructed", edges=true)
-    found = {Edge("4.0", "logits"): 2.0, Edge("4.7", "logits"): 1.0, Edge("0.1", "2.2.q"): 0.5}
-    heads = frozenset(map(Head.parse, one.discovery["selected"]))
-    answer = Discovery(np.array(one.discovery["scores"]), heads, found)
-    return replace(
-        one,
-        metrics=evaluate(answer, circuit),
-        discovery={**one.discovery, "edges": {str(edge): s for edge, s in found.items()}},
-        truth=truth_of(circuit),
-    )
+    found = {"4.0->logits": 2.0, "4.7->logits": 1.0, "0.1->2.2.q": 0.5}
+    return one.replace(discovery={**one.discovery, "edges": found}, truth=truth_of(circuit))
 
 
 def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path: Path) -> None:
     one = with_edges(record("acdc", "ioi"))
-    found = by_key([one, record("random", "ioi")])
+    found = by_key(rows([one, record("random", "ioi")]))
     assert column(found["edges"], "method") == ["acdc"]
     assert column(found["edges"], "edge_average_precision") == [pytest.approx((1 + 2 / 3) / 2)]
-    assert "edges" not in by_key([record("random", "ioi")])
+    assert "edges" not in by_key(rows([record("random", "ioi")]))
     path = write_record(one, tmp_path)
     assert validate(tmp_path).ok
     path.unlink()
-    write_record(replace(one, metrics={**one.metrics, "edges": {"auroc": 1.0}}), tmp_path)
-    assert "metrics.edges" in validate(tmp_path).text()
+    backwards = {**one.discovery, "edges": {"4.0->0.0.q": 1.0}}
+    write_record(one.replace(discovery=backwards), tmp_path)
+    assert "edges cannot exist" in validate(tmp_path).text()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -304,11 +304,11 @@ def test_long_tables_may_break_across_pages_in_latex(tmp_path: Path) -> None:
 def test_the_name_in_a_markdown_row_links_to_its_records(tmp_path: Path) -> None:
     folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path)
     body, sources = render(folder, "markdown").split("## Records")
-    rows = [line for line in body.splitlines() if line.startswith("| ") and "](#" in line]
-    assert len(rows) == sum(
-        len(t.rows) for t in tables(board(sweep(("acdc", "random"), seeds=range(2))))
+    lines = [line for line in body.splitlines() if line.startswith("| ") and "](#" in line]
+    assert len(lines) == sum(
+        len(t.rows) for t in tables(board(rows(sweep(("acdc", "random"), seeds=range(2)))))
     )
-    for row in rows:
+    for row in lines:
         ((name, anchor), *_) = re.findall(r"\[([\w-]+)\]\(#(runs-\d+)\)", row)
         (line,) = [x for x in sources.splitlines() if f'<a id="{anchor}"></a>{name},' in x]
         assert line.count(".json)") == 2
@@ -323,14 +323,14 @@ def test_every_row_links_to_records_that_exist(tmp_path: Path, no_figures: Any) 
     folder = store(sweep(("acdc", "random"), seeds=range(2)), tmp_path / "my results")
     out = tmp_path / "deep" / "site"
     content = json.loads(render(folder, "json", out))
-    rows = [row for table in content["tables"].values() for row in table["rows"]]
-    assert rows
+    found = [row for table in content["tables"].values() for row in table["rows"]]
+    assert found
     assert json.loads((out / "leaderboard.json").read_text()) == content
-    for row in rows:
+    for row in found:
         assert row["records"]
         assert all((out / unquote(run["path"])).resolve().is_file() for run in row["records"])
-    assert {row["version"] for row in rows} == {"0.1.0"}
-    assert {row["commit"] for row in rows} == {"012345678"}
+    assert {row["version"] for row in found} == {"0.1.0"}
+    assert {row["commit"] for row in found} == {"012345678"}
 
 
 NASTY = [
@@ -361,13 +361,12 @@ def test_escaping(text: str) -> None:
 def test_text_from_records_is_harmless_in_every_output(tmp_path: Path, no_figures: Any) -> None:
     evil = "=x<script>alert(1)</script>|../"
     good = record("acdc", "ioi")
-    roles = {evil: good.metrics["roles"]["name_mover"]}
     truth = {**good.truth, "roles": {evil: good.truth["roles"]["name_mover"]}, "source": evil}
-    marked = replace(
-        good, metrics={**good.metrics, "roles": roles}, truth=truth, command=evil,
+    marked = good.replace(
+        truth=truth, command=evil,
         versions={"circuitbench": evil, "commit": evil}, hardware={"cpu": evil},
     )  # fmt: skip
-    failed = record("random", "ioi", status="failed", reason=evil, metrics={}, discovery={})
+    failed = record("random", "ioi", status="failed", reason=evil, discovery={})
     folder = store([marked, failed], tmp_path / "results")
     for format in FORMATS:
         text = render(folder, format, tmp_path / format)
@@ -383,34 +382,30 @@ def test_text_from_records_is_harmless_in_every_output(tmp_path: Path, no_figure
 
 def test_bad_files_are_reported_and_left_out(tmp_path: Path) -> None:
     folder = store([record("acdc", seed=0), record("random", seed=0)], tmp_path)
-    first, second = sorted(folder.iterdir())
-    copy = tmp_path / "copy.json"
-    copy.write_text(first.read_text())
-    second.write_text(second.read_text().replace('"auroc": 0', '"auroc": 1', 1))
+    _, second = sorted(folder.iterdir())
+    copy = write_record(
+        record("acdc", seed=0, created="2027-01-01T00:00:00+00:00"), tmp_path / "later"
+    )
+    second.write_text(second.read_text().replace('"queries":', '"queries":1', 1))
     warnings: list[str] = []
-    content = json.loads(render(folder, "json", warn=warnings.append))
-    assert [row["method"] for row in content["tables"]["overall"]["rows"]] == ["acdc"]
-    assert len(warnings) == 2
-    assert all(any(str(p) in w for w in warnings) for p in (second, max(copy, first)))
-    assert {p["path"] for p in content["problems"]} == {str(second), str(max(copy, first))}
+    for _ in range(2):  # read, then looked up in the index
+        content = json.loads(render(folder, "json", warn=warnings.append))
+        assert [row["method"] for row in content["tables"]["overall"]["rows"]] == ["acdc"]
+        assert {p["path"] for p in content["problems"]} == {str(second), str(copy)}
+    assert len(warnings) == 4
+    assert all(any(str(p) in w for w in warnings[2:]) for p in (second, copy))
 
 
 GOOD = record("acdc", seed=0)
 BROKEN: dict[str, dict[str, Any]] = {
     "shape": {"discovery": {**GOOD.discovery, "scores": [[1.0, 2.0], [3.0]]}},
     "costs": {"costs": {"discovery": 5}},
-    "roles": {"metrics": {**GOOD.metrics, "roles": ["x"]}},
     "role without heads": {"truth": {**GOOD.truth, "roles": {"x": {"needed": 1, "sign": 1}}}},
     "trace": {"discovery": {**GOOD.discovery, "trace": [{"scores": []}]}},
     "truth": {
         "truth": {**GOOD.truth, "roles": {"x": {"heads": ["99.0"], "needed": 1, "sign": 1}}}
     },
     "no answer": {"discovery": {}},
-    "forged": {
-        "metrics": {
-            **GOOD.metrics, "ranking": {**GOOD.metrics["ranking"], "average_precision": 1.0}
-        }
-    },
 }  # fmt: skip
 
 
@@ -420,7 +415,7 @@ def test_content_that_does_not_hold_together_is_left_out(
     tmp_path: Path, no_figures: Any, format: Any, fault: Any
 ) -> None:
     store([record("random", seed=0), record("rl-ppo", seed=0)], tmp_path)
-    path = write_record(replace(GOOD, **BROKEN[fault]), tmp_path)
+    path = write_record(GOOD.replace(**BROKEN[fault]), tmp_path)
     warnings: list[str] = []
     text = render(tmp_path, format, warn=warnings.append)
     assert str(path) in warnings[0]
@@ -434,7 +429,7 @@ def test_content_that_does_not_hold_together_is_left_out(
 def test_numbers_out_of_range_are_reported_with_their_path(tmp_path: Path, number: Any) -> None:
     folder = store([record("acdc", seed=0), record("random", seed=0)], tmp_path)
     path = next(folder.glob("acdc*"))
-    path.write_text(path.read_text().replace('"queries": 88', f'"queries": {number}', 1))
+    path.write_text(path.read_text().replace('"queries":88', f'"queries":{number}', 1))
     assert number in path.read_text()
     warnings: list[str] = []
     rows = json.loads(render(folder, "json", warn=warnings.append))["tables"]["overall"]["rows"]
@@ -474,6 +469,6 @@ def test_nothing_to_show_is_said_clearly(tmp_path: Path) -> None:
 
 
 def test_only_failed_runs_still_give_a_table(tmp_path: Path, no_figures: Any) -> None:
-    folder = store([record(status="failed", reason="boom", metrics={}, discovery={})], tmp_path)
+    folder = store([record(status="failed", reason="boom", discovery={})], tmp_path)
     for format in FORMATS:
         assert "boom" in render(folder, format) or format == "csv"

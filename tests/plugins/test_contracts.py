@@ -16,6 +16,8 @@ from circuitbench.models import Model
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
 
+pytestmark = pytest.mark.filterwarnings("ignore::circuitbench.checks.contracts.UndescribedPlugin")
+
 # What makes a learning method short enough to check; others run with their defaults.
 QUICK = {
     "total_steps": 80,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
-from circuitbench.runs.run import command_line
+from circuitbench.runs.command import command_line
 from circuitbench.runs.spec import RunSpec, build_spec, configure, parse_assignment, read_config
 
 

@@ -65,19 +65,9 @@ class QualityCurve:
     rankings: list[TiedRanking]
     horizon: int
 
-    def values(self, measure: Callable[[TiedRanking], Quality]) -> list[tuple[int, Quality]]:
-        """``(queries, value)`` of each ranking."""
-        return [(q, measure(r)) for q, r in zip(self.queries, self.rankings, strict=True)]
-
-    def area(self, measure: Callable[[TiedRanking], float]) -> float:
-        """See :func:`area_on_log_axis`."""
-        chance = measure(self.rankings[0].uninformed())
-        quality = [measure(ranking) for ranking in self.rankings]
-        return area_on_log_axis(self.queries, quality, chance, self.horizon)
-
-    def queries_to(self, measure: Callable[[TiedRanking], float], target: float) -> int | None:
-        """See :func:`queries_to`."""
-        return queries_to(self.queries, [measure(r) for r in self.rankings], target)
+    def values(self, measure: Callable[[TiedRanking], Quality]) -> list[Quality]:
+        """The measure of each ranking."""
+        return [measure(ranking) for ranking in self.rankings]
 
 
 def quality_curve(
@@ -133,13 +123,15 @@ def efficiency_metrics(
     if isinstance(found, str):
         nothing = dict.fromkeys(("queries", "curve", "area", "queries_to_90"))
         return {**nothing, "horizon": horizon, "undefined": found}
+    curves = {name: found.values(measure) for name, measure in MEASURES.items()}
+    chance = found.rankings[0].uninformed()
     return {
         "queries": found.queries,
-        "curve": {
-            name: [value for _, value in found.values(measure)]
-            for name, measure in MEASURES.items()
+        "curve": curves,
+        "area": {
+            name: area_on_log_axis(found.queries, curve, MEASURES[name](chance), horizon)
+            for name, curve in curves.items()
         },
-        "area": {name: found.area(measure) for name, measure in MEASURES.items()},
-        "queries_to_90": found.queries_to(r_precision, TARGET),
+        "queries_to_90": queries_to(found.queries, curves["r_precision"], TARGET),
         "horizon": horizon,
     }

@@ -43,7 +43,12 @@ class TiedRanking:
 
     def uninformed(self) -> TiedRanking:
         """The same items under equal scores: what a random ranking gives in expectation."""
-        return TiedRanking(np.array([self.n_items]), np.array([self.n_relevant]))
+        return uninformed(self.n_items, self.n_relevant)
+
+
+def uninformed(n_items: int, n_relevant: int) -> TiedRanking:
+    """Items under equal scores: what a random ranking gives in expectation."""
+    return TiedRanking(np.array([n_items]), np.array([n_relevant]))
 
 
 def tied_ranking(scores: np.ndarray, relevant: np.ndarray) -> TiedRanking:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,13 @@ def found_distribution(members: np.ndarray, top: TopSet) -> np.ndarray:
     beyond = np.arange(int(members.sum()) + 1) - int((members & top.sure).sum())
     if top.tied is None:
         return np.asarray(beyond == 0, dtype=float)
-    from scipy.stats import hypergeom  # a second to import, and ties across the cut are rare
-
-    maybe = int((members & top.tied).sum())
-    return np.asarray(hypergeom.pmf(beyond, int(top.tied.sum()), maybe, top.places))
+    ties, maybe = int(top.tied.sum()), int((members & top.tied).sum())
+    # Hypergeometric, in whole numbers: exact, and scipy.stats would take a second to import.
+    ways = [
+        comb(maybe, k) * comb(ties - maybe, top.places - k) if 0 <= k <= top.places else 0
+        for k in beyond.tolist()
+    ]
+    return np.array([way / comb(ties, top.places) for way in ways])
 
 
 def _presence(members: np.ndarray, needed: int, top: TopSet) -> dict[str, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from circuitbench.evaluation.statistics import holm
 
@@ -28,13 +27,15 @@ def equivalence(
     Args:
         candidate, model: ``[prompts]``.
     """
+    from scipy.stats import binom  # a second to import; a quick run tests nothing
+
     difference = np.asarray(candidate) - np.asarray(model)
     tied = np.abs(difference) <= resolution
     n = len(difference)
     share = float(((difference > 0) & ~tied).sum() + tied.sum() / 2) / n
     k = np.arange(n + 1)
     extreme = np.abs(k / n - 0.5) >= abs(share - 0.5) - 1e-12
-    p = float(stats.binom.pmf(k[extreme], n, 0.5 + epsilon).sum())
+    p = float(binom.pmf(k[extreme], n, 0.5 + epsilon).sum())
     return {"share": share, "ties": int(tied.sum()), "n": n, "p_value": min(1.0, p)}
 
 
@@ -111,8 +112,10 @@ def minimality_p_values(
         effects: ``[heads]`` mean ``|s(C) - s(C without v)|``.
         random_effects: ``[n]`` mean ``|s(C with r) - s(C)|``.
     """
+    from scipy.stats import binom  # a second to import; a quick run tests nothing
+
     wins = (np.asarray(effects)[:, None] > np.asarray(random_effects)).sum(axis=1)
-    return holm(stats.binom.cdf(wins, len(random_effects), quantile))
+    return holm(binom.cdf(wins, len(random_effects), quantile))
 
 
 def better_than_random(
@@ -124,6 +127,8 @@ def better_than_random(
     gives it ``-mean |s(M) - s(C)|``, partial necessity ``mean |s(M) - s(M without C)|``, each
     against random circuits of the same size.
     """
+    from scipy.stats import binom  # a second to import; a quick run tests nothing
+
     wins, n = int((candidate > np.asarray(random)).sum()), len(random)
-    p = float(stats.binom.sf(wins - 1, n, quantile))
+    p = float(binom.sf(wins - 1, n, quantile))
     return {"share": wins / n, "n_random": n, "quantile": quantile, "p_value": min(1.0, p)}

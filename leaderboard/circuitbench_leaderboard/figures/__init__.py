@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from circuitbench.results.store import write_atomically
-from circuitbench_leaderboard.figures import heads as head_figures
-from circuitbench_leaderboard.figures import methods as charts
+from circuitbench.results import write_atomically
+from circuitbench_leaderboard.figures import heads, methods
 from circuitbench_leaderboard.figures.style import Drawing, house_style
 from circuitbench_leaderboard.table import Board
 
 MAKERS: tuple[Callable[[Board], Iterator[Drawing]], ...] = (
-    charts.quality_by_queries,
-    charts.quality_by_difficulty,
-    charts.performance_profiles,
-    charts.mean_ranks,
-    charts.role_recall,
-    head_figures.truth_against_scores,
-    head_figures.ablation_effects,
+    methods.quality_by_queries,
+    methods.quality_by_difficulty,
+    methods.performance_profiles,
+    methods.mean_ranks,
+    methods.role_recall,
+    heads.truth_against_scores,
+    heads.ablation_effects,
 )
 NAMES = (
     "quality-by-queries",

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from circuitbench.core.circuit import Head
-from circuitbench_leaderboard.entries import Cell
+from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.figures.style import COLOURS, MARKERS, Drawing, ranked
 from circuitbench_leaderboard.head_grids import mean_scores, ranks, truth_grid, truth_heads
 from circuitbench_leaderboard.table import Board
@@ -26,17 +26,20 @@ EFFECT_WIDTH = 1.6  # inches
 
 
 def truth_against_scores(board: Board) -> Iterator[Drawing]:
-    """Per cell: the true heads by role, and where each method ranks every head."""
-    for cell, ranking in board.cells.items():
+    """Per task and model: the true heads by role, and where each method ranks every head."""
+    for task, ranking in board.by_task.items():
         standings = ranked(ranking)
-        records = [r for s in standings for r in s.records if r.status == "done"]
-        if not records or not records[0].truth:
+        first = next((run for s in standings for run in s.runs if run.status == "done"), None)
+        if first is None or not first.n_items:
             continue
-        truth, roles = truth_grid(records[0]), truth_heads(records[0])
-        panels = {s.entry.label: ranks(mean_scores(s.entry.runs[cell].values())) for s in standings}
+        record = first.record
+        truth, roles = truth_grid(record), truth_heads(record)
+        panels = {
+            s.entry.label: ranks(mean_scores(s.entry.finished[task].values())) for s in standings
+        }
         yield Drawing(
-            f"heads-{cell.task}-{cell.model}".replace(":", "-"),
-            f"Truth and scores, {cell}: rank of each head by its mean score over seeds (dark = "
+            f"heads-{task.task}-{task.model}".replace(":", "-"),
+            f"Truth and scores, {task}: rank of each head by its mean score over seeds (dark = "
             "ranked high); true heads outlined",
             f"Heat maps on the {truth.shape[0]} by {truth.shape[1]} grid of heads for the truth "
             f"and {len(panels)} methods.",
@@ -116,14 +119,14 @@ def _head_ticks(axes: Axes) -> None:
 
 def ablation_effects(board: Board) -> Iterator[Drawing]:
     """Needs runs of ``head-ablation``: its scores are the effects, in units of the metric."""
-    found: dict[Cell, tuple[np.ndarray, np.ndarray]] = {}
+    found: dict[TaskOnModel, tuple[np.ndarray, np.ndarray]] = {}
     for entry in board.entries:
         if entry.method != "head-ablation":
             continue
-        for cell, runs in entry.runs.items():
-            record = next(iter(runs.values()))
-            if record.truth:
-                found.setdefault(cell, (mean_scores(runs.values()), truth_grid(record)))
+        for task, runs in entry.finished.items():
+            first = next(iter(runs.values()))
+            if first.n_items and task not in found:
+                found[task] = mean_scores(runs.values()), truth_grid(first.record)
     if not found:
         return
     yield Drawing(
@@ -135,12 +138,12 @@ def ablation_effects(board: Board) -> Iterator[Drawing]:
     )
 
 
-def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def _effect_panels(found: Mapping[TaskOnModel, tuple[np.ndarray, np.ndarray]]) -> Figure:
     # Panels of one height share a line; like above, they are placed by hand, in inches.
-    ordered = sorted(found, key=lambda cell: (-_height(found[cell][0]), cell))
+    ordered = sorted(found, key=lambda task: (-_height(found[task][0]), task))
     columns = min(len(ordered), EFFECTS_PER_LINE)
     lines = [ordered[i : i + columns] for i in range(0, len(ordered), columns)]
-    heights = [max(_height(found[cell][0]) for cell in line) for line in lines]
+    heights = [max(_height(found[task][0]) for task in line) for line in lines]
     left, right, above, below, gap = 0.5, 0.9, 0.45, 0.45, 0.5
     width = left + columns * (EFFECT_WIDTH + gap) - gap + right
     height = sum(heights) + len(lines) * (above + below)
@@ -148,14 +151,14 @@ def _effect_panels(found: Mapping[Cell, tuple[np.ndarray, np.ndarray]]) -> Figur
     scale, colours = Normalize(-1, 1), sns.color_palette("vlag", as_cmap=True)
     top = height
     for line, tall in zip(lines, heights, strict=True):
-        for column, cell in enumerate(line):
-            effect, truth = found[cell]
+        for column, task in enumerate(line):
+            effect, truth = found[task]
             bound = float(np.abs(effect).max()) or 1.0
             own = _height(effect)
             place = (left + column * (EFFECT_WIDTH + gap), top - above - own, EFFECT_WIDTH, own)
             axis = figure.add_axes(_shares(place, width, height))
             axis.imshow(effect / bound, cmap=colours, norm=scale)
-            axis.set_title(f"{cell}\nlargest {bound:.3g} logits", fontsize=7)
+            axis.set_title(f"{task}\nlargest {bound:.3g} logits", fontsize=7)
             axis.set_xlabel("head", fontsize=8)
             if column == 0:
                 axis.set_ylabel("layer", fontsize=8)

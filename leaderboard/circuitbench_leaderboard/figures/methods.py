@@ -9,8 +9,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from circuitbench.evaluation.against_truth.ranking import uninformed
+from circuitbench.evaluation.metrics import Metric
 from circuitbench.evaluation.statistics import critical_difference, performance_profile
-from circuitbench_leaderboard.entries import Cell
+from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.figures.style import (
     INK,
     MUTED,
@@ -20,8 +22,7 @@ from circuitbench_leaderboard.figures.style import (
     new_axes,
     ranked,
 )
-from circuitbench_leaderboard.metrics import curve
-from circuitbench_leaderboard.standing import Ranking, strata
+from circuitbench_leaderboard.standing import Ranking, Standing, on_grid, value_of
 from circuitbench_leaderboard.table import Board, role_recalls
 
 MOST_BANDS = 5  # more would cover each other
@@ -33,8 +34,12 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
     grid, looks = board.overall.grid, looks_of(board)
     lines = {}
     for standing in ranked(board.overall):
-        runs = standing.entry.runs
-        curves = [curve(runs[cell][seed], board.by) for cell in grid.cells for seed in grid.seeds]
+        runs = standing.entry.finished
+        curves = [
+            list(runs[task][seed].curves.get(board.by.key, ()))
+            for task in grid.tasks
+            for seed in grid.seeds
+        ]
         if all(curves):
             lines[standing.entry.label] = mean_curve(curves)
     if not lines:
@@ -57,7 +62,7 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
         xlim=(0.8 * min(q[0] for q, *_ in lines.values()), None),
         ylim=(0, 1.03),
         xlabel="discovery queries (a mask is one, a gradient three)",
-        ylabel=f"{board.by.label} of the best ranking so far",
+        ylabel=f"{board.by.title} of the best ranking so far",
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda q, _: f"{q:,.0f}"))
     legend_beside(axes)
@@ -67,7 +72,7 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
         "Quality against queries: mean over all tasks and seeds"
         + (", band: middle half of the runs" if len(lines) <= MOST_BANDS else "")
         + "; training is not included",
-        f"Line chart of {board.by.label} against discovery queries; final values: {ends}.",
+        f"Line chart of {board.by.title} against discovery queries; final values: {ends}.",
         figure,
     )
 
@@ -86,31 +91,31 @@ def mean_curve(
 
 
 def _chance(board: Board) -> float | None:
-    """What a random ranking gets in expectation, mean over the grid's cells."""
-    values: list[float] = []
-    for cell in board.overall.grid.cells:
-        record = ranked(board.overall)[0].entry.runs[cell][board.overall.grid.seeds[0]]
-        chance = (record.metrics.get("ranking", {}).get("chance") or {}).get(board.by.key)
-        if chance is None:
-            return None
-        values.append(chance)
-    return float(np.mean(values)) if values else None
+    """What a random ranking gets in expectation, mean over the grid's tasks."""
+    measure, grid = board.by.on_ranking, board.overall.grid
+    if measure is None or not grid.tasks:
+        return None
+    runs = ranked(board.overall)[0].entry.finished
+    firsts = [runs[task][grid.seeds[0]] for task in grid.tasks]
+    values = [measure(uninformed(run.n_items, run.n_relevant)) for run in firsts]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def quality_by_difficulty(board: Board) -> Iterator[Drawing]:
-    """Quality in each cell against how rare the circuit is; needs two cells."""
+    """Quality on each task against how rare the circuit is; needs two tasks."""
     looks = looks_of(board)
-    sparsity = {cell: _heads_per_true_head(ranking) for cell, ranking in board.cells.items()}
-    known = {cell: x for cell, x in sparsity.items() if x is not None}
+    sparsity = {task: _heads_per_true_head(ranking) for task, ranking in board.by_task.items()}
+    known = {task: x for task, x in sparsity.items() if x is not None}
     if len(known) < 2:
         return
     figure, axes = new_axes()
-    labels = sorted({s.entry.label for cell in known for s in ranked(board.cells[cell])})
+    labels = sorted({s.entry.label for task in known for s in ranked(board.by_task[task])})
     for i, label in enumerate(labels):
         points = [
             (x, standing.estimates[board.by.key])
-            for cell, x in known.items()
-            for standing in ranked(board.cells[cell])
+            for task, x in known.items()
+            for standing in ranked(board.by_task[task])
             if standing.entry.label == label
         ]
         look = looks[label]
@@ -126,9 +131,9 @@ def quality_by_difficulty(board: Board) -> Iterator[Drawing]:
         )
     axes.set(
         xscale="log",
-        ylim=(min(-0.02, axes.get_ylim()[0]), 1.03),
+        ylim=(min(-0.02, axes.get_ylim()[0]), max(1.03, axes.get_ylim()[1])),
         xlabel="heads per head of the circuit (rarer circuit = harder)",
-        ylabel=f"{board.by.label}, mean over seeds",
+        ylabel=f"{board.by.title}, mean over seeds",
     )
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -137,7 +142,7 @@ def quality_by_difficulty(board: Board) -> Iterator[Drawing]:
     yield Drawing(
         "quality-by-difficulty",
         "Quality against difficulty: one point per method, task and model",
-        f"Scatter plot of {board.by.label} against heads per circuit head for {len(known)} "
+        f"Scatter plot of {board.by.title} against heads per circuit head for {len(known)} "
         f"task and model pairs and {len(labels)} methods.",
         figure,
     )
@@ -145,10 +150,9 @@ def quality_by_difficulty(board: Board) -> Iterator[Drawing]:
 
 def _heads_per_true_head(ranking: Ranking) -> float | None:
     for standing in ranking.standings:
-        for record in standing.records:
-            found = record.metrics.get("ranking") or {}
-            if found.get("n_relevant"):
-                return float(found["n_items"] / found["n_relevant"])
+        for run in standing.runs:
+            if run.n_relevant:
+                return float(run.n_items / run.n_relevant)
     return None
 
 
@@ -158,10 +162,13 @@ def performance_profiles(board: Board) -> Iterator[Drawing]:
     if not standings or grid.size < 2:
         return
     figure, axes = new_axes()
-    taus = np.linspace(0, 1, 201)
-    for standing in standings:
+    scores = [_on_grid(standing, board) for standing in standings]
+    low, high = _range(board.by, scores)
+    taus = np.linspace(low, high, 201)
+    sign, beyond = board.by.sign, "<" if board.by.better == "lower" else ">"
+    for standing, runs in zip(standings, scores, strict=True):
         look = looks_of(board)[standing.entry.label]
-        share = performance_profile(strata(standing.entry.values(board.by.of), grid), taus)
+        share = performance_profile(list(sign * runs), sign * taus)
         axes.plot(
             taus,
             share,
@@ -173,29 +180,46 @@ def performance_profiles(board: Board) -> Iterator[Drawing]:
             label=standing.entry.label,
         )
     axes.set(
-        xlim=(0, 1),
+        xlim=(low, high),
         ylim=(0, 1.03),
-        xlabel=f"threshold τ on {board.by.label}",
-        ylabel=f"share of runs with {board.by.label} > τ",
+        xlabel=f"threshold τ on {board.by.title}",
+        ylabel=f"share of runs with {board.by.title} {beyond} τ",
     )
     legend_beside(axes)
     yield Drawing(
         "performance-profiles",
-        "Performance profiles: share of runs above each threshold, tasks weighted equally",
-        f"Falling curves of {len(standings)} methods over {grid.size} runs each.",
+        f"Performance profiles: share of runs {_BEYOND[board.by.better]} each threshold, tasks "
+        "weighted equally",
+        f"Curves of {len(standings)} methods over {grid.size} runs each.",
         figure,
     )
 
 
+_BEYOND = {"higher": "above", "lower": "below"}
+
+
+def _on_grid(standing: Standing, board: Board) -> np.ndarray:
+    """What a complete entry has to show, ``[tasks, seeds]``."""
+    found = on_grid(standing.entry, value_of(board.by), board.overall.grid)
+    assert found is not None, "a ranked entry has all runs of the grid"
+    return found
+
+
+def _range(by: Metric, scores: list[np.ndarray]) -> tuple[float, float]:
+    """The axis: 0 to 1 for what is a share, else what the runs span."""
+    if by.kind in ("quality", "edges"):
+        return 0.0, 1.0
+    low, high = float(np.min(scores)), float(np.max(scores))
+    return low, high if high > low else low + 1
+
+
 def mean_ranks(board: Board) -> Iterator[Drawing]:
-    """Critical-difference diagram (Demšar 2006); needs two entries and two cells."""
+    """Critical-difference diagram (Demšar 2006); needs two entries and two tasks."""
     standings, grid = ranked(board.overall), board.overall.grid
-    if len(standings) < 2 or len(grid.cells) < 2:
+    if len(standings) < 2 or len(grid.tasks) < 2:
         return
-    means = np.array(
-        [[x.mean() for x in strata(s.entry.values(board.by.of), grid)] for s in standings]
-    ).T
-    result = critical_difference(means)
+    means = np.array([_on_grid(s, board).mean(axis=1) for s in standings]).T
+    result = critical_difference(board.by.sign * means)
     n = len(standings)
     order = np.argsort(result.mean_ranks, kind="stable")
     half = (n + 1) // 2
@@ -244,20 +268,20 @@ def mean_ranks(board: Board) -> Iterator[Drawing]:
 
 def role_recall(board: Board) -> Iterator[Drawing]:
     """Heat map of the recall of each role by each entry."""
-    columns: list[tuple[Cell, str]] = []
-    values: dict[str, dict[tuple[Cell, str], float]] = {}
-    for cell, ranking in board.cells.items():
+    columns: list[tuple[TaskOnModel, str]] = []
+    values: dict[str, dict[tuple[TaskOnModel, str], float]] = {}
+    for task, ranking in board.by_task.items():
         for name, found in role_recalls(ranking).items():
-            columns.append((cell, name))
+            columns.append((task, name))
             for standing, estimate in zip(ranking.standings, found, strict=True):
                 if estimate is not None:
-                    values.setdefault(standing.entry.label, {})[cell, name] = estimate.mean
+                    values.setdefault(standing.entry.label, {})[task, name] = estimate.mean
     labels = [s.entry.label for s in board.overall.standings if s.entry.label in values]
     if not labels:
         return
     table = np.array([[values[label].get(c, np.nan) for c in columns] for label in labels])
-    several = len({cell.model for cell, _ in columns}) > 1
-    names = [f"{role}  ({cell if several else cell.task})" for cell, role in columns]
+    several = len({task.model for task, _ in columns}) > 1
+    names = [f"{role}  ({task if several else task.task})" for task, role in columns]
     # Roles go down: their names are long, and there are more of them than methods.
     figure, axes = new_axes(3.2 + 0.62 * len(labels), 1.4 + 0.27 * len(columns))
     axes.grid(False)

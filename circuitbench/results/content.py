@@ -1,0 +1,60 @@
+"""Whether what a record says holds together, beyond its form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from circuitbench.core.errors import CircuitBenchError
+from circuitbench.evaluation.outcome import Outcome
+from circuitbench.results.record import Record
+
+
+def outcome_of(record: Record) -> Outcome:
+    """A record as metrics see it."""
+    return Outcome(record.discovery, record.truth, record.costs, record.measurements)
+
+
+def faults(record: Record, outcome: Outcome | None = None) -> list[str]:
+    """What is wrong with a record's content, one line each; empty if all of it holds together.
+
+    A run that is not done says why. A finished one has finite scores of the model's shape,
+    committed heads and true heads that exist, edges likewise where the truth names some, a trace
+    by rising queries, and stayed within its budget.
+
+    ``outcome`` is the record's, if it was made already.
+    """
+    if record.status != "done":
+        return [] if record.reason else [f"status {record.status} without a reason"]
+    try:
+        return list(_of_finished(record, outcome or outcome_of(record)))
+    except (CircuitBenchError, LookupError, TypeError, ValueError, AttributeError) as error:
+        return [f"discovery or truth cannot be read ({type(error).__name__}: {error})"]
+
+
+def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
+    shape = (int(record.model["n_layers"]), int(record.model["n_heads"]))
+    grids = [outcome.scores, *(point.scores for point in outcome.trace)]
+    for grid in grids:
+        if grid.shape != shape:
+            yield f"scores have shape {grid.shape}, the model has {shape}"
+            return
+    if not all(np.isfinite(grid).all() for grid in grids):
+        yield "a score is not a finite number"
+    queries = [point.queries for point in outcome.trace]
+    if any(after <= before for before, after in pairwise(queries)):
+        yield "the trace does not go by rising queries"
+        return
+    spent, budget = record.costs["discovery"]["queries"], record.spec.get("budget")
+    if budget is not None and spent > budget:
+        yield f"{spent} queries were spent of a budget of {budget}"
+    if queries and queries[-1] > spent:
+        yield f"the trace ends after {queries[-1]} queries, but {spent} were spent"
+    # Reading these raises what is wrong with them.
+    _ = outcome.selected, outcome.relevant
+    if outcome.discovery["edges"] is not None:
+        _ = outcome.edges
+        if outcome.truth.edges is not None:
+            _ = outcome.edge_ranking

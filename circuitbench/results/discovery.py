@@ -1,0 +1,60 @@
+"""A method's answer as a record keeps it, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from circuitbench.core.circuit import Edge, Head
+from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench.results.plain import plain
+
+
+def plain_discovery(discovery: Discovery) -> dict[str, Any]:
+    """``discovery`` as plain JSON data.
+
+    Scores keep every digit; those of the trace are rounded. Raises :class:`RunFailed` or
+    :class:`InvalidSpec` naming the place of what a record cannot hold.
+    """
+    content = {
+        "scores": np.asarray(discovery.scores, dtype=float),
+        "selected": [str(head) for head in sorted(discovery.selected)],
+        "edges": None
+        if discovery.edges is None
+        else {str(edge): float(score) for edge, score in discovery.edges.items()},
+        "trace": [
+            {"queries": point.queries, "scores": _rounded(point.scores)}
+            for point in discovery.trace
+        ],
+        "info": dict(discovery.info),
+    }
+    if discovery.signed is not None:
+        content["signed"] = np.asarray(discovery.signed, dtype=float)
+    kept: dict[str, Any] = plain(content, "discovery")
+    return kept
+
+
+def read_discovery(stored: Mapping[str, Any]) -> Discovery:
+    """The answer that :func:`plain_discovery` made ``stored`` of, but for the trace's digits.
+
+    Raises ``LookupError``, ``TypeError`` or ``ValueError`` where it does not hold together.
+    """
+    edges, signed = stored.get("edges"), stored.get("signed")
+    return Discovery(
+        scores=np.asarray(stored["scores"], dtype=float),
+        selected=frozenset(map(Head.parse, stored["selected"])),
+        edges=None if edges is None else {Edge.parse(e): float(s) for e, s in edges.items()},
+        trace=[
+            TracePoint(int(point["queries"]), np.asarray(point["scores"], dtype=float))
+            for point in stored.get("trace") or ()
+        ],
+        info=stored.get("info") or {},
+        signed=None if signed is None else np.asarray(signed, dtype=float),
+    )
+
+
+def _rounded(scores: np.ndarray) -> list[list[float]]:
+    """Six significant digits: a trace is drawn, not computed with, and is most of a record."""
+    return [[float(f"{x:.6g}") for x in row] for row in np.asarray(scores, dtype=float)]

@@ -1,0 +1,89 @@
+"""The stages of a run, each on an oracle of its own: training, discovering, measuring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from circuitbench.core.discovery import Discovery
+from circuitbench.core.seeding import derive_seed, generator
+from circuitbench.evaluation.without_truth.measurements import QUICK, FunctionalSettings, functional
+from circuitbench.oracle import Meter, Oracle
+from circuitbench.plugins.method import TrainableMethod
+from circuitbench.plugins.registry import load_task
+from circuitbench.runs.prepare import Prepared
+from circuitbench.runs.progress import Progress
+from circuitbench.tasks.base import Task
+
+
+def make_oracle(
+    prepared: Prepared,
+    task_name: str,
+    task: Task,
+    purpose: str,
+    meter: Meter,
+    budget: int | None = None,
+    pool: int | None = None,
+) -> Oracle:
+    """The oracle of one stage; another ``purpose`` gives other prompts."""
+    spec = prepared.spec
+    # The method's name is no axis of the seed: every method is asked about the same prompts.
+    return Oracle(
+        prepared.model,
+        task,
+        task_name=task_name,
+        seed=derive_seed(spec.seed, task_name, prepared.model.name, purpose),
+        ablation=spec.ablation,
+        weight=spec.weight,
+        batch_size=spec.batch_size,
+        budget=budget,
+        device=spec.device,
+        pool=pool,
+        precision=spec.precision,
+        meter=meter,
+    )
+
+
+def train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
+    """Let a method that learns do so, on its tasks."""
+    method, spec = prepared.method, prepared.spec
+    assert isinstance(method, TrainableMethod)
+    names = tuple(getattr(method, "train_tasks", ())) or (spec.task,)
+    pool = getattr(method, "train_pool", None)
+    oracles = [
+        make_oracle(
+            prepared,
+            name,
+            prepared.task if name == spec.task else load_task(name),
+            "training",
+            meter,
+            pool=None if pool is None else max(pool, spec.batch_size),
+        )
+        for name in names
+    ]
+    if hasattr(method, "progress"):
+        method.progress = lambda fraction, text="": progress(f"training {text}".strip(), fraction)
+    progress("training", 0.0)
+    method.train(
+        oracles, generator(spec.seed, spec.task, prepared.model.name, spec.method, "training")
+    )
+
+
+def discover(prepared: Prepared, oracle: Oracle) -> Discovery:
+    """The method's answer, as it comes."""
+    spec = prepared.spec
+    return prepared.method.discover(
+        oracle, generator(spec.seed, spec.task, prepared.model.name, spec.method, "method")
+    )
+
+
+def measure(prepared: Prepared, discovery: Discovery, meter: Meter) -> dict[str, Any]:
+    """What the model itself says about the selected heads, without any truth."""
+    spec = prepared.spec
+    found = functional(
+        make_oracle(prepared, spec.task, prepared.task, "evaluation", meter),
+        discovery,
+        generator(spec.seed, spec.task, prepared.model.name, "functional"),
+        QUICK if spec.functional == "quick" else FunctionalSettings(),
+    )
+    del found["cost"]  # it stands with the other costs
+    return found
