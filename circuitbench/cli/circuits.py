@@ -136,13 +136,14 @@ def score(as_json: bool, **options: Any) -> None:
     from circuitbench.evaluation.metrics import metrics
     from circuitbench.evaluation.outcome import Outcome
     from circuitbench.files.records import edge_overlap
-    from circuitbench.results import plain, truth_of
+    from circuitbench.results import truth_of
+    from circuitbench.results.discovery import plain_discovery
 
     _, found, model, truth = _answer(**options)
-    outcome = Outcome(plain(found.discovery()), truth_of(truth), {}, {})
+    outcome = Outcome(plain_discovery(found.discovery), truth_of(truth), {}, {})
     rows: list[tuple[str, str, float | None, float | None]] = []
     for key, measure in metrics().items():
-        if key in _OF_SETS and not found.selected.any():
+        if key in _OF_SETS and not found.discovery.selected:
             continue
         if measure.kind in ("quality", "edges") and (value := measure.of(outcome)) is not None:
             chance = None if measure.chance is None else measure.chance(outcome)

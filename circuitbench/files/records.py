@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from circuitbench.core.circuit import Edge, heads_of
+from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidCircuitFile, InvalidSpec
 from circuitbench.evaluation.against_truth.selection import Overlap
 from circuitbench.evaluation.outcome import Outcome
@@ -21,6 +22,7 @@ from circuitbench.files.formats import fitted, read
 from circuitbench.models.base import Model
 from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, versions
+from circuitbench.results.discovery import plain_discovery
 
 FAMILY = "Found elsewhere"
 
@@ -105,33 +107,15 @@ class Answer:
     """A circuit file as an answer to a task, like a method's.
 
     Args:
-        scores: ``[n_layers, n_heads]``, higher = more surely in the circuit.
-        selected: ``[n_layers, n_heads]`` bool, the heads in the circuit.
-        edges: score per edge, or None. Those that rank lowest may be left out: an edge that is
-            not listed ranks below all that are.
+        config: of the model.
+        discovery: its scores of heads, the heads in the circuit, scores of edges. Edges that
+            rank lowest are not listed: such an edge ranks below all that are.
         edges_in: ``[n_edges]`` bool, the edges in the circuit, or None.
-        signed: scores before their absolute value was taken, or None.
     """
 
     config: Config
-    scores: np.ndarray
-    selected: np.ndarray
-    edges: Mapping[Edge, float] | None
+    discovery: Discovery
     edges_in: np.ndarray | None
-    signed: np.ndarray | None
-
-    def discovery(self) -> dict[str, Any]:
-        """As a record keeps it."""
-        return {
-            "scores": self.scores,
-            "selected": sorted(heads_of(self.selected)),
-            "edges": None
-            if self.edges is None
-            else {str(edge): score for edge, score in self.edges.items()},
-            "trace": [],
-            "info": {} if self.edges_in is None else {"edges_in": int(self.edges_in.sum())},
-            **({} if self.signed is None else {"signed": self.signed}),
-        }
 
 
 def answer(circuit: CircuitFile, top: int | None = None) -> Answer:
@@ -171,7 +155,9 @@ def answer(circuit: CircuitFile, top: int | None = None) -> Answer:
         graph = config.graph
         told = np.flatnonzero(edge_rank > edge_rank.min())
         listed = {graph.edges[i]: float(edge_rank[i]) for i in told}
-    return Answer(config, scores, selected, listed, edges_in, signed)
+    size = {} if edges_in is None else {"edges_in": int(edges_in.sum())}
+    discovery = Discovery(scores, heads_of(selected), listed, info=size, signed=signed)
+    return Answer(config, discovery, edges_in)
 
 
 def _head_scores(circuit: CircuitFile) -> tuple[np.ndarray, np.ndarray | None]:
@@ -255,11 +241,8 @@ def external_record(
     return Record(
         spec={"task": task, "model": model.name, "method": method, "seed": 0, "external": external},
         status="done",
-        stage="",
-        reason="",
-        traceback="",
         info=info,
-        discovery=found.discovery(),
+        discovery=plain_discovery(found.discovery),
         truth=dict(truth),
         model={
             "n_layers": model.n_layers,
