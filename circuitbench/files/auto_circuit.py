@@ -94,10 +94,8 @@ def is_one(content: Any) -> bool:
     """Whether a loaded file looks like auto-circuit's."""
     if not isinstance(content, dict) or not content:
         return False
-    return all(
-        isinstance(value, dict) or (isinstance(key, str) and _MODULE.fullmatch(key))
-        for key, value in content.items()
-    )
+    modules = any(isinstance(key, str) and _MODULE.fullmatch(key) for key in content)
+    return modules or all(isinstance(value, dict) for value in content.values())
 
 
 def _with_text_keys(value: Any, where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 
 # A model of 8 billion parameters (32 x 32) has 1.6 million edges; beyond this a file is hostile.
 MOST_EDGES = 5_000_000
+MOST_NEURONS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Config:
         d_model: width of the residual stream; None where the file does not say.
 
     Raises:
-        InvalidCircuitFile: a number that is not positive, or more than :data:`MOST_EDGES` edges.
+        InvalidCircuitFile: a number that is not positive, or a model beyond :data:`MOST_EDGES`
+            edges or :data:`MOST_NEURONS` neurons.
     """
 
     n_layers: int
@@ -50,6 +52,11 @@ class Config:
             raise InvalidCircuitFile(
                 f"a {self.n_layers} x {self.n_heads} model has {self.n_edges:,} edges; "
                 f"at most {MOST_EDGES:,} are read"
+            )
+        if self.d_model is not None and self.n_nodes * self.d_model > MOST_NEURONS:
+            raise InvalidCircuitFile(
+                f"{self.n_nodes:,} nodes of width {self.d_model:,} have more than the "
+                f"{MOST_NEURONS:,} neurons that are read"
             )
 
     @property
@@ -118,7 +125,8 @@ class CircuitFile:
         config: of the model.
         edge_scores: ``[n_edges]``, finite, signed.
         edges_in: ``[n_edges]`` bool, the edges of the circuit.
-        node_scores: ``[n_nodes]``, NaN where a node was not scored (it then stays in for good).
+        node_scores: ``[n_nodes]``, NaN where a node was not scored (it then stays in for good);
+            NaN throughout is the same as None.
         nodes_in: ``[n_nodes]`` bool.
         neuron_scores, neurons_in: the same per neuron of a node's output, ``[n_nodes, d_model]``.
         ranking: what makes a score high: its absolute value, as the tools assume, or its value
@@ -141,6 +149,10 @@ class CircuitFile:
     def __post_init__(self) -> None:
         if self.ranking not in RANKINGS:
             raise InvalidCircuitFile(f"ranking must be absolute or signed, not {self.ranking!r}")
+        for name in ("node_scores", "neuron_scores"):
+            scores = getattr(self, name)
+            if scores is not None and np.isnan(np.asarray(scores, dtype=float)).all():
+                object.__setattr__(self, name, None)
         if not self.parts:
             raise InvalidCircuitFile("holds neither scores nor membership of any edge or node")
         for name in self.parts:

@@ -129,7 +129,7 @@ def _read_nodes(nodes: dict[str, Any], config: Config) -> dict[str, np.ndarray |
         if "score" in found:
             scores = np.full(config.n_nodes, np.nan) if scores is None else scores
             scores[place] = number(found["score"], f"{where}.score")
-        for key in neurons.keys() & found.keys():
+        for key in (key for key in neurons if key in found):
             neurons[key] = _with_row(neurons[key], found[key], config, place, f"{where}.{key}")
     return {
         "nodes_in": inside,
