@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 )
 @dataclass
 class CutSearch:
-    """``cut-search``: ablate everything, put back what makes no difference, and again elsewhere.
+    """``cut-search``: ablate everything, put back what makes no difference, then look elsewhere.
 
     With all heads off the task has surely collapsed, so the way to a minimal cut is group
     testing (Dorfman 1943) in a random order: about ``2 k log2(n / k)`` queries for a cut of
     ``k`` of ``n`` heads. The next cut avoids the heads of the cuts before; where the other heads
     cannot make the task collapse, all stages are known and the search starts over in another
-    order. What an agent on HeadKnockout has to learn, where to find a cut, is not
-    needed here: the control for what learning adds.
+    order. An agent on HeadKnockout has to learn where to find a cut; that is not needed here, so
+    this is the control for what learning adds.
 
     A head's score is what putting it back changes in the task metric beyond the change in
     control loss (see :class:`circuitbench_baselines.episodes.knockout.KnockoutRules`), the

@@ -134,10 +134,10 @@ def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -
 
 
 @cli.command(name="list")
-@click.argument("kind", metavar="methods|tasks|models")
+@click.argument("what", metavar="methods|tasks|models|metrics")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(kind: str, as_json: bool) -> None:
-    """List what is installed, ours and third parties'; imports none of it.
+def list_(what: str, as_json: bool) -> None:
+    """List what is installed, ours and third parties'; imports no plug-in.
 
     \b
     Example:
@@ -146,11 +146,11 @@ def list_(kind: str, as_json: bool) -> None:
     """
     from circuitbench.cli.listing import WIDTH, rows_of, table_of
 
-    rows = rows_of(kind)
+    rows = rows_of(what)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:
-        out_console.print(table_of(rows), width=WIDTH)
+        out_console.print(table_of(what, rows), width=WIDTH)
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""What is installed, as tables and as JSON; read from sources, nothing is imported."""
+"""What is installed, as tables and as JSON. Plug-ins are read from their sources, not imported."""
 
 from __future__ import annotations
 
@@ -13,44 +13,56 @@ from circuitbench.core.errors import UnknownName
 from circuitbench.plugins.registry import Kind, describe, list_plugins
 
 WIDTH = 100
-KINDS: dict[str, Kind] = {"methods": "method", "tasks": "task", "models": "model"}
+PLUGINS: dict[str, Kind] = {"methods": "method", "tasks": "task", "models": "model"}
+LISTS = (*PLUGINS, "metrics")
+# The fields that head the groups and fill the columns of a table.
+SHOWN = {"metrics": ("kind", "title", "better", "about", "from")}
+OF_PLUGINS = ("family", "title", "needs", "paper", "from")
 
 
-def rows_of(kinds: str) -> list[dict[str, Any]]:
-    """All that is known of the plug-ins of a kind (``methods``, ``tasks``, ``models``), by name.
+def rows_of(what: str) -> list[dict[str, Any]]:
+    """All that is known of the methods, tasks, models or metrics that are installed.
 
-    Raises :class:`UnknownName` for another kind, naming the nearest.
+    Raises :class:`UnknownName` for another list, naming the nearest.
     """
-    if kinds not in KINDS:
-        raise UnknownName("kind of plug-in", kinds, KINDS)
-    kind = KINDS[kinds]
+    if what in PLUGINS:
+        return [
+            {"name": p.name, "target": p.target, "origin": p.origin}
+            | describe(PLUGINS[what], p.name).as_dict()
+            for p in list_plugins(PLUGINS[what])
+        ]
+    if what != "metrics":
+        raise UnknownName("list", what, LISTS)
+    from circuitbench.evaluation.metrics import metrics  # numpy takes a while
+
+    fields = ("title", "kind", "better", "unit", "needs", "about", "origin")
     return [
-        {"name": p.name, "target": p.target, "origin": p.origin, **describe(kind, p.name).as_dict()}
-        for p in list_plugins(kind)
+        {"name": key, **{field: getattr(metric, field) for field in fields}}
+        for key, metric in metrics().items()
     ]
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Names with title, needs and paper under the headings of their families.
+def table_of(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Names with what is known of them, under the headings of their families or kinds.
 
     A plug-in of somebody else shows its distribution. Columns empty throughout are left out.
     """
+    group, *columns = SHOWN.get(what, OF_PLUGINS)
     shown = [{**row, "needs": ", ".join(row["needs"]), "from": _foreign(row)} for row in rows]
-    columns = ["title", *(c for c in ("needs", "paper", "from") if any(row[c] for row in shown))]
+    columns = [column for column in columns if any(row[column] for row in shown)]
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in columns:
         table.add_column(column, overflow="fold")
-    for family, members in groupby(sorted(shown, key=_by_family), key=lambda row: row["family"]):
-        table.add_row(Text(family, style="bold"))
+    if what in PLUGINS:
+        shown.sort(key=lambda row: (row[group] == "other", row[group]))
+    for heading, members in groupby(shown, key=lambda row: row[group]):
+        table.add_row(Text(heading, style="bold"))
         for row in members:
             table.add_row(Text(f"  {row['name']}"), *(Text(row[column]) for column in columns))
     return table
 
 
-def _by_family(row: Mapping[str, Any]) -> tuple[bool, str]:
-    return row["family"] == "other", row["family"]
-
-
 def _foreign(row: Mapping[str, Any]) -> str:
-    return "" if row["origin"].startswith("circuitbench ") else row["origin"]
+    ours = row["origin"].partition(" ")[0] == "circuitbench"
+    return "" if ours else row["origin"]

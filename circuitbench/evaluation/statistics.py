@@ -23,7 +23,7 @@ Statistic = Callable[..., np.ndarray]
 def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.size == 0 or not np.isfinite(array).all():
-        raise InvalidSpec(f"{what} must be finite numbers, at least one, with no cell missing")
+        raise InvalidSpec(f"{what} must be finite numbers, at least one, with none missing")
     return array
 
 

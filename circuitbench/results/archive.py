@@ -25,7 +25,7 @@ from circuitbench.core.errors import CorruptRecord
 SUFFIX = ".zip"
 _INDEX = "index.json"
 _BLOCK_BYTES = 500_000  # unpacked; one record costs the unpacking of one block
-_LARGEST = 1 << 30  # bytes of an unpacked block: more is an attack or an accident
+_LARGEST = 1 << 28  # bytes of an unpacked block or index: more is an attack or an accident
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 4, "lp": 0, "pb": 0}]
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of packing: the bytes follow from the records alone
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
@@ -83,15 +83,12 @@ def members(path: Path) -> list[Member]:
 
 
 def read_member(path: Path, name: str) -> bytes:
-    """The text of one record; raises :class:`CorruptRecord` naming the record or the archive."""
+    """The text of one record; raises :class:`CorruptRecord` naming it or its archive."""
     state = _state(path)
     member = _directory(path, *state).get(name)
     if member is None:
         raise CorruptRecord(f"{path / name}: the archive holds no such record")
-    try:
-        block = _block(path, member.block, *state)
-    except CorruptRecord as error:
-        raise CorruptRecord(f"{path / name}: {error}") from error
+    block = _block(path, member.block, *state)
     data = block[member.offset : member.offset + member.size]
     if hashlib.sha256(data).hexdigest() != member.sha256:
         raise CorruptRecord(f"{path / name}: checksum does not match; the archive was edited")
@@ -124,17 +121,15 @@ def _state(path: Path) -> tuple[int, int]:
 def _directory(path: Path, size: int, mtime_ns: int) -> dict[str, Member]:
     try:
         with zipfile.ZipFile(path) as source:
-            if _INDEX not in source.namelist():
-                raise CorruptRecord(f"{path}: not an archive of records (no {_INDEX})")
-            index = _Index.model_validate_json(source.read(_INDEX))
+            index = _Index.model_validate_json(_content(source, _INDEX))
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         raise CorruptRecord(
             f"{path}: its {_INDEX} cannot be read ({found['msg']}); was it written by a newer "
             "circuitbench?"
         ) from error
-    except CorruptRecord:
-        raise
+    except KeyError as error:
+        raise CorruptRecord(f"{path}: not an archive of records (no {_INDEX})") from error
     except Exception as error:  # zipfile raises of many kinds on damaged files
         raise CorruptRecord(f"{path}: truncated or damaged archive ({_line(error)})") from error
     found_members = {member.name: member for member in index.records}
@@ -147,11 +142,19 @@ def _directory(path: Path, size: int, mtime_ns: int) -> dict[str, Member]:
 def _block(path: Path, block: str, size: int, mtime_ns: int) -> bytes:
     try:
         with zipfile.ZipFile(path) as source:
-            packed = source.read(block)
+            packed = _content(source, block)
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LARGEST)
         return unpacker.decompress(packed, max_length=_LARGEST)
     except Exception as error:  # as above; lzma adds its own
-        raise CorruptRecord(f"block {block} of the archive is damaged ({_line(error)})") from error
+        raise CorruptRecord(
+            f"{path}: block {block} is damaged and its records are lost ({_line(error)})"
+        ) from error
+
+
+def _content(source: zipfile.ZipFile, name: str) -> bytes:
+    if source.getinfo(name).file_size > _LARGEST:
+        raise CorruptRecord(f"{name} is larger than {_LARGEST} bytes")
+    return source.read(name)
 
 
 def _line(error: Exception) -> str:

@@ -23,7 +23,7 @@ from circuitbench.evaluation.metrics import metrics
 from circuitbench.results.content import faults, outcome_of
 from circuitbench.results.files import write_atomically
 from circuitbench.results.run_row import RunRow
-from circuitbench.results.store import Entry, Problem, entries, one_per_run, read
+from circuitbench.results.store import Entry, Problem, entries, one_per_run, problem_of, read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,8 @@ def read_runs(
     kept, duplicates = _one_per_run(rows.values())
     for line in _complaints(kept):
         warn(line)
-    return kept, sorted([*problems, *duplicates], key=lambda p: (str(p.path), p.message))
+    found = dict.fromkeys([*problems, *duplicates])  # a damaged block is one problem, not many
+    return kept, sorted(found, key=lambda p: (str(p.path), p.message))
 
 
 def frame(rows: Iterable[RunRow]) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def _read_row(entry: Entry, problems: list[Problem]) -> RunRow | None:
     try:
         record = read(entry)
     except CorruptRecord as error:
-        problems.append(Problem(entry.path, str(error).removeprefix(f"{entry.path}: ")))
+        problems.append(problem_of(entry.path, error))
         return None
     outcome = outcome_of(record)
     found = faults(record, outcome)

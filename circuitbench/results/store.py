@@ -47,6 +47,13 @@ class Problem:
         return f"{self.path}: {self.message}"
 
 
+def problem_of(path: Path, error: CorruptRecord) -> Problem:
+    """The problem that reading the record at ``path`` met; it may be one of its archive."""
+    message = str(error)
+    at = next((p for p in (path, path.parent) if message.startswith(f"{p}: ")), path)
+    return Problem(at, message.removeprefix(f"{at}: "))
+
+
 def file_name(spec: Mapping[str, Any], run_id: str) -> str:
     """The name of a record's file, in a folder or in an archive; one per run id."""
     parts = (spec["method"], spec["task"], spec["model"], f"seed{spec['seed']}", run_id)
@@ -93,18 +100,19 @@ def find_record(start: str, folder: Path | str) -> Record:
         InvalidSpec: there is none, there are several, or there is no such folder.
         CorruptRecord: it cannot be read.
     """
-    found: dict[str, Entry] = {}
+    found: dict[str, list[Record]] = {}
     for entry in entries(folder)[0]:
         run_id = entry.path.stem.rpartition("_")[2]
         if start and run_id.startswith(start):
-            found.setdefault(run_id, entry)
+            found.setdefault(run_id, []).append(read(entry))
     if len(found) != 1:
         what = f"{len(found)} runs begin" if found else "no run begins"
         raise InvalidSpec(
             f"{what} with {start!r} in {folder}; expected a run id's first digits, or the path "
             "of a record"
         )
-    return read(*found.values())
+    (record,), _ = one_per_run(*found.values())
+    return record
 
 
 def read(entry: Entry) -> Record:
@@ -134,7 +142,8 @@ def entries(folder: Path | str) -> tuple[list[Entry], list[Problem]]:
     for path in _files(folder):
         try:
             stat = path.stat()
-        except OSError:  # gone since it was listed: somebody else's temporary file
+        except OSError as error:
+            problems.append(Problem(path, f"cannot be read ({error.strerror})"))
             continue
         if path.suffix == ".json":
             found.append(Entry(path, stat.st_size, stat.st_mtime_ns))
@@ -142,7 +151,7 @@ def entries(folder: Path | str) -> tuple[list[Entry], list[Problem]]:
         try:
             members = archive.members(path)
         except CorruptRecord as error:
-            problems.append(Problem(path, str(error).removeprefix(f"{path}: ")))
+            problems.append(problem_of(path, error))
             continue
         found += [Entry(path / m.name, m.size, stat.st_mtime_ns, m.sha256) for m in members]
     return found, problems
@@ -162,9 +171,11 @@ def read_folder(folder: Path | str) -> tuple[list[Record], list[Problem]]:
         try:
             records.append(read(entry))
         except CorruptRecord as error:
-            problems.append(Problem(entry.path, str(error).removeprefix(f"{entry.path}: ")))
+            problems.append(problem_of(entry.path, error))
     kept, duplicates = one_per_run(records)
-    return kept, sorted([*problems, *duplicates], key=lambda p: str(p.path))
+    # A damaged block of an archive is met once per record; it is one problem.
+    found = dict.fromkeys([*problems, *duplicates])
+    return kept, sorted(found, key=lambda p: str(p.path))
 
 
 def one_per_run(records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.seeding import derive_seed, generator
-from circuitbench.evaluation.without_truth.measurements import QUICK, FunctionalSettings, functional
+from circuitbench.evaluation.without_truth import measurements
 from circuitbench.oracle import Meter, Oracle
 from circuitbench.plugins.method import TrainableMethod
 from circuitbench.plugins.registry import load_task
@@ -79,11 +79,11 @@ def discover(prepared: Prepared, oracle: Oracle) -> Discovery:
 def measure(prepared: Prepared, discovery: Discovery, meter: Meter) -> dict[str, Any]:
     """What the model itself says about the selected heads, without any truth."""
     spec = prepared.spec
-    found = functional(
+    found = measurements.measure(
         make_oracle(prepared, spec.task, prepared.task, "evaluation", meter),
         discovery,
         generator(spec.seed, spec.task, prepared.model.name, "functional"),
-        QUICK if spec.functional == "quick" else FunctionalSettings(),
+        measurements.QUICK if spec.functional == "quick" else measurements.MeasurementSettings(),
     )
     del found["cost"]  # it stands with the other costs
     return found

@@ -1,13 +1,13 @@
 """What the tables of docs/agents.md are made by.
 
-``python benchmarks/agents.py [--steps 8000] [--pool 32]``: where the time of a PPO training goes
-(oracle, environment, stable-baselines3). Trains rl-ppo on the embedded model with one thread and
-prints CPU seconds. The first updates fill the per-prompt memo; what comes after is the steady
-state, from which the cost of 200,000 steps is extrapolated.
+``python experiments/tables/agents.py [--steps 8000] [--pool 32]``: where the time of a PPO
+training goes (oracle, environment, stable-baselines3). Trains rl-ppo on the embedded model with
+one thread and prints CPU seconds. The first updates fill the per-prompt memo; what comes after is
+the steady state, from which the cost of 200,000 steps is extrapolated.
 
-``python benchmarks/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--prompts 4]``: average
-precision of rl-knockout and its controls beside head-ablation at as many queries as that asks,
-on batches of a few prompts. A seed draws other prompts, another policy and other actions.
+``python experiments/tables/agents.py --redundant [--tasks ioi ...] [--seeds 5] [--prompts 4]``:
+average precision of rl-knockout and its controls beside head-ablation at as many queries as that
+asks, on batches of a few prompts. A seed draws other prompts, another policy and other actions.
 """
 
 from __future__ import annotations

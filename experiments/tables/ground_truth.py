@@ -1,8 +1,8 @@
 """The tables and figures of docs/ground-truth.md.
 
-    python benchmarks/ground_truth.py methods   # what methods reach on every task
-    python benchmarks/ground_truth.py dials     # what redundancy and superposition do to them
-    python benchmarks/ground_truth.py cards     # health cards and heat maps of the presets
+    python experiments/tables/ground_truth.py methods  # what methods reach on every task
+    python experiments/tables/ground_truth.py dials    # what redundancy and superposition do to it
+    python experiments/tables/ground_truth.py cards    # health cards and heat maps of the presets
 
 Tables go to the terminal as markdown, figures to docs/figures. Every figure is the mean over
 seeds; a seed plants another model (compiled and trained ones stay as they are) and draws other

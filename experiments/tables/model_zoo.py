@@ -1,4 +1,4 @@
-"""The tables of docs/compiled-and-trained.md: ``python benchmarks/model_zoo.py``.
+"""The tables of docs/compiled-and-trained.md: ``python experiments/tables/model_zoo.py``.
 
 Every figure is measured here, or read from the report that
 ``python -m circuitbench.models.trained.training NAME`` wrote beside a model's weights.

@@ -1,8 +1,8 @@
 import json
+from importlib.metadata import version
 from typing import Any
 
 import pytest
-import torch
 from oracle_kit import random_model
 
 from circuitbench.checks import doctor
@@ -20,7 +20,7 @@ def test_report_is_json_and_measured(found: Any) -> None:
     assert again["queries_per_second"] > 0
     assert again["matmul_gflops"] > 0
     assert again["sweep_measured_masks"] <= 12
-    assert again["versions"]["torch"] == torch.__version__
+    assert again["versions"]["torch"] == version("torch")
     assert again["precision"]["exact"] == {"layers": "float32", "control_logits": "float32"}
 
 

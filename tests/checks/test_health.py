@@ -37,6 +37,7 @@ def card() -> Any:
     return validate_task("ioi", planted(), IOI(), prompts=6, subsets=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_passes_on_every_task(preset: Any) -> None:
     model = registry.load_model(preset)

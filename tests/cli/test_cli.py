@@ -217,6 +217,7 @@ def test_a_budget_is_kept(call: Any, tmp_path: Path) -> None:
     assert record.costs["discovery"]["queries"] == 10
 
 
+@pytest.mark.slow
 def test_a_sweep_is_resumed_not_repeated(call: Any, results: Any) -> None:
     before = {path: path.read_bytes() for path in results.glob("*.json")}
     words = ("sweep", "--methods", "random", "--tasks", "induction,ioi", "--seeds", "0-2")
@@ -305,6 +306,7 @@ def test_every_verb_has_help_with_an_example(call: Any, verb: Any) -> None:
     assert f"circuitbench {verb}" in out.split("Example:")[1]
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_program_and_survives_a_closed_pipe(results: Any) -> None:
     environment = {**os.environ, "COLUMNS": "200"}
     program = [sys.executable, "-m", "circuitbench"]
@@ -321,6 +323,7 @@ def test_it_runs_as_a_program_and_survives_a_closed_pipe(results: Any) -> None:
     assert done.stdout.startswith("circuitbench, version ")
 
 
+@pytest.mark.slow
 def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -328,6 +331,7 @@ def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(
     assert "| argument_reader | 1 | +1.00 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_batch_may_be_larger_than_a_learners_pool_of_prompts(call: Any) -> None:
     options = ["--set", "train_pool=4", "--set", "total_steps=64", "--set", "n_envs=2"]
     more = ["--batch-size", "8", "--functional", "none", "--budget", "20"]

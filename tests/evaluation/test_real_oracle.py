@@ -10,7 +10,7 @@ import torch
 from circuitbench.checks.redundancy import super_additivity
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.discovery import Discovery
-from circuitbench.evaluation.without_truth.measurements import QUICK, functional
+from circuitbench.evaluation.without_truth.measurements import QUICK, measure
 from circuitbench.models.base import Model
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 from circuitbench.oracle import Oracle
@@ -56,7 +56,7 @@ def oracle() -> Any:
 
 def test_faithfulness_is_the_share_of_the_kept_gains(oracle: Any) -> None:
     found = Discovery(GAINS, frozenset({Head(0, 0), Head(1, 1)}))
-    result = functional(oracle, found, np.random.default_rng(0), QUICK)
+    result = measure(oracle, found, np.random.default_rng(0), QUICK)
     json.dumps(result, allow_nan=False)
     assert result["faithfulness"]["zero"]["value"] == pytest.approx(5 / 6)
     # no prompt differs from another, so putting means or counterfactuals in changes nothing

@@ -54,6 +54,7 @@ def test_trained_models_do_their_task_and_speak_their_language(name: str) -> Non
     assert oracle.clean_control < 0.65 * np.log(transformer_of(model).config.d_vocab)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_siit_heads_matter_and_no_other_head_does(name: str) -> None:
     oracle, truth = oracle_of(name), load_task(name).truth(MODELS[name])
@@ -78,6 +79,7 @@ def test_the_health_gate_passes(name: str, ablation: Any) -> None:
     assert card.passed, render(card)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_interchanges_give_the_answers_of_the_algorithm(name: str) -> None:
     report = siit_report(

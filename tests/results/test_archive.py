@@ -159,6 +159,23 @@ def test_flipped_bits_are_noticed_and_never_change_a_record(folder: Path, tmp_pa
     assert noticed > 200  # what goes unnoticed lies in fields that nothing reads
 
 
+def test_a_damaged_block_is_one_problem_and_the_other_blocks_are_read(tmp_path: Path) -> None:
+    fill(tmp_path / "loose", *records(8, 10_000))
+    path, _ = pack_folder(tmp_path / "loose", tmp_path / "out").archives
+    listed = members(path)
+    with zipfile.ZipFile(path) as archive:
+        offset = archive.getinfo("0002.xz").header_offset
+    damaged = bytearray(path.read_bytes())
+    damaged[offset + 500] ^= 1
+    path.write_bytes(damaged)
+    kept, (problem,) = read_folder(path.parent)
+    assert problem.path == path
+    assert problem.message.startswith("block 0002.xz is damaged and its records are lost")
+    lost = sum(member.block == "0002.xz" for member in listed)
+    assert len(kept) == 12 - lost
+    assert lost > 1
+
+
 def test_what_an_archive_lists_is_checked(folder: Path, tmp_path: Path) -> None:
     path, _ = pack_folder(folder, tmp_path / "out").archives
     with zipfile.ZipFile(path) as archive:
@@ -178,7 +195,7 @@ def test_what_an_archive_lists_is_checked(folder: Path, tmp_path: Path) -> None:
         ({"records": [first, first]}, "lists a record twice"),
         ({"records": [{**first, "name": "../../x.json"}]}, "index.json cannot be read"),
         ({"records": [{**first, "offset": -1}]}, "index.json cannot be read"),
-        ({"records": [{**first, "block": "0009.xz"}]}, "block 0009.xz of the archive is damaged"),
+        ({"records": [{**first, "block": "0009.xz"}]}, "block 0009.xz is damaged"),
         ({"records": [{**first, "sha256": "0" * 64}]}, "checksum does not match"),
         ({"records": [{**first, "size": first["size"] - 1}]}, "checksum does not match"),
     ]

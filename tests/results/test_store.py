@@ -185,6 +185,9 @@ def test_a_run_is_found_by_the_first_digits_of_its_id(tmp_path: Path) -> None:
     first, second = make(0), make(1)
     fill(tmp_path, first, second)
     assert find_record(first.run_id[:6], tmp_path) == first
+    failed = first.replace(status="failed", reason="boom", discovery={}, created="2020")
+    fill(tmp_path / "a", failed)
+    assert find_record(first.run_id, tmp_path) == first
     for start, fault in (("", "no run begins"), ("zz", "no run begins with 'zz'")):
         with pytest.raises(InvalidSpec, match=fault):
             find_record(start, tmp_path)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FunctionalSettings:
+class MeasurementSettings:
     """How much to ask. Everything here changes numbers and belongs to a result's identity.
 
     Args:
@@ -64,14 +64,14 @@ class FunctionalSettings:
 
 
 # About a seventh of the default's queries: no hypothesis tests, one batch.
-QUICK = FunctionalSettings(batches=1, subsets=4, random_circuits=0, max_heads=8)
+QUICK = MeasurementSettings(batches=1, subsets=4, random_circuits=0, max_heads=8)
 
 
-def functional(
+def measure(
     oracle: Oracle,
     discovery: Discovery,
     rng: np.random.Generator,
-    settings: FunctionalSettings | None = None,
+    settings: MeasurementSettings | None = None,
 ) -> dict[str, Any]:
     """Faithfulness, MIB areas, completeness, minimality and hypothesis tests of a discovery.
 
@@ -92,7 +92,7 @@ def functional(
     Raises:
         RunFailed: the discovery is broken, or the model gives values that are not finite.
     """
-    settings = settings or FunctionalSettings()
+    settings = settings or MeasurementSettings()
     scores = checked_scores(discovery.scores, oracle.n_layers, oracle.n_heads)
     circuit = checked_selection(discovery, oracle.n_layers, oracle.n_heads)
     signed = scores
@@ -144,7 +144,7 @@ def circuit_tests(
     probe: Probe,
     circuit: np.ndarray,
     rng: np.random.Generator,
-    settings: FunctionalSettings | None = None,
+    settings: MeasurementSettings | None = None,
 ) -> dict[str, Any]:
     """The tests of Shi et al. 2024 on one non-empty circuit, at head granularity.
 
@@ -154,7 +154,7 @@ def circuit_tests(
         :mod:`circuitbench.evaluation.without_truth.hypotheses`. ``minimality`` is None for the
         whole model, which has no head to add.
     """
-    settings = settings or FunctionalSettings()
+    settings = settings or MeasurementSettings()
     alone, without = probe.per_prompt(np.stack([circuit, ~circuit]))
     model = probe.clean
     size, n = int(circuit.sum()), settings.random_circuits
@@ -188,7 +188,7 @@ def _minimality_test(
     circuit: np.ndarray,
     alone: np.ndarray,
     rng: np.random.Generator,
-    settings: FunctionalSettings,
+    settings: MeasurementSettings,
 ) -> dict[str, Any] | None:
     inside = rng.permutation(np.argwhere(circuit))[: settings.max_heads]
     outside = rng.permutation(np.argwhere(~circuit))[: settings.random_circuits]

@@ -49,9 +49,9 @@ class Neurons:
 class Layout:
     """Which directions of the residual stream belong to what.
 
-    BOS has one, every value of every sequence has one, so has the share of BOS in each count, and
-    every word twice: as the current word and as the one before. ``spare`` is written by heads that
-    do nothing, and read by nothing.
+    BOS has one, every value of every sequence has one, and the share of BOS in each count has one.
+    Every word has two: as the current word and as the one before. Heads that do nothing write to
+    ``spare``, which nothing reads.
     """
 
     def __init__(self, program: Program, n_words: int, d_model: int | None) -> None:

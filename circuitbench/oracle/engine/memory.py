@@ -12,7 +12,7 @@ from circuitbench.models.transformer import TransformerConfig
 
 _CPU_WORK = 24 << 20  # bytes of the widest tensor: above, glibc maps and unmaps it every time
 _CPU_CACHE = 4 << 30  # bytes; also at most a sixth of the machine's memory
-_CPU_CACHE_POSITIONS = 48_000  # a dozen batches: more is seldom met again
+_CPU_CACHE_POSITIONS = 48_000  # a dozen batches: older states are seldom asked for again
 _GPU_CACHE_SHARE = 0.3  # of free memory
 _GPU_WORK_SHARE = 0.2
 _WIDEST_AT_ONCE = 4  # tensors of the widest kind that live together

@@ -3,7 +3,7 @@
 The residual stream before layer ``l`` depends only on the mask's bits below ``l``. Masks that
 agree there share one state, so a set of masks is a tree: attention runs once per node, the
 output projection and the MLP once per branch. A byte-budgeted cache keeps states between
-questions, so that sweeps, greedy removal and episodes all start where nothing is known yet.
+questions, so that sweeps, greedy removal and episodes all start at the first layer not known yet.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation.without_truth import faithfulness as fn
 from circuitbench.evaluation.without_truth.measurements import (
-    FunctionalSettings,
+    MeasurementSettings,
     circuit_tests,
-    functional,
+    measure,
 )
 from circuitbench.oracle import Meter
 
@@ -167,20 +167,20 @@ def test_functional_is_json_metered_and_reproducible() -> None:
     oracle = fake(noisy, shape=(6, 6))
     scores = circuit_of((0, 0), (3, 3)).astype(float)
     found = Discovery(scores, frozenset({Head(0, 0), Head(3, 3)}), info={"note": "x"})
-    settings = FunctionalSettings(random_circuits=20, permutations=50)
-    first = functional(oracle, found, RNG(1), settings)
+    settings = MeasurementSettings(random_circuits=20, permutations=50)
+    first = measure(oracle, found, RNG(1), settings)
     json.dumps(first, allow_nan=False)
     assert first["faithfulness"]["mean"]["value"] == pytest.approx(1, abs=0.02)
     assert set(first["mib"]) == {"zero", "mean", "resample"}
     assert first["cost"]["queries"] == oracle.meter.queries > 0
-    again = functional(fake(noisy, shape=(6, 6)), found, RNG(1), settings)
+    again = measure(fake(noisy, shape=(6, 6)), found, RNG(1), settings)
     assert {k: v for k, v in again.items() if k != "cost"} == {
         k: v for k, v in first.items() if k != "cost"
     }
 
 
 def test_an_empty_selection_has_reasons() -> None:
-    result = functional(fake(additive), Discovery(np.eye(2), frozenset()), RNG(0))
+    result = measure(fake(additive), Discovery(np.eye(2), frozenset()), RNG(0))
     assert result["faithfulness"]["zero"]["value"] == 0
     assert result["tests"] is None
     assert result["undefined"]["tests"] == "nothing was selected"
@@ -189,7 +189,7 @@ def test_an_empty_selection_has_reasons() -> None:
 def test_signed_scores_rank_for_cpr_only() -> None:
     signed = [[1.0, -4.0], [0.5, 0.0]]
     found = Discovery(np.abs(signed), frozenset(), signed=np.asarray(signed))
-    result = functional(fake(additive), found, RNG(0))
+    result = measure(fake(additive), found, RNG(0))
     assert result["rankings"] == {"cpr": "signed", "cmd": "scores"}
     assert result["mib"]["zero"]["signed"][8] == pytest.approx(3 / 6)  # keeps 0.0 and 1.0
     assert result["mib"]["zero"]["absolute"][8] == pytest.approx(7 / 6)  # keeps 0.1 and 0.0
@@ -198,7 +198,7 @@ def test_signed_scores_rank_for_cpr_only() -> None:
 @pytest.mark.parametrize("wrong", [{"batches": 0}, {"subsets": -1}, {"quantile": 1.0}])
 def test_settings_out_of_range_are_refused(wrong: Any) -> None:
     with pytest.raises(InvalidSpec, match=next(iter(wrong))):
-        FunctionalSettings(**wrong)
+        MeasurementSettings(**wrong)
 
 
 def test_a_model_that_gives_no_number_is_a_failed_run() -> None:
