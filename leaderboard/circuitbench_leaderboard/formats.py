@@ -81,19 +81,11 @@ def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
     The name in a row links to the list of its records.
     """
     sources, anchors = _markdown_sources(board, base)
-    parts = []
-    for table in map(_essential, tables):
-        head = [escape_markdown(c.label) for c in table.columns]
-        rule = ["---:" if c.numeric else "---" for c in table.columns]
-        named = [column.key for column in table.columns].index("method")
-        lines = [head, rule]
-        for row in table.rows:
-            fields = [_markdown_field(field) for field in row.fields]
-            fields[named] = f"[{fields[named]}](#{anchors[row.runs[0].run_id]})"
-            lines.append(fields)
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        note = escape_markdown(table.note)
-        parts.append(f"## {escape_markdown(table.title)}\n\n{body}\n\n{note} {_key(_SIGNS)}")
+    parts = [
+        f"## {escape_markdown(table.title)}\n\n{markdown_table(table, anchors)}\n\n"
+        f"{escape_markdown(table.note)} {_key(_SIGNS)}"
+        for table in map(_essential, tables)
+    ]
     parts.append("## Records\n\n" + "\n".join(sources))
     parts += [
         f"## {title}\n\n" + "\n".join(f"- {escape_markdown(line)}" for line in lines)
@@ -101,6 +93,30 @@ def markdown(board: Board, tables: Sequence[Table], base: Path) -> str:
         if lines
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table, anchors: Mapping[str, str] | None = None) -> str:
+    """One table as lines of Markdown.
+
+    ``anchors`` by run id make the name in each row a link to the anchor of its first run.
+    """
+    head = [escape_markdown(column.label) for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    lines = [head, rule]
+    for row in table.rows:
+        fields = [_markdown_field(field) for field in row.fields]
+        if anchors is not None:
+            named = [column.key for column in table.columns].index("method")
+            fields[named] = f"[{fields[named]}](#{anchors[row.runs[0].run_id]})"
+        lines.append(fields)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def without(table: Table, *keys: str) -> Table:
+    """The table without the columns of these keys."""
+    kept = [i for i, column in enumerate(table.columns) if column.key not in keys]
+    rows = tuple(replace(row, fields=tuple(row.fields[i] for i in kept)) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
 
 
 def csv_text(table: Table, base: Path) -> str:
@@ -207,9 +223,7 @@ def left_out(board: Board) -> list[str]:
 
 def _essential(table: Table) -> Table:
     """Without the columns that only data formats and the page have room for."""
-    kept = [i for i, column in enumerate(table.columns) if not column.minor]
-    rows = tuple(replace(row, fields=tuple(row.fields[i] for i in kept)) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[i] for i in kept), rows=rows)
+    return without(table, *(column.key for column in table.columns if column.minor))
 
 
 def _key(signs: Mapping[str, str]) -> str:

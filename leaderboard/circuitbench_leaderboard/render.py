@@ -70,7 +70,7 @@ def render(
     Args:
         results: folder of records.
         format: ``markdown``, ``csv`` (one line per method, task and model), ``latex``, ``html``
-            (the page) or ``json``.
+            (the page; printed, all in one) or ``json``.
         out: folder for the same text as a file, the figures (PNG and SVG), and for ``csv`` all
             tables. Links to records are relative to it, or else to the working directory.
         by: the metric that ranks.
@@ -97,18 +97,21 @@ def render(
     drawings = draw(shown)
     if format == "html":
         with needs_extra("the page"):
-            from circuitbench_leaderboard.page import page
+            from circuitbench_leaderboard import page
 
-        files = {"index.html": page(shown, tables(shown), drawings, base)}
+        if out is None:
+            return page.single_page(shown, tables(shown), drawings, base)
+        files = page.pages(shown, tables(shown), drawings, base)
+        printed = str(base / page.SHELL)
     else:
         files = _texts(shown, format, base)
-    name, text = next(iter(files.items()))
-    if out is None:
-        return text
+        printed = next(iter(files.values()))
+    write_figures(drawings, base / "figures")
     for file, content in files.items():
         write_atomically(base / file, content)
-    write_figures(drawings, base / "figures")
-    return str(base / name) if format == "html" else text
+    if format == "html":
+        page.remove_stale_details(base, files)
+    return printed
 
 
 def _texts(shown: Board, format: str, base: Path) -> dict[str, str]:

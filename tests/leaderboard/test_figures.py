@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from synthetic_records import light, record, rows, sweep
 from circuitbench.evaluation.metrics import metric
 from circuitbench_leaderboard.figures import NAMES, draw, write_figures
 from circuitbench_leaderboard.figures.methods import mean_curve
-from circuitbench_leaderboard.figures.style import looks_of
+from circuitbench_leaderboard.figures.style import INK, looks_of
 from circuitbench_leaderboard.head_grids import ranks
 from circuitbench_leaderboard.table import board
 
@@ -69,6 +70,15 @@ def test_files_are_written_and_valid(drawings: Any, tmp_path: Path) -> None:
     (tmp_path / "figures" / "my-own.png").touch()
     write_figures([drawings["performance-profiles"]], tmp_path / "figures")
     assert {p.stem for p in paths[0].parent.iterdir()} == {"performance-profiles", "my-own"}
+
+
+def test_a_figure_is_white_and_turns_dark_where_the_reader_does(drawings: Any) -> None:
+    svg = drawings["critical-difference"].svg()
+    assert '<rect class="paper" width="100%" height="100%" fill="white"/>' in svg
+    (dark,) = re.findall(r"<style>(@media \(prefers-color-scheme: dark\).*?)</style>", svg)
+    for part in ("fill", "stroke"):  # as the drawing writes them
+        assert f'[style*="{part}: {INK}"]' in dark
+        assert re.search(f'style="[^"]*{part}: {INK}', svg)
 
 
 def test_little_data_gives_fewer_figures_and_no_error() -> None:

@@ -15,7 +15,7 @@ import pytest
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec, UnknownName
-from circuitbench.evaluation.without_truth.measurements import functional
+from circuitbench.evaluation.without_truth.measurements import measure
 from circuitbench.results import Record, read_folder, read_record
 from circuitbench.runs import prepare as preparation
 from circuitbench.runs.failure import one_line, traceback_of, without_folders
@@ -27,7 +27,7 @@ from circuitbench.runs.spec import RunSpec
 from circuitbench.tasks.compiled import Reverse
 from circuitbench_baselines.random import RandomRanking
 
-MEASURE = "circuitbench.runs.stages.functional"
+MEASURE = "circuitbench.evaluation.without_truth.measurements.measure"
 SPEC = RunSpec(method="random", task="reverse", batch_size=4, device="cpu")
 
 
@@ -101,7 +101,7 @@ def test_the_discovery_is_on_disk_before_it_is_measured(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_disk: list[Record] = []
-    measured = functional
+    measured = measure
 
     def look(*arguments: Any) -> Any:
         on_disk.extend(read_folder(tmp_path)[0])

@@ -103,7 +103,7 @@ def test_a_run_that_was_not_measured_is_only_measured(
 ) -> None:
     spec = RunSpec(method="random", task="reverse", batch_size=4, device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr("circuitbench.runs.stages.functional", fail)
+        patch.setattr("circuitbench.evaluation.without_truth.measurements.measure", fail)
         ((record, _),) = run_all([spec], tmp_path)
         assert record.stage == "measuring"
     pack_folder(tmp_path, tmp_path, remove=True)

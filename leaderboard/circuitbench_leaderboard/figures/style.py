@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import matplotlib
@@ -18,8 +17,9 @@ from matplotlib.figure import Figure
 from circuitbench_leaderboard.standing import Ranking, Standing
 from circuitbench_leaderboard.table import Board
 
-# The page swaps this one colour for its own, light or dark; nothing else may use it.
+# On dark paper this one colour becomes light; nothing else may use it.
 INK = "#24292e"
+DARK_PAPER, DARK_INK = "#1a1e23", "#e6e9ec"  # the page's own
 MUTED = "#8b949e"
 MARKERS = "osD^vPX*<>hp"
 LEGEND_LINE = 0.19  # inches
@@ -54,19 +54,27 @@ class Drawing:
         self.figure.savefig(out, format="png", dpi=200, facecolor="white")
         return out.getvalue()
 
-    @cached_property
-    def transparent_svg(self) -> str:
-        """Vector graphics with real text; the same board gives the same bytes."""
+    def svg(self) -> str:
+        """Vector graphics with real text; the same board gives the same bytes.
+
+        On white, or in a browser that is set to dark on dark paper with light ink.
+        """
         out = io.StringIO()
         with house_style(self.name):
             self.figure.savefig(out, format="svg", metadata={"Date": None}, facecolor="none")
-        return out.getvalue()
-
-    def svg(self) -> str:
-        """The same on white."""
-        text = self.transparent_svg
+        text = out.getvalue()
         start = text.index(">", text.index("<svg")) + 1
-        return f'{text[:start]}<rect width="100%" height="100%" fill="white"/>{text[start:]}'
+        return f"{text[:start]}{_PAPER}{text[start:]}"
+
+
+# The style of an element of matplotlib's stands in the element; only "important" rules precede it.
+_PAPER = (
+    "<style>@media (prefers-color-scheme: dark) {"
+    f" .paper {{ fill: {DARK_PAPER} }}"
+    f' [style*="fill: {INK}"] {{ fill: {DARK_INK} !important }}'
+    f' [style*="stroke: {INK}"] {{ stroke: {DARK_INK} !important }}'
+    ' }</style><rect class="paper" width="100%" height="100%" fill="white"/>'
+)
 
 
 @dataclass(frozen=True)

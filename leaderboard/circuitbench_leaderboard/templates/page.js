@@ -17,108 +17,312 @@
   const svg = (tag, attributes, ...children) =>
     element("http://www.w3.org/2000/svg", tag, attributes, ...children);
 
-  const format = (value, digits) =>
-    value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-
-  // ---- sorting -------------------------------------------------------------------------------
-  function keyOf(row, column) {
-    const cell = row.cells[column];
-    if (!("sort" in cell.dataset)) return cell.textContent.trim().toLowerCase();
-    return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
+  const formats = new Map();
+  function format(value, digits) {
+    if (!formats.has(digits)) formats.set(digits, new Intl.NumberFormat("en", {
+      minimumFractionDigits: digits, maximumFractionDigits: digits, roundingMode: "halfEven", // as the other formats round
+    }));
+    return formats.get(digits).format(value);
   }
 
-  function sortRows(table, column, direction) {
-    const body = table.tBodies[0];
-    const sign = direction === "ascending" ? 1 : -1;
-    const rows = [...body.rows].map((row) => [keyOf(row, column), row]);
-    rows.sort(([a], [b]) => {
-      if (a === null || b === null) return (a === null) - (b === null); // what is missing comes last
-      return sign * (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
-    });
-    body.append(...rows.map(([, row]) => row));
-    for (const head of table.tHead.rows[0].cells) head.removeAttribute("aria-sort");
-    table.tHead.rows[0].cells[column].setAttribute("aria-sort", direction);
-  }
+  // ---- tables --------------------------------------------------------------------------------
+  // A listing is a table made from data: a row becomes an element when it is first shown, and of
+  // many rows the first ones at once, the others while nothing else is to do.
+  const AT_ONCE = 40, AT_A_TIME = 400;
+  const whenIdle = globalThis.requestIdleCallback ?? ((work) => setTimeout(work, 30));
+  const listings = [];
 
-  for (const table of all("table.sortable")) {
-    for (const head of table.tHead.rows[0].cells) {
-      head.querySelector("button").addEventListener("click", () => {
-        const higherIsBetter = head.classList.contains("chosen") || isQuality(head.dataset.metric);
-        const first = higherIsBetter ? "descending" : "ascending";
-        const other = higherIsBetter ? "ascending" : "descending";
-        sortRows(table, head.cellIndex, head.getAttribute("aria-sort") === first ? other : first);
+  class Listing {
+    // A column has a `label`, `about`, `kind` (class), `first` (direction of the first sort), a
+    // `key(row)` to sort by and a `cell(row)`; `make(row, cells)` gives the row's element.
+    constructor(table, columns, rows, make) {
+      Object.assign(this, { table, columns, rows, make, shown: rows, made: new Map(), waiting: [...rows] });
+      this.heads = columns.map((column, i) => {
+        const button = html("button", { type: "button", class: "sort" }, column.label);
+        if (column.unit) button.append(" ", html("small", {}, `(${column.unit})`));
+        button.addEventListener("click", () => {
+          const other = column.first === "descending" ? "ascending" : "descending";
+          this.sort(i, this.heads[i].getAttribute("aria-sort") === column.first ? other : column.first);
+        });
+        const head = html("th", { scope: "col", class: column.kind ?? "" }, button);
+        if (column.about) head.title = column.about;
+        if (column.metric) head.dataset.metric = column.metric.key;
+        return head;
+      });
+      this.body = html("tbody");
+      table.append(html("thead", {}, html("tr", {}, ...this.heads)), this.body);
+      listings.push(this);
+    }
+
+    sort(column, direction) {
+      this.order(this.columns[column].key, direction);
+      for (const head of this.heads) head.removeAttribute("aria-sort");
+      this.heads[column].setAttribute("aria-sort", direction);
+      this.render();
+    }
+
+    order(key, direction) {
+      const sign = direction === "ascending" ? 1 : -1;
+      const keyed = this.rows.map((row) => [key(row), row]);
+      keyed.sort(([a], [b]) => {
+        if (a === null || b === null) return (a === null) - (b === null); // what is missing comes last
+        return sign * (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
+      });
+      this.rows = keyed.map(([, row]) => row);
+    }
+
+    filter(passes) {
+      this.passes = passes;
+      this.render();
+    }
+
+    forget() { // the elements made so far: what they show has changed
+      this.made.clear();
+    }
+
+    render() {
+      this.shown = this.passes ? this.rows.filter(this.passes) : this.rows;
+      this.waiting = this.shown.slice(AT_ONCE);
+      this.body.replaceChildren(...this.elements(this.shown.slice(0, AT_ONCE)));
+      this.later();
+    }
+
+    later() {
+      this.table.setAttribute("aria-busy", this.waiting.length > 0);
+      if (this.scheduled || !this.waiting.length) return;
+      this.scheduled = true;
+      whenIdle(() => {
+        this.scheduled = false;
+        this.body.append(...this.elements(this.waiting.splice(0, AT_A_TIME)));
+        this.later();
+      });
+    }
+
+    finish() {
+      this.body.append(...this.elements(this.waiting.splice(0)));
+      this.later();
+    }
+
+    elements(rows) {
+      return rows.map((row) => {
+        if (!this.made.has(row))
+          this.made.set(row, this.make(row, this.columns.map((column) => column.cell(row))));
+        return this.made.get(row);
       });
     }
   }
-  function isQuality(key) {
-    return [...$("by-metric").options].some((option) => option.value === key);
+
+  const SIGNS = {
+    best: ["★", "best"],
+    tied: ["≈", "tied with the best", "cannot be told from the best"],
+    untested: ["?", "differs from the best in too few runs to test"],
+  };
+  function sign(mark) {
+    if (!mark) return "";
+    const [text, spoken, title] = SIGNS[mark];
+    return html("span", { class: "mark", title: title ?? spoken }, text, html("span", { class: "sr" }, ` ${spoken}`));
   }
+
+  const text = (value, kind = "") => html("td", { class: kind }, value);
+  const none = () => html("span", { "aria-label": "none" }, "–");
+  const lower = (value) => value.toLowerCase();
+
+  // ---- what is shown -------------------------------------------------------------------------
+  const { methods, tasks, metrics } = data;
+  const [task, model] = [(row) => (row.where ? row.where[0] : ""), (row) => (row.where ? row.where[1] : "")];
+  const estimate = (value) => value && {
+    mean: value[0], iqm: value[1], mark: data.marks[value[2] ?? 0], limits: value.length > 3 ? value.slice(3) : null,
+  };
+  const standings = data.standings.map(([method, where, done, expected, sources, ...values]) => ({
+    method: methods[method], where: where === null ? null : tasks[where], done, expected, sources,
+    values: values.map(estimate), scope: where === null ? "overall" : "task", rank: null,
+  }));
+  const plainMetrics = metrics.filter((metric) => !metric.minor);
+  const runs = new Map(data.runs.map(([method, where, seed, status, chunk, id, ...values]) => [id, {
+    id, method: methods[method], where: tasks[where], seed, status, chunk, values, scope: "run",
+  }]));
+
+  const firstOf = (metric) => (metric.better === "lower" ? "ascending" : "descending");
+  const sorted = { // columns that several tables have
+    method: { label: "Method", first: "ascending", key: (row) => lower(row.method.label), cell: (row) => name(row.method) },
+    task: { label: "Task", first: "ascending", key: (row) => lower(task(row)), cell: (row) => text(task(row) || "all", "place") },
+    model: { label: "Model", first: "ascending", key: (row) => lower(model(row)), cell: (row) => text(model(row) || "all", "place") },
+  };
+
+  function name(method) {
+    const cell = html("th", { scope: "row" }, method.label);
+    if (method.title) cell.title = method.title;
+    if (method.link) cell.append(" ", paper(method, "↗"));
+    return cell;
+  }
+
+  function paper(method, label) {
+    const about = method.paper || method.link;
+    return html("a", { class: "paper", href: method.link, rel: "noopener noreferrer", target: "_blank", title: about, "aria-label": `Paper: ${about}` }, label);
+  }
+
+  function runsOf(row, coverage) {
+    const button = html("button", { type: "button", class: "link runs-of", title: "Show these runs" },
+      coverage, html("span", { class: "sr" }, ` runs of ${row.method.label}: show`));
+    button.addEventListener("click", () => showRuns(row));
+    return html("td", { class: "num" }, button);
+  }
+
+  // ---- main table ----------------------------------------------------------------------------
+  let chosen = null; // the metric that places the methods
+  let scale = 1; // what a whole bar is worth
+
+  function number(metric, value) {
+    const kinds = ["num", value?.mark, metric.minor && "minor", metric === chosen && "chosen"];
+    const cell = html("td", { class: kinds.filter(Boolean).join(" ") });
+    if (!value) {
+      cell.append(none());
+      return cell;
+    }
+    const share = (x) => (100 * x) / scale;
+    if (metric === chosen) {
+      const track = html("span", { class: "track", "aria-hidden": "true" },
+        html("span", { class: "fill", style: `width:${share(Math.max(0, value.mean)).toFixed(1)}%` }));
+      if (value.limits) {
+        const [low, high] = value.limits.map(share);
+        track.append(html("span", { class: "whisker", style: `left:${low.toFixed(1)}%;width:${(high - low).toFixed(1)}%` }));
+      }
+      cell.append(track, " ");
+    }
+    const limits = value.limits ? `; 95 % interval of the mean ${value.limits.map((x) => format(x, 3)).join(" to ")}` : "";
+    cell.append(html("span", { class: "value", title: `interquartile mean ${format(value.iqm, metric.digits)}${limits}` }, format(value.mean, metric.digits)), " ");
+    const mark = sign(value.mark);
+    if (mark || !metric.cost) cell.append(mark || html("span", { class: "mark" })); // so that numbers stay in line
+    return cell;
+  }
+
+  const board = new Listing($("standings"), [
+    { label: "#", about: "Place by the chosen metric; incomplete methods have none", kind: "num", first: "ascending", key: (row) => row.rank, cell: (row) => text(row.rank === null ? "–" : String(row.rank), "num rank") },
+    sorted.method, { ...sorted.task, kind: "place" }, { ...sorted.model, kind: "place" },
+    { label: "Family", first: "ascending", key: (row) => lower(row.method.family), cell: (row) => html("td", {}, html("span", { class: "tag" }, row.method.family)) },
+    ...metrics.map((metric, i) => ({
+      label: metric.label, unit: metric.unit, about: metric.about, kind: metric.minor ? "num minor" : "num", first: firstOf(metric), metric,
+      key: (row) => row.values[i]?.mean ?? null, cell: (row) => number(metric, row.values[i]),
+    })),
+    { label: "Runs", about: "Finished runs of those the comparison rests on", kind: "num", first: "ascending", key: (row) => row.done, cell: (row) => runsOf(row, `${row.done}/${row.expected}`) },
+    { label: "Version", about: "Of circuitbench, and the commit of its source", first: "ascending", key: (row) => lower(row.sources), cell: (row) => html("td", { class: "mono", title: row.sources }, row.sources) },
+  ], standings, (row, cells) => {
+    const made = html("tr", { class: row.done < row.expected || !row.expected ? "incomplete" : "" }, ...cells);
+    Object.assign(made.dataset, { scope: row.scope, task: task(row), model: model(row), label: row.method.label });
+    return made;
+  });
+
+  function place(key) {
+    const column = board.columns.findIndex(({ metric }) => metric?.key === key);
+    chosen = board.columns[column].metric;
+    const value = board.columns[column].key;
+    const sign = chosen.better === "lower" ? -1 : 1;
+    const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, task(row), model(row)].join("\n");
+    scale = Math.max(1, ...standings.map(value));
+    board.rows = standings; // equals stay in the order of names
+    board.order(value, firstOf(chosen));
+    // Within each task by place: tasks keep together until a heading is clicked.
+    const groups = new Map();
+    for (const row of board.rows) groups.set(scopeOf(row), [...(groups.get(scopeOf(row)) ?? []), row]);
+    for (const group of groups.values()) {
+      const values = group.map(value).filter((x) => x !== null);
+      for (const row of group)
+        row.rank = value(row) === null ? null : 1 + values.filter((x) => sign * (x - value(row)) > 1e-12).length;
+    }
+    board.rows = [...groups.keys()].sort().flatMap((scope) => groups.get(scope));
+    board.heads.forEach((head, i) => {
+      head.classList.toggle("chosen", i === column);
+      head.removeAttribute("aria-sort");
+    });
+    board.heads[column].setAttribute("aria-sort", firstOf(chosen));
+    board.forget();
+    board.render();
+  }
+
+  // ---- runs ----------------------------------------------------------------------------------
+  const runList = new Listing($("run-table"), [
+    { label: "Run", first: "ascending", key: (row) => row.id, cell: (row) => html("td", {}, html("button", { type: "button", class: "link mono open", "aria-haspopup": "dialog" }, row.id.slice(0, 8))) },
+    { ...sorted.method, cell: (row) => html("th", { scope: "row" }, row.method.label) }, sorted.task, sorted.model,
+    { label: "Seed", kind: "num", first: "ascending", key: (row) => row.seed, cell: (row) => text(String(row.seed), "num") },
+    { label: "Status", first: "ascending", key: (row) => row.status, cell: (row) => html("td", {}, html("span", { class: `tag ${row.status}` }, row.status)) },
+    ...plainMetrics.map((metric, i) => ({
+      label: metric.label, unit: metric.unit, about: metric.about, kind: "num", first: firstOf(metric),
+      key: (row) => row.values[i], cell: (row) => text(row.values[i] === null ? "–" : format(row.values[i], metric.digits), "num"),
+    })),
+  ], [...runs.values()], (row, cells) => {
+    const made = html("tr", {}, ...cells);
+    Object.assign(made.dataset, { run: row.id, label: row.method.label });
+    return made;
+  });
+
+  // ---- all other tables ----------------------------------------------------------------------
+  const byLabel = new Map(methods.map((method) => [method.label, method]));
+  data.tables.forEach((content, i) => {
+    const named = content.columns.findIndex(([key]) => key === "method");
+    const table = html("table", {});
+    const details = html("details", i ? {} : { open: "" }, html("summary", {}, content.title),
+      html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.title }, table),
+      html("p", { class: "note" }, content.note));
+    const rows = content.rows.map((fields) => ({ fields, where: content.where, method: byLabel.get(fields[named]) }));
+    const columns = content.columns.map(([key, label, about, numeric, better], j) => ({
+      label, about, kind: numeric ? "num" : "", first: better === "higher" ? "descending" : "ascending",
+      key: (row) => (numeric ? row.fields[j][1] : lower(row.fields[j])),
+      cell: (row) => {
+        if (j === named) return html("th", { scope: "row" }, row.fields[j]);
+        if (key === "coverage") return runsOf(row, row.fields[j]);
+        if (!numeric) return text(row.fields[j], "mono");
+        const [shown, , mark] = row.fields[j];
+        return html("td", { class: `num ${data.marks[mark ?? 0]}` }, shown, sign(data.marks[mark ?? 0]));
+      },
+    }));
+    const listing = new Listing(table, columns, rows, (row, cells) => {
+      const made = html("tr", {}, ...cells);
+      Object.assign(made.dataset, { task: task(row), model: model(row), label: row.method.label });
+      return made;
+    });
+    $("more").append(details);
+    listing.later();
+  });
 
   // ---- filtering -----------------------------------------------------------------------------
   const filters = { task: $("by-task"), model: $("by-model"), family: $("by-family") };
-  const chosen = (name) => {
+  const wanted = (name) => {
     const value = filters[name].value;
     return value.startsWith("=") ? value.slice(1) : null;
   };
 
-  const averaged = () => filters.task.value === "overall" && chosen("model") === null;
+  const averaged = () => filters.task.value === "overall" && wanted("model") === null;
 
   // The method whose runs were asked for by a button; typing in the search field lets go of it.
   let only = null;
 
   function passes(row) {
-    if (only !== null && row.dataset.label !== only) return false;
-    const words = $("by-text").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const text = [row.dataset.label, row.dataset.task, row.dataset.model, row.dataset.family].join(" ").toLowerCase();
-    const fits = ["task", "model", "family"].every((name) => {
-      const wanted = chosen(name);
-      return wanted === null || row.dataset[name] === wanted || (row.dataset.scope === "overall" && name !== "family");
-    });
-    if (!fits || !words.every((word) => text.includes(word))) return false;
-    return row.dataset.scope === "run" || (row.dataset.scope === "overall") === averaged();
-  }
-
-  function show(table, status, noun) {
-    const rows = [...table.tBodies[0].rows];
-    for (const row of rows) row.hidden = !passes(row);
-    const visible = rows.filter((row) => !row.hidden).length;
-    status.textContent = `${visible} ${noun}${visible === 1 ? "" : "s"} shown` + (visible ? "" : "; loosen the filters to see more");
+    if (only !== null && row.method !== only) return false;
+    const { label, family, title } = row.method;
+    const words = lower($("by-text").value).split(/\s+/).filter(Boolean);
+    const found = lower([label, task(row), model(row), family, title ?? ""].join(" "));
+    const fits = (name, own) => wanted(name) === null || wanted(name) === own;
+    if (!fits("family", family) || !words.every((word) => found.includes(word))) return false;
+    if (row.where && !(fits("task", task(row)) && fits("model", model(row)))) return false;
+    return row.scope === "run" || (row.scope === "overall") === averaged();
   }
 
   function update() {
-    $("standings").classList.toggle("averaged", averaged());
-    show($("standings"), $("shown"), "row");
-    show($("run-table"), $("runs-shown"), "run");
+    board.table.classList.toggle("averaged", averaged());
+    for (const [listing, status, noun] of [[board, $("shown"), "row"], [runList, $("runs-shown"), "run"]]) {
+      listing.filter(passes);
+      const visible = listing.shown.length;
+      status.textContent = `${visible} ${noun}${visible === 1 ? "" : "s"} shown` + (visible ? "" : "; loosen the filters to see more");
+    }
   }
 
-  function place(metric) {
-    const table = $("standings");
-    const heads = [...table.tHead.rows[0].cells];
-    const column = heads.findIndex((head) => head.dataset.metric === metric);
-    for (const row of table.rows) {
-      [...row.cells].forEach((cell, i) => cell.classList.toggle("chosen", i === column));
-    }
-    const groups = Map.groupBy ? Map.groupBy(table.tBodies[0].rows, scopeOf) : group(table.tBodies[0].rows);
-    for (const rows of groups.values()) {
-      const values = [...rows].map((row) => keyOf(row, column));
-      rows.forEach((row, i) => {
-        const above = values.filter((value) => value !== null && value > values[i] + 1e-12).length;
-        const rank = values[i] === null ? "" : String(above + 1);
-        row.cells[0].dataset.sort = rank;
-        row.cells[0].textContent = rank || "–";
-      });
-    }
-    sortRows(table, column, "descending");
-    // Within each problem by place: problems keep together until a heading is clicked.
-    const body = table.tBodies[0];
-    const order = [...new Set([...body.rows].map(scopeOf))].sort();
-    body.append(...order.flatMap((scope) => [...body.rows].filter((row) => scopeOf(row) === scope)));
-  }
-  const scopeOf = (row) => [row.dataset.scope === "overall" ? 0 : 1, row.dataset.task, row.dataset.model].join("\n");
-  function group(rows) {
-    const groups = new Map();
-    for (const row of rows) groups.set(scopeOf(row), [...(groups.get(scopeOf(row)) ?? []), row]);
-    return groups;
+  function showRuns(row) {
+    if (row.where) [filters.task.value, filters.model.value] = row.where.map((name) => `=${name}`);
+    $("by-text").value = row.method.label;
+    only = row.method;
+    update();
+    $("runs").scrollIntoView();
+    runList.body.querySelector("button")?.focus({ preventScroll: true });
   }
 
   for (const select of Object.values(filters)) select.addEventListener("change", update);
@@ -126,16 +330,48 @@
   $("by-metric").addEventListener("change", () => place($("by-metric").value));
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("filters").addEventListener("reset", () => setTimeout(() => { only = null; place($("by-metric").value); update(); }));
-  for (const button of all(".runs-of")) {
-    button.addEventListener("click", () => {
-      const { task, model, label } = button.closest("tr").dataset;
-      if (task) filters.task.value = `=${task}`;
-      if (model) filters.model.value = `=${model}`;
-      $("by-text").value = only = label;
-      update();
-      $("runs").scrollIntoView();
-      $("run-table").querySelector("tbody tr:not([hidden]) button")?.focus({ preventScroll: true });
-    });
+
+  // ---- details of runs -----------------------------------------------------------------------
+  // They lie in files beside the page, each one call of `circuitbench` with a JSON text. A page
+  // that is opened as a file may load such a script, but may not fetch.
+  const arrived = new Map();
+  Object.defineProperty(globalThis, "circuitbench", { value: (name, content) => arrived.set(name, content) });
+  const known = new Set(data.details.map(([name]) => name));
+  const address = (name) => {
+    if (!known.has(name)) throw new TypeError(`not a file of this page: ${name}`);
+    return `${data.folder}/${encodeURIComponent(name)}`;
+  };
+  const policy = globalThis.trustedTypes?.createPolicy("details", { createScriptURL: address });
+
+  function load([name, integrity]) {
+    const inside = document.querySelector(`script[data-details="${name}"]`);
+    if (inside) arrived.set(name, inside.textContent);
+    if (arrived.has(name)) return Promise.resolve();
+    const script = html("script");
+    // Browsers check it for pages from a server; for files they would refuse every script.
+    if (location.protocol !== "file:") script.integrity = integrity;
+    return new Promise((resolve) => {
+      script.addEventListener("load", resolve);
+      script.addEventListener("error", resolve);
+      script.src = policy ? policy.createScriptURL(name) : address(name);
+      document.head.append(script);
+    }).finally(() => script.remove());
+  }
+
+  const read = new Map(); // details file -> its content
+  async function detailsOf(run) {
+    const file = data.details[run.chunk];
+    const [name] = file;
+    if (!read.has(name)) {
+      await load(file);
+      if (!arrived.has(name)) throw new Error(`The details of this run are not here: the file ${data.folder}/${name} is missing, blocked or damaged. It belongs beside this page.`);
+      read.set(name, JSON.parse(arrived.get(name)));
+      arrived.delete(name);
+    }
+    const { shared, runs } = read.get(name);
+    const found = runs[run.id];
+    const [truth, spec, versions, hardware] = ["truth", "spec", "versions", "hardware"].map((part) => shared[found[part]]);
+    return { ...run, ...found, truth, versions, hardware, spec: { ...spec, seed: run.seed } };
   }
 
   // ---- one run -------------------------------------------------------------------------------
@@ -293,31 +529,54 @@
     return html("div", {}, html("h3", {}, "Run it again"), html("div", { class: "command" }, text, button));
   }
 
-  function open(id) {
-    const run = Object.hasOwn(data.runs, id) ? data.runs[id] : null;
-    if (!run) return;
-    $("run-title").textContent = `${run.label} on ${run.task} / ${run.model}, seed ${run.seed}`;
-    const numbers = data.metrics.filter((metric) => typeof run.values[metric.key] === "number")
-      .map((metric) => html("li", { title: metric.about }, html("b", {}, format(run.values[metric.key], metric.digits)), metric.label));
-    const about = html("p", { class: "note" }, `Run ${id}, ${run.created || "undated"}. Truth: ${run.truth.source ?? "unknown"} (${run.truth.kind ?? "unknown"}, version ${run.truth.version ?? "unknown"}). `);
+  async function open(id) {
+    const known = runs.get(id);
+    if (!known) return;
+    dialog.dataset.run = id;
+    $("run-title").textContent = `${known.method.label} on ${task(known)} / ${model(known)}, seed ${known.seed}`;
+    if (!dialog.open) dialog.showModal();
+    history.replaceState(null, "", `#run=${id}`);
+    $("run-body").setAttribute("aria-busy", "true");
+    let content;
+    try {
+      content = pictureOf(await detailsOf(known));
+    } catch (error) {
+      const values = Object.fromEntries(plainMetrics.map((metric, i) => [metric.key, known.values[i]]));
+      content = [chips(values), html("p", { class: "reason", role: "alert" }, error.message)];
+    }
+    if (dialog.dataset.run !== id) return; // another run was opened meanwhile
+    $("run-body").replaceChildren(...content);
+    $("run-body").setAttribute("aria-busy", "false");
+    dialog.scrollTop = 0;
+    $("run-title").focus();
+  }
+
+  function chips(values) {
+    return html("ul", { class: "chips" }, ...metrics.filter((metric) => typeof values[metric.key] === "number").map((metric) =>
+      html("li", { title: metric.about }, html("b", {}, format(values[metric.key], metric.digits)), metric.unit ? `${metric.label} (${metric.unit})` : metric.label)));
+  }
+
+  function pictureOf(run) {
+    const about = html("p", { class: "note" }, `Run ${run.id}, ${run.created || "undated"}. Truth: ${run.truth.source ?? "unknown"} (${run.truth.kind ?? "unknown"}, version ${run.truth.version ?? "unknown"}). `);
     if (run.file) about.append(html("a", { href: run.file }, "Record"));
     const left = html("div", {}), right = html("div", {});
     if (run.scores) left.append(headGrid(run));
     if (run.curve.length) right.append(curveChart(run));
     right.append(functional(run), costs(run));
     left.append(facts(run));
-    const body = [html("ul", { class: "chips" }, ...numbers)];
+    const body = [methodLine(run.method), chips(run.values)];
     if (run.status !== "done") body.push(html("p", { class: "reason" }, `${run.status}: ${run.reason}`));
-    $("run-body").replaceChildren(...body, html("div", { class: "split" }, left, right), command(run), about);
-    if (!dialog.open) dialog.showModal();
-    dialog.scrollTop = 0;
-    $("run-title").focus();
-    dialog.dataset.run = id;
-    history.replaceState(null, "", `#run=${id}`);
+    return [...body, html("div", { class: "split" }, left, right), command(run), about];
+  }
+
+  function methodLine(method) {
+    const line = html("p", { class: "note" }, [method.title, method.about].filter(Boolean).join(". "));
+    if (method.link) line.append(line.textContent ? ". " : "", paper(method, method.paper || method.link));
+    return line.textContent ? line : "";
   }
 
   function step(by) {
-    const ids = all("#run-table tbody tr:not([hidden])").map((row) => row.dataset.run);
+    const ids = runList.shown.map((run) => run.id);
     const next = ids[(ids.indexOf(dialog.dataset.run) + by + ids.length) % ids.length];
     if (next) open(next);
   }
@@ -344,6 +603,8 @@
   // ---- paper ---------------------------------------------------------------------------------
   let closed = [];
   addEventListener("beforeprint", () => {
+    for (const listing of listings) listing.finish();
+    for (const image of all("img[loading=lazy]")) image.loading = "eager";
     closed = all("details:not([open])");
     for (const details of closed) details.open = true;
   });

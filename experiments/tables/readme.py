@@ -1,0 +1,76 @@
+"""The tables of the README, made from records.
+
+    python experiments/tables/readme.py            # writes them into README.md
+    python experiments/tables/readme.py --sweep    # first runs the five methods again
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. The test of this
+script fails when one of them is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuitbench.results import write_atomically
+from circuitbench.results.packing import pack_folder
+from circuitbench_leaderboard.formats import markdown_table, without
+from circuitbench_leaderboard.render import load_board
+from circuitbench_leaderboard.table import tables
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+FIVE = Path(__file__).parent / "records" / "five-methods"
+SWEEP = (
+    "--methods", "random,head-ablation,activation-patching,acdc,rl-ppo",
+    "--tasks", "induction,ioi", "--seeds", "0-2",
+)  # fmt: skip
+_TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the overall table comes from, and the columns left out of it."""
+
+    records: Path
+    left_out: tuple[str, ...]
+
+
+SOURCES = {
+    "five-methods": Source(FIVE, ("seconds", "version", "commit")),
+    "reference-run": Source(
+        ROOT / "leaderboard" / "published" / "records",
+        ("seconds", "coverage", "version", "commit"),
+    ),
+}
+
+
+def updated(text: str) -> str:
+    """``text`` with every table made anew."""
+    return _TABLE.sub(lambda found: found[1] + made(SOURCES[found[2]]) + found[3], text)
+
+
+def made(source: Source) -> str:
+    overall = tables(load_board(source.records))[0]
+    minor = (column.key for column in overall.columns if column.minor)
+    return markdown_table(without(overall, *source.left_out, *minor))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sweep", action="store_true", help="Run the five methods first.")
+    if parser.parse_args().sweep:
+        with tempfile.TemporaryDirectory() as fresh:
+            command = [sys.executable, "-m", "circuitbench", "sweep", *SWEEP, "--out", fresh]
+            subprocess.run(command, check=True)
+            pack_folder(Path(fresh), FIVE)
+    write_atomically(README, updated(README.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
