@@ -20,14 +20,10 @@ See docs/python.md.
 import ast
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("circuitbench")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+from circuitbench.core.version import __version__ as __version__
 
 if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.checks.contracts import check_method as check_method

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from circuitbench import __version__
 from circuitbench.cli.circuits import export, import_, score
 from circuitbench.cli.display import (
     ending,
@@ -39,6 +38,7 @@ from circuitbench.cli.options import (
 from circuitbench.cli.verbs import Verbs
 from circuitbench.core.errors import CircuitBenchError, InvalidSpec, nearest
 from circuitbench.core.extras import missing_extra
+from circuitbench.core.version import __version__
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

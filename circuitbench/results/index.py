@@ -17,8 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitbench import __version__, evaluation
+from circuitbench import evaluation
 from circuitbench.core.errors import CorruptRecord, InvalidSpec
+from circuitbench.core.extras import needs_extra
+from circuitbench.core.version import __version__
 from circuitbench.evaluation.metrics import metrics
 from circuitbench.results.content import faults, outcome_of
 from circuitbench.results.files import write_atomically
@@ -89,10 +91,12 @@ def frame(rows: Iterable[RunRow]) -> pd.DataFrame:
     """Runs as a table for pandas: one line per run, one column per setting and metric.
 
     Columns: ``method``, ``task``, ``model``, ``seed``, ``status``, ``run_id``, the spec's other
-    entries (``hyperparameters.rounds`` for nested ones), then every metric by its key. Needs
-    pandas (extra ``figures``).
+    entries (``hyperparameters.rounds`` for nested ones), then every metric by its key.
+
+    Raises :class:`MissingExtra` where pandas is not installed.
     """
-    import pandas
+    with needs_extra("a table for pandas"):
+        import pandas
 
     rows = list(rows)
     settings = pandas.json_normalize([row.spec for row in rows])

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from circuitbench.evaluation.metrics import Metric, metrics, of_kind
+from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard import details
 from circuitbench_leaderboard.entries import Entry, TaskOnModel
@@ -85,7 +85,7 @@ def _shell(
         style=Markup(_source(environment, "page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        quality=[m for m in of_kind("quality") if m.sign],
+        choices=[m for m in _shown(board) if m == board.by or (m.sign and not m.is_cost)],
         families=sorted({_method(entry)["family"] for entry in board.entries}),
         figures=[(drawing, address(drawing)) for drawing in drawings],
         left_out=left_out(board),
@@ -130,16 +130,20 @@ def _data(board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk]
     tasks = {task: i for i, task in enumerate(board.by_task)}
     entries = {id(entry): i for i, entry in enumerate(board.entries)}
     chunk_of = {run_id: i for i, chunk in enumerate(chunks) for run_id in chunk.run_ids}
-    standings = [_standing(s, entries[id(s.entry)], None) for s in board.overall.standings]
-    for task, within in board.by_task.items():
-        standings += [_standing(s, entries[id(s.entry)], tasks[task]) for s in within.standings]
+    shown = _shown(board)
+    rankings = [(None, board.overall), *((tasks[on], it) for on, it in board.by_task.items())]
+    standings = [
+        _standing(standing, entries[id(standing.entry)], task, shown)
+        for task, within in rankings
+        for standing in within.standings
+    ]
     runs = [
-        _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id])
+        _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id], shown)
         for i, entry in enumerate(board.entries)
         for run in entry.runs
     ]
     return {
-        "metrics": [_metric(m) for m in main_metrics()],
+        "metrics": [_metric(m) for m in shown],
         "rankedBy": board.by.title,
         "marks": MARKS,
         "methods": [_method(entry) for entry in board.entries],
@@ -152,6 +156,11 @@ def _data(board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk]
         "folder": details.FOLDER,
         "details": [[chunk.name, chunk.integrity] for chunk in chunks],
     }
+
+
+def _shown(board: Board) -> list[Metric]:
+    """The metrics of the main table: the usual ones, and what the board is ranked by."""
+    return list(dict.fromkeys([*main_metrics(), board.by]))
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
@@ -188,13 +197,15 @@ def _method(entry: Entry) -> dict[str, str]:
     }
 
 
-def _standing(standing: Standing, entry: int, task: int | None) -> list[Any]:
+def _standing(
+    standing: Standing, entry: int, task: int | None, shown: Sequence[Metric]
+) -> list[Any]:
     """``[entry, task, done, expected, sources, value per metric ...]``."""
     sources = {
         f"{run.versions.get('circuitbench') or 'unknown'} @ {short_commit(run)}"
         for run in standing.runs
     }
-    values = [_value(standing.estimates[m.key], m.digits) for m in main_metrics()]
+    values = [_value(standing.estimates[m.key], m.digits) for m in shown]
     return [entry, task, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
 
 
@@ -208,9 +219,9 @@ def _value(estimate: Estimate | None, digits: int) -> list[float] | None:
     return [*short, mark, *limits] if mark or limits else short
 
 
-def _run(run: RunRow, entry: int, task: int, chunk: int) -> list[Any]:
+def _run(run: RunRow, entry: int, task: int, chunk: int, shown: Sequence[Metric]) -> list[Any]:
     """``[entry, task, seed, status, chunk, run id, value per metric but the minor ones ...]``."""
-    values = [run.values.get(m.key) for m in main_metrics() if not m.minor]
+    values = [run.values.get(m.key) for m in shown if not m.minor]
     return [
         entry,
         task,
@@ -267,7 +278,7 @@ def _every(board: Board, tables: Sequence[Table]) -> list[Table]:
 
 def _runs(board: Board) -> Table:
     """Every run with its own numbers."""
-    shown = [m for m in main_metrics() if not m.minor]
+    shown = [m for m in _shown(board) if not m.minor]
     names = ("run", "method", "task", "model", "seed", "status")
     columns = [Column(name, name.capitalize(), numeric=name == "seed") for name in names]
     rows = []

@@ -241,7 +241,7 @@ def test_show_and_list_speak_json(call: Any, results: Any) -> None:
     for kind in ("methods", "tasks", "models"):
         status, out, _ = call("list", kind, "--json")
         assert status == 0
-        assert {"name", "target", "origin"} <= set(json.loads(out)[0])
+        assert {"name", "target", "origin", "title", "family"} <= set(json.loads(out)[0])
         assert json.loads(out)[0]["name"] in call("list", kind)[1]
 
 

@@ -54,6 +54,7 @@ def test_the_core_works_without_any_extra(tmp_path: Path) -> None:
         ("list", "models", "--json"),
         ("show", str(record)),
         ("validate", "results"),
+        ("leaderboard", "results", "--format", "markdown"),
     ):
         status, output, errors = without(EXTRAS, tmp_path, *words)
         assert (status, errors) == (0, ""), words
@@ -87,6 +88,21 @@ def test_what_needs_an_extra_says_which(
     assert re.fullmatch(
         rf"error: .+ needs {package}: pip install 'circuitbench\[{EXTRAS[package]}\]'", line
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "format_"), [("matplotlib", "markdown"), ("seaborn", "csv"), ("jinja2", "html")]
+)
+def test_figures_and_page_say_which_extra_they_need(
+    package: str, format_: str, tmp_path: Path
+) -> None:
+    run = ("run", "--method", "random", "--batch-size", "4", "--functional", "none")
+    assert circuitbench(tmp_path, *run).returncode == 0
+    words = ("leaderboard", "results", "--format", format_, "--out", "site")
+    status, _, errors = without([package], tmp_path, *words)
+    assert status == 2, errors
+    assert f"needs {package}: pip install 'circuitbench[figures]'" in errors.splitlines()[-1]
 
 
 def test_another_missing_package_is_not_blamed_on_an_extra() -> None:

@@ -1,6 +1,7 @@
 """The public face: cheap to import, complete, and the same for people and type checkers."""
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,9 @@ def test_run_and_evaluate_from_python() -> None:
     assert circuitbench.evaluate(discovery, task.truth(model))["selection"]["size"] == 36
     with pytest.raises(circuitbench.UnknownName, match="did you mean 'share'"):
         circuitbench.load_method("random", shar=0.25)
+
+
+def test_the_documentation_names_the_whole_face_and_nothing_else() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text[text.index("| to |") :]))
+    assert named == set(circuitbench._homes())
