@@ -42,9 +42,9 @@ PUBLISHED := leaderboard/published
 SWEEP := $(BIN)/circuitbench sweep --tasks $(EMBEDDED) --seeds 0-4 --batch-size 16 --out $(PUBLISHED)/records
 published: $(VENV)/.installed
 	$(SWEEP) --methods $(COMPARED)
-	$(SWEEP) --methods $(TRAINED) --set train_pool=16 --set total_steps=10000
-	$(SWEEP) --methods rl-knockout --set train_pool=16
-	$(SWEEP) --methods rl-pruning --set train_pool=16 --set total_steps=4000
+	$(SWEEP) --methods $(TRAINED) --set training.pool=16 --set training.total_steps=10000
+	$(SWEEP) --methods rl-knockout --set training.pool=16
+	$(SWEEP) --methods rl-pruning --set training.pool=16 --set training.total_steps=4000
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 

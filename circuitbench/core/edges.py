@@ -6,7 +6,7 @@ takes them from here.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from circuitbench.core.circuit import Edge
 
@@ -48,3 +48,9 @@ class Graph:
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, in the order of :attr:`pairs`."""
         return tuple(Edge(self.senders[s], self.receivers[r]) for r, s in self.pairs)
+
+
+@lru_cache(maxsize=8)
+def graph_of(n_layers: int, n_heads: int, mlps: bool) -> Graph:
+    """The :class:`Graph` of a shape, made once; it is shared, so leave it as it is."""
+    return Graph(n_layers, n_heads, mlps)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from circuitbench.core.edges import Graph
+from circuitbench.core.edges import Graph, graph_of
 from circuitbench.core.errors import InvalidCircuitFile
 
 Ranking = Literal["absolute", "signed"]
@@ -74,7 +74,7 @@ class Config:
     @property
     def graph(self) -> Graph:
         """Names of all nodes and edges, in the order of a :class:`CircuitFile`'s arrays."""
-        return _graph(self.n_layers, self.n_heads, self.mlps)
+        return graph_of(self.n_layers, self.n_heads, self.mlps)
 
     @property
     def head_places(self) -> np.ndarray:
@@ -95,11 +95,6 @@ class Config:
 def node_of(receiver: str) -> str:
     """Whose input a receiver is: ``"2.3"`` for ``"2.3.q"``; an MLP and the logits are their own."""
     return receiver.rsplit(".", 1)[0] if receiver[-1] in "qkv" else receiver
-
-
-@lru_cache(maxsize=4)
-def _graph(n_layers: int, n_heads: int, mlps: bool) -> Graph:
-    return Graph(n_layers, n_heads, mlps)
 
 
 # Array of a circuit file -> is it of edges or nodes, truth values or scores, one per neuron?

@@ -20,7 +20,7 @@ def versions(extra: tuple[str, ...] = ()) -> dict[str, str | None]:
     followed by ``-dirty`` where the tree was changed, or None outside a checkout. All of it is
     looked up once per process: that is when the code was loaded.
     """
-    packages = {name: _version(name) for name in (*_PACKAGES, *extra)}
+    packages = {name: version_of(name) for name in (*_PACKAGES, *extra)}
     return {"python": platform.python_version(), **packages, "commit": _commit()}
 
 
@@ -40,7 +40,8 @@ def hardware(device: str = "cpu") -> dict[str, str | int | None]:
 
 
 @cache
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

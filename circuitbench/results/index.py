@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from circuitbench import evaluation
 from circuitbench.core.errors import CorruptRecord, InvalidSpec
 from circuitbench.core.extras import needs_extra
-from circuitbench.core.version import __version__
 from circuitbench.evaluation.metrics import metrics
 from circuitbench.results.content import faults, outcome_of
+from circuitbench.results.environment import version_of
 from circuitbench.results.files import write_atomically
 from circuitbench.results.run_row import RunRow
 from circuitbench.results.store import Entry, Problem, entries, one_per_run, problem_of, read
@@ -171,7 +171,7 @@ def _fingerprint(registered: tuple[str, ...]) -> str:
     named = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
     sources += [Path(source) for source in named if source]
     code = {zlib.crc32(path.read_bytes()) for path in sources if path.is_file()}
-    return json.dumps([FORMAT, __version__, *registered, *sorted(code)])
+    return json.dumps([FORMAT, version_of("circuitbench"), *registered, *sorted(code)])
 
 
 def _current() -> bytes:

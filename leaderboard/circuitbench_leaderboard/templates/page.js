@@ -570,7 +570,7 @@
   }
 
   function methodLine(method) {
-    const line = html("p", { class: "note" }, [method.title, method.about].filter(Boolean).join(". "));
+    const line = html("p", { class: "note" }, [method.title, method.about].filter(Boolean).join(": "));
     if (method.link) line.append(line.textContent ? ". " : "", paper(method, method.paper || method.link));
     return line.textContent ? line : "";
   }
