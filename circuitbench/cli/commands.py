@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from circuitbench.cli.circuits import export, import_, score
 from circuitbench.cli.display import (
     ending,
     err_console,
@@ -265,7 +266,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (stability, validate_task, doctor):
+for verb in (stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 

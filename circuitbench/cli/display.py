@@ -82,6 +82,8 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
             ("found heads", " ".join(selected) or "none", ""),
             *_quality(record),
         ]
+    if record.external:
+        return [*rows, ("cost", "unknown: found elsewhere", "")]
     rows += [
         ("queries", str(spent.get("queries", 0)), ""),
         ("discovery seconds", _seconds(spent), ""),

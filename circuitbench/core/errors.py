@@ -46,6 +46,10 @@ class CorruptRecord(CircuitBenchError):
     """A stored record that is truncated, edited, or of a schema this version cannot read."""
 
 
+class InvalidCircuitFile(CircuitBenchError):
+    """A circuit file that is broken or fits no model; names the file and the field at fault."""
+
+
 class RunFailed(CircuitBenchError):
     """A valid run that did not finish: the method raised, or gave values that are not numbers."""
 

@@ -47,11 +47,12 @@ def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
     if any(after <= before for before, after in pairwise(queries)):
         yield "the trace does not go by rising queries"
         return
-    spent, budget = record.costs["discovery"]["queries"], record.spec.get("budget")
-    if budget is not None and spent > budget:
-        yield f"{spent} queries were spent of a budget of {budget}"
-    if queries and queries[-1] > spent:
-        yield f"the trace ends after {queries[-1]} queries, but {spent} were spent"
+    if not record.external:  # what was found elsewhere cost nobody knows what
+        spent, budget = record.costs["discovery"]["queries"], record.spec.get("budget")
+        if budget is not None and spent > budget:
+            yield f"{spent} queries were spent of a budget of {budget}"
+        if queries and queries[-1] > spent:
+            yield f"the trace ends after {queries[-1]} queries, but {spent} were spent"
     # Reading these raises what is wrong with them.
     _ = outcome.selected, outcome.relevant
     if outcome.discovery["edges"] is not None:

@@ -157,6 +157,11 @@ class Record(BaseModel):
         """The root seed."""
         return int(self.spec["seed"])
 
+    @property
+    def external(self) -> bool:
+        """Whether the circuit was found elsewhere and read from a file; its cost is unknown."""
+        return "external" in self.spec
+
     def content(self) -> dict[str, Any]:
         """What the file holds, but for the checksum."""
         values = {name: getattr(self, name) for name in CONTENT}

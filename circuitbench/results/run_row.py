@@ -111,6 +111,11 @@ class RunRow:
         return {**dict(zip(_OWN, own, strict=True)), **_parsed(self.settings)}
 
     @property
+    def external(self) -> bool:
+        """See :attr:`Record.external`."""
+        return "external" in _parsed(self.settings)
+
+    @property
     def versions(self) -> Mapping[str, Any]:
         """Version by package."""
         return _parsed(self.versions_text)

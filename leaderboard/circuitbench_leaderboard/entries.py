@@ -117,6 +117,23 @@ def gather(runs: Iterable[RunRow]) -> list[Entry]:
     return sorted(entries, key=lambda e: (e.label, canonical(dict(e.settings))))
 
 
+def external_entries(runs: Iterable[RunRow]) -> tuple[Entry, ...]:
+    """Circuits found elsewhere by name, each with all its files, by task and model."""
+    named: dict[str, list[RunRow]] = {}
+    for run in runs:
+        named.setdefault(run.method, []).append(run)
+    return tuple(
+        Entry(
+            name,
+            name,
+            members[0].family or "other",
+            {},
+            tuple(sorted(members, key=lambda r: (r.task, r.model_name, r.created, r.run_id))),
+        )
+        for name, members in sorted(named.items())
+    )
+
+
 def widest_grid(filled: Iterable[Mapping[TaskOnModel, Mapping[int, float]]]) -> Grid:
     """The widest grid that at least one entry fills: most runs, then most tasks.
 

@@ -122,7 +122,8 @@ def _texts(shown: Board, format: str, base: Path) -> dict[str, str]:
         texts = {
             f"{t.key.replace(':', '-')}.csv": formats.csv_text(t, base) for t in made if t.rows
         }
-        return {"tasks.csv": texts.pop("tasks.csv"), **texts}
+        first = "tasks.csv" if "tasks.csv" in texts else "external.csv"
+        return {first: texts.pop(first), **texts}
     if format == "json":
         return {TABLE_FILE: formats.json_text(shown, made, base)}
     if format == "latex":

@@ -10,7 +10,13 @@ from typing import Any
 from circuitbench.evaluation.metrics import DEFAULT, Metric, metric, of_kind
 from circuitbench.results import Problem
 from circuitbench.results.run_row import RunRow
-from circuitbench_leaderboard.entries import Entry, TaskOnModel, all_tasks, gather
+from circuitbench_leaderboard.entries import (
+    Entry,
+    TaskOnModel,
+    all_tasks,
+    external_entries,
+    gather,
+)
 from circuitbench_leaderboard.standing import (
     Estimate,
     Mark,
@@ -85,7 +91,8 @@ class Board:
     """Everything a leaderboard shows.
 
     ``by_task`` holds the ranking on each task and model, ``unfinished`` the runs that failed,
-    timed out or were skipped, ``problems`` the files that were left out.
+    timed out or were skipped, ``problems`` the files that were left out. ``external`` are the
+    circuits found elsewhere, by name: nobody knows what they cost, so they are ranked nowhere.
     """
 
     by: Metric
@@ -94,6 +101,7 @@ class Board:
     by_task: dict[TaskOnModel, Ranking]
     unfinished: tuple[RunRow, ...]
     problems: tuple[Problem, ...]
+    external: tuple[Entry, ...] = ()
 
     @property
     def runs(self) -> list[RunRow]:
@@ -112,7 +120,7 @@ def board(
     ``intervals`` asks for those of all quality metrics, not that of ``by`` alone.
     """
     by = by or metric(DEFAULT)
-    entries = gather(runs)
+    entries = gather(run for run in runs if not run.external)
     return Board(
         by,
         tuple(entries),
@@ -120,15 +128,17 @@ def board(
         {task: ranking(entries, by, task, intervals) for task in all_tasks(entries)},
         tuple(run for entry in entries for run in entry.runs if run.status != "done"),
         tuple(problems),
+        external_entries(run for run in runs if run.external),
     )
 
 
 def tables(shown: Board) -> list[Table]:
-    """All tables: overall, per task, per cost level, function, edges, per role of each task."""
+    """All tables: overall, per task, per cost level, function, edges, external, roles by task."""
     roles = [_roles(task, within) for task, within in shown.by_task.items()]
     edges = _edges(shown)
-    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges, *roles]
-    return [table for table in made if table.columns]
+    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges]
+    made += [_external(shown), *roles]
+    return [table for table in made if table.columns and (table.rows or shown.entries)]
 
 
 _RANK = Column("rank", "#", "Place by the mean; incomplete methods have none.", numeric=True)
@@ -287,6 +297,30 @@ def _edges(shown: Board) -> Table:
         f"{_legend(within)}."
     )
     return Table("edges", "Edges", note, columns if rows else (), rows)
+
+
+def _external(shown: Board) -> Table:
+    runs = [run for entry in shown.external for run in entry.runs if run.status == "done"]
+    shown_kinds = (*of_kind("quality"), *of_kind("edges"))
+    measures = [m for m in shown_kinds if any(m.key in r.values for r in runs)]
+    file = Column("file", "File", "The circuit file that was read.")
+    columns = (_METHOD, *_PLACE, file, *map(_column, measures), _VERSION, _COMMIT)
+
+    def row(run: RunRow) -> Row:
+        words = (run.method, run.task, run.model_name, str(run.spec["external"].get("file", "")))
+        numbers = (_plain(run.values.get(m.key), m.digits) for m in measures)
+        version = str(run.versions.get("circuitbench") or "unknown")
+        fields = (*map(_text, words), *numbers, _text(version), _text(short_commit(run)))
+        return Row(fields, (run,))
+
+    note = (
+        "Circuits that other tools found, read from their files (circuitbench import) and held "
+        "against the truth here. What they cost is not known, so they are not ranked with the "
+        "methods. A head counts by the largest absolute score of its edges unless the file scores "
+        "heads; a file that names no set of edges or heads has F1 0."
+    )
+    rows = tuple(map(row, runs))
+    return Table("external", "Circuits found elsewhere", note, columns if rows else (), rows)
 
 
 def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:

@@ -472,3 +472,29 @@ def test_only_failed_runs_still_give_a_table(tmp_path: Path, no_figures: Any) ->
     folder = store([record(status="failed", reason="boom", discovery={})], tmp_path)
     for format in FORMATS:
         assert "boom" in render(folder, format) or format == "csv"
+
+
+def test_circuits_found_elsewhere_stand_apart_and_are_ranked_nowhere(tmp_path: Path) -> None:
+    records = sweep(("acdc", "random"), seeds=range(2))
+    ours = rows(records)
+    spec = {"task": "ioi", "model": "planted", "method": "eap-ig", "seed": 0}
+    file = {"file": "a.json", "sha256": "0"}
+    other = record(skill=9.0, spec={**spec, "external": file}, costs={})
+    worse = record(spec={**spec, "external": {**file, "file": "b.json"}}, costs={})
+    without, shown = board(ours), board([*ours, *rows([other, worse])])
+    assert shown.overall == without.overall
+    assert shown.by_task == without.by_task
+    found = {table.key: table for table in tables(shown)}
+    assert [t for t in tables(shown) if t.key != "external"] == tables(without)
+    assert found["external"].title == "Circuits found elsewhere"
+    assert sorted(column(found["external"], "file")) == ["a.json", "b.json"]
+    assert column(found["external"], "average_precision")[0] is not None
+    assert "queries" not in [c.key for c in found["external"].columns]
+    folder = store([*records, other, worse], tmp_path / "all")
+    for format_ in FORMATS:
+        assert "eap-ig" in render(folder, format_) or format_ == "csv"
+    render(folder, "csv", tmp_path / "csv")
+    assert "b.json" in (tmp_path / "csv" / "external.csv").read_text()
+    alone = store([other], tmp_path / "alone")
+    for format_ in FORMATS:
+        assert "eap-ig" in render(alone, format_)
