@@ -29,8 +29,6 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.checks.contracts import check_method as check_method
     from circuitbench.checks.contracts import check_model as check_model
     from circuitbench.checks.contracts import check_task as check_task
-    from circuitbench.core.circuit import ABLATIONS as ABLATIONS
-    from circuitbench.core.circuit import Ablation as Ablation
     from circuitbench.core.circuit import Circuit as Circuit
     from circuitbench.core.circuit import Direction as Direction
     from circuitbench.core.circuit import Edge as Edge
@@ -61,15 +59,21 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.models.transformer import LayerWeights as LayerWeights
     from circuitbench.models.transformer import Transformer as Transformer
     from circuitbench.models.transformer import TransformerConfig as TransformerConfig
+    from circuitbench.oracle.ablations import ABLATIONS as ABLATIONS
+    from circuitbench.oracle.ablations import Ablation as Ablation
+    from circuitbench.oracle.ablations import AblationName as AblationName
+    from circuitbench.oracle.account import GRADIENT_COST as GRADIENT_COST
     from circuitbench.oracle.batch import Batch as Batch
     from circuitbench.oracle.damages import Damages as Damages
     from circuitbench.oracle.edges import EdgeOracle as EdgeOracle
-    from circuitbench.oracle.heads import GRADIENT_COST as GRADIENT_COST
     from circuitbench.oracle.heads import Oracle as Oracle
     from circuitbench.oracle.heads import query_together as query_together
     from circuitbench.oracle.meter import Meter as Meter
+    from circuitbench.plugins.method import Curriculum as Curriculum
+    from circuitbench.plugins.method import Learner as Learner
     from circuitbench.plugins.method import Method as Method
     from circuitbench.plugins.method import TrainableMethod as TrainableMethod
+    from circuitbench.plugins.method import TrainingTools as TrainingTools
     from circuitbench.plugins.registry import describe as describe
     from circuitbench.plugins.registry import list_plugins as list_plugins
     from circuitbench.plugins.registry import load_model as load_model

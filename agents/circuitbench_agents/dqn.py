@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,21 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from circuitbench.core.errors import InvalidSpec, RunFailed
-from circuitbench.core.info import Info
-from circuitbench_agents.environments.batch import EpisodeBatch, OracleVecEnv
+from circuitbench import Info, RunFailed, TrainingTools
+from circuitbench_agents.environments.episode_batch import EpisodeBatch
+from circuitbench_agents.environments.stable_baselines import OracleVecEnv
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning import checkpoint
-from circuitbench_agents.learning.training import EXPLODED, CurvePoint, Progress, event_writer
+from circuitbench_agents.learning.curve import EXPLODED, CurvePoint, event_writer
+from circuitbench_agents.learning.policies import MLP
+from circuitbench_agents.learning.settings import (
+    require_above_0,
+    require_at_least_1,
+    require_share,
+)
+from circuitbench_baselines.episodes.rules import Observation, Rules, SearchRules
 
 
 @dataclass(frozen=True)
 class DQNSettings:
-    """Hyperparameters of a DQN run.
+    """Hyperparameters of DQN.
 
     Args:
-        total_steps, n_envs: environment steps in all, and episodes side by side.
-        learning_rate, gamma, minibatch, grad_norm, width: as usual; Adam, Huber loss.
+        learning_rate, gamma, minibatch, grad_norm: as usual; Adam, Huber loss.
         buffer: transitions remembered.
         warm_up: steps of random play before learning.
         train_every: environment steps per gradient step.
@@ -38,13 +45,10 @@ class DQNSettings:
         temperature: of the policy ``softmax(Q / temperature)`` left by training, reward units.
     """
 
-    total_steps: int = 40_000
-    n_envs: int = 8
     learning_rate: float = 5e-4
     gamma: float = 0.9
     minibatch: int = 64
     grad_norm: float = 10.0
-    width: int = 256
     buffer: int = 20_000
     warm_up: int = 1_000
     train_every: int = 8
@@ -54,12 +58,9 @@ class DQNSettings:
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "n_envs", "minibatch", "buffer", "train_every", "sync"):
-            if getattr(self, name) < 1:
-                raise InvalidSpec(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("learning_rate", "temperature", "explore_share"):
-            if not getattr(self, name) > 0:
-                raise InvalidSpec(f"{name} must be above 0, not {getattr(self, name)}")
+        require_at_least_1(self, "minibatch", "buffer", "train_every", "sync")
+        require_above_0(self, "learning_rate", "temperature", "explore_share")
+        require_share(self, "gamma", "explore", "explore_share")
 
 
 class Replay:
@@ -103,16 +104,42 @@ def double_q_target(
 
 
 class DQNTraining:
-    """One DQN run on an :class:`EpisodeBatch`; resumable like a ``PolicyTraining``."""
+    """One DQN run on an :class:`EpisodeBatch`; resumable like a ``PolicyTraining``.
+
+    Args:
+        batch: the episodes to learn on, side by side.
+        settings: hyperparameters.
+        network: its ``width``; the layers are ReLU layers.
+        total_steps: environment steps over all episodes.
+        seed: of the initial weights, the actions and the minibatches.
+        name: the agent, part of a checkpoint's layout.
+        origin: what else a checkpoint must agree in to be taken up, JSON-able.
+    """
 
     report_every = 50  # vector steps between two points of the curve
 
-    def __init__(self, batch: EpisodeBatch, settings: DQNSettings, seed: int, name: str) -> None:
-        self.batch, self.settings, self.name = batch, settings, name
+    def __init__(
+        self,
+        batch: EpisodeBatch,
+        settings: DQNSettings,
+        network: MLP,
+        total_steps: int,
+        seed: int,
+        name: str,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.batch, self.settings, self.network, self.name = batch, settings, network, name
+        self.total_steps = total_steps
+        self.origin = {
+            "training": {"total_steps": total_steps, "n_envs": len(batch)},
+            "dqn": asdict(settings),
+            "network": asdict(network),
+            **(origin or {}),
+        }
         self.env = OracleVecEnv(batch)
         self.rng = np.random.default_rng(seed)
         observation, actions = int(batch.observation_space.shape[0]), int(batch.action_space.n)
-        self.online = _network(observation, actions, settings.width, self.rng)
+        self.online = _network(observation, actions, network.width, self.rng)
         self.target = copy.deepcopy(self.online)
         self.optimizer = torch.optim.Adam(self.online.parameters(), settings.learning_rate)
         self.replay = Replay(settings.buffer, observation, actions)
@@ -124,40 +151,39 @@ class DQNTraining:
 
     def learn(
         self,
-        progress: Progress | None = None,
-        folder: Path | None = None,
+        tools: TrainingTools = TrainingTools(),
         checkpoint_every: int = 25,
-        tensorboard: Path | None = None,
     ) -> None:
         """Run what is left, as :meth:`PolicyTraining.learn` does.
 
         Raises:
             RunFailed: the loss or the weights stopped being numbers, or exploded.
+            InvalidSpec, CorruptRecord: see :meth:`load`.
         """
+        folder = tools.checkpoints
         if folder is not None and checkpoint.exists(folder):
             self.load(folder)
         if not self.begun:
             self.env.reset()
             self.begun = True
         began = time.perf_counter() - self.seconds
-        with event_writer(tensorboard) as write:
-            while self.steps < self.settings.total_steps:
+        with event_writer(tools.tensorboard) as write:
+            while self.steps < self.total_steps:
                 returns: list[float] = []
                 losses: list[float] = []
                 before = self.batch.queries
                 for _ in range(self.report_every):
-                    if self.steps < self.settings.total_steps:
+                    if self.steps < self.total_steps:
                         self._step(returns, losses)
                 self.queries += self.batch.queries - before
                 self.seconds = time.perf_counter() - began
                 self.curve.append(self._watch(returns, losses))
                 write(self.curve[-1])
-                last = self.steps >= self.settings.total_steps
+                last = self.steps >= self.total_steps
                 if folder is not None and (last or len(self.curve) % checkpoint_every == 0):
                     self.save(folder)
-                if progress is not None:
-                    fraction = min(1.0, self.steps / self.settings.total_steps)
-                    progress(fraction, self.curve[-1].line(fraction))
+                fraction = min(1.0, self.steps / self.total_steps)
+                tools.report(fraction, self.curve[-1].line(fraction))
 
     def probabilities(self, observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
         """Softmax of the values of legal actions, ``[n, n_actions]``."""
@@ -176,7 +202,7 @@ class DQNTraining:
             "agent": self.name,
             "grid": list(self.batch.shape),
             "observation": list(self.batch.observation_space.shape),
-            "width": self.settings.width,
+            "width": self.network.width,
         }
 
     def save(self, folder: Path) -> None:
@@ -187,7 +213,7 @@ class DQNTraining:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
         tensors |= {f"replay.{k}": torch.from_numpy(v) for k, v in self.replay.arrays.items()}
         state = {
-            "settings": asdict(self.settings),
+            "origin": self.origin,
             "curve": [asdict(point) for point in self.curve],
             "counts": [self.steps, self.gradient_steps, self.replay.added],
             "seconds": self.seconds,
@@ -201,7 +227,7 @@ class DQNTraining:
     def load(self, folder: Path) -> None:
         """Take up a training where its checkpoint left off; raises as ``PolicyTraining.load``."""
         found = checkpoint.load(folder, self.layout)
-        checkpoint.same_settings(folder, found, asdict(self.settings))
+        checkpoint.same_origin(folder, found, self.origin)
         parts = checkpoint.parts(found.tensors)
         self.online.load_state_dict(parts["online"])
         self.target.load_state_dict(parts["target"])
@@ -218,15 +244,15 @@ class DQNTraining:
         self.begun = True
 
     def _step(self, returns: list[float], losses: list[float]) -> None:
-        s = self.settings
+        s, n = self.settings, len(self.batch)
         before, legal = self.batch.observe(), self.batch.legal()
         values = self.probabilities(before, legal)
-        random = self.rng.random(s.n_envs) < self._epsilon()
+        random = self.rng.random(n) < self._epsilon()
         keys = np.where(random[:, None], self.rng.random(legal.shape), values)
         actions = np.where(legal, keys, -1.0).argmax(1)
         after, rewards, dones, infos = self.env.step(actions)
         legal_after = self.batch.legal()
-        ended = np.zeros(s.n_envs, np.float32)
+        ended = np.zeros(n, np.float32)
         for i in np.flatnonzero(dones):
             after[i] = infos[i]["terminal_observation"]
             # A truncated episode's last state has a value, but its legal actions are not kept;
@@ -241,9 +267,9 @@ class DQNTraining:
             reward=rewards,
             ended=ended,
         )
-        self.steps += s.n_envs
+        self.steps += n
         if self.steps >= max(s.warm_up, s.minibatch):
-            for _ in range(max(1, s.n_envs // s.train_every)):
+            for _ in range(max(1, n // s.train_every)):
                 losses.append(self._gradient_step())
 
     def _gradient_step(self) -> float:
@@ -273,7 +299,7 @@ class DQNTraining:
         s = self.settings
         if self.steps < s.warm_up:
             return 1.0
-        gone = min(1.0, self.steps / (s.explore_share * s.total_steps))
+        gone = min(1.0, self.steps / (s.explore_share * self.total_steps))
         return 1.0 - (1.0 - s.explore) * gone
 
     def _watch(self, returns: list[float], losses: list[float]) -> CurvePoint:
@@ -301,43 +327,35 @@ class DQNTraining:
     needs=("training",),
 )
 @dataclass
-class DQNHeadDiscovery(LearningAgent):
+class DQNHeadDiscovery(LearningAgent[DQNTraining]):
     """``rl-dqn``: double DQN (van Hasselt et al. 2016, arXiv 1509.06461) with illegal heads masked.
 
     Args:
-        episodes ... train_pool: see :class:`circuitbench_agents.learner.LearningAgent`.
-        total_steps ... temperature: see :class:`DQNSettings`.
+        discovery, training: see :class:`circuitbench_agents.learner.LearningAgent`.
+        dqn: how it learns.
+        network: what it learns with.
+        search: the environment, HeadDiscovery.
     """
 
-    total_steps: int = 40_000
-    n_envs: int = 8
-    learning_rate: float = 5e-4
-    gamma: float = 0.9
-    minibatch: int = 64
-    grad_norm: float = 10.0
-    width: int = 256
-    buffer: int = 20_000
-    warm_up: int = 1_000
-    train_every: int = 8
-    sync: int = 250
-    explore: float = 0.05
-    explore_share: float = 0.5
-    temperature: float = 0.05
+    dqn: DQNSettings = DQNSettings()
+    network: MLP = MLP()
+    search: SearchRules = SearchRules()
 
     name: ClassVar[str] = "rl-dqn"
 
-    def start(self, batch: EpisodeBatch, seed: int) -> DQNTraining:
+    @property
+    def observation(self) -> Observation:
+        """What the network sees."""
+        return self.network.observation
+
+    def start(self, batch: EpisodeBatch, seed: int, origin: Mapping[str, Any]) -> DQNTraining:
         """A DQN run."""
-        return DQNTraining(batch, self.settings(), seed, self.name)
+        steps = self.training.total_steps
+        return DQNTraining(batch, self.dqn, self.network, steps, seed, self.name, origin)
 
-    def side_by_side(self) -> int:
-        """Episodes that training plays at once."""
-        return self.settings().n_envs
-
-    def settings(self) -> DQNSettings:
-        """The hyperparameters of the training run."""
-        known = DQNSettings.__dataclass_fields__
-        return DQNSettings(**{k: v for k, v in vars(self).items() if k in known})
+    def rules(self) -> Rules:
+        """HeadDiscovery's."""
+        return self.search
 
 
 def _network(n_in: int, n_out: int, width: int, rng: np.random.Generator) -> nn.Module:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from circuitbench.core.info import Info
+from circuitbench import Info
+from circuitbench_agents.learning.policies import Network, TokenAttention
+from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.rehearsal import RehearsalSettings, lessons, rehearse
-from circuitbench_agents.learning.training import PolicyTraining
+from circuitbench_agents.learning.settings import DiscoverySettings
 from circuitbench_agents.learning.warm_start import baseline_rankings
 from circuitbench_agents.ppo import PPOHeadDiscovery
-from circuitbench_baselines.episodes.rules import Observation
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
+
+WHOLE = 10**6  # a minibatch that is the whole rollout
 
 
 @Info(
@@ -34,8 +37,7 @@ class PPOPlanning(PPOHeadDiscovery):
     each, and the best is taken. All K queries count, and all K answers are evidence.
     """
 
-    candidates: int = 5
-    episodes: int = 1
+    discovery: DiscoverySettings = DiscoverySettings(candidates=5, episodes=1)
 
     name: ClassVar[str] = "rl-ppo-plan"
 
@@ -56,14 +58,17 @@ class A2CHeadDiscovery(PPOHeadDiscovery):
     of PPO serves.
     """
 
-    n_steps: int = 5
-    learning_rate: float = 7e-4
-    gae_lambda: float = 1.0
-    minibatch: int = 10**6
-    epochs: int = 1
+    ppo: PPOSettings = PPOSettings(
+        n_steps=5,
+        learning_rate=7e-4,
+        gae_lambda=1.0,
+        minibatch=WHOLE,
+        epochs=1,
+        normalize=False,
+        optimizer="rmsprop",
+    )
 
     name: ClassVar[str] = "rl-a2c"
-    fixed: ClassVar[dict[str, Any]] = {"optimizer": "rmsprop", "normalize": False}
 
 
 @Info(
@@ -81,10 +86,7 @@ class ReinforceHeadDiscovery(PPOHeadDiscovery):
     prediction; :class:`A2CHeadDiscovery` with the episode as its horizon.
     """
 
-    learning_rate: float = 1e-3
-    gae_lambda: float = 1.0
-    minibatch: int = 10**6
-    epochs: int = 1
+    ppo: PPOSettings = PPOSettings(learning_rate=1e-3, gae_lambda=1.0, minibatch=WHOLE, epochs=1)
 
     name: ClassVar[str] = "rl-reinforce"
 
@@ -109,26 +111,22 @@ class TransformerHeadDiscovery(PPOHeadDiscovery):
     learns from simulated episodes instead (see :mod:`circuitbench_agents.learning.rehearsal`).
 
     Args:
-        rehearsal: rounds of rehearsal after a ``warm_start``'s ranking.
+        discovery ... search: see :class:`circuitbench_agents.ppo.PPOHeadDiscovery`.
+        rehearsal: of the ranking of ``warm_start``, where there is one.
     """
 
-    learning_rate: float = 3e-3
-    gamma: float = 0.5
-    gae_lambda: float = 0.8
-    epochs: int = 3
-    entropy: float = 0.03
-    width: int = 32
-    layers: int = 2
-    attention_heads: int = 4
-    rehearsal: int = 100
+    ppo: PPOSettings = PPOSettings(
+        learning_rate=3e-3, gamma=0.5, gae_lambda=0.8, epochs=3, entropy=0.03
+    )
+    network: Network = TokenAttention()
+    rehearsal: RehearsalSettings = RehearsalSettings()
 
     name: ClassVar[str] = "rl-transformer"
-    observation: ClassVar[Observation] = "tokens"
-    fixed: ClassVar[dict[str, Any]] = {"network": "tokens"}
 
-    def prepare(self, oracles: Sequence[Oracle], rng: np.random.Generator) -> None:
+    def prepare(
+        self, run: PolicyTraining, oracles: Sequence[Oracle], rng: np.random.Generator
+    ) -> None:
         """Rehearse a baseline's ranking, if one is named."""
-        if self.warm_start and isinstance(self.training, PolicyTraining):
+        if self.warm_start:
             rankings = baseline_rankings(self.warm_start, oracles, rng)
-            taught = lessons(self.training, oracles, rankings, rng)
-            rehearse(self.training, taught, RehearsalSettings(rounds=self.rehearsal), rng)
+            rehearse(run, lessons(run, oracles, rankings, rng), self.rehearsal, rng)

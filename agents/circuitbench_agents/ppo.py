@@ -1,21 +1,60 @@
-"""``rl-ppo``: the seed's agent, masked PPO on HeadDiscovery."""
+"""``rl-ppo``: MechRL's agent, masked PPO on HeadDiscovery (Khadka 2026, arXiv 2605.26343)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from circuitbench.core.info import Info
-from circuitbench_agents.environments.batch import EpisodeBatch
+from circuitbench import Info
+from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.learner import LearningAgent
-from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
+from circuitbench_agents.learning.policies import MLP, Network
+from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.warm_start import baseline_rankings, imitate
+from circuitbench_baselines.episodes.rules import Observation, Rules, SearchRules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
+
+
+@dataclass
+class PPOAgent(LearningAgent[PolicyTraining]):
+    """Masked PPO in an environment that subclasses choose.
+
+    Schulman et al. 2017 (arXiv 1707.06347) with invalid actions masked (Huang & Ontañón 2022,
+    arXiv 2006.14171), by sb3-contrib.
+
+    Args:
+        discovery, training: see :class:`circuitbench_agents.learner.LearningAgent`.
+        ppo: how it learns.
+        network: what it learns with.
+        warm_start: a registered method whose ranking the policy first learns to imitate; none
+            by default.
+    """
+
+    ppo: PPOSettings = PPOSettings()
+    network: Network = MLP()
+    warm_start: str = ""
+
+    @property
+    def observation(self) -> Observation:
+        """What the network sees."""
+        return self.network.observation
+
+    def start(self, batch: EpisodeBatch, seed: int, origin: Mapping[str, Any]) -> PolicyTraining:
+        """A PPO run."""
+        steps = self.training.total_steps
+        return PolicyTraining(batch, self.ppo, self.network, steps, seed, self.name, origin)
+
+    def prepare(
+        self, run: PolicyTraining, oracles: Sequence[Oracle], rng: np.random.Generator
+    ) -> None:
+        """Imitate a baseline, if one is named."""
+        if self.warm_start:
+            imitate(run, baseline_rankings(self.warm_start, oracles, rng), rng)
 
 
 @Info(
@@ -26,56 +65,21 @@ if TYPE_CHECKING:
     needs=("training",),
 )
 @dataclass
-class PPOHeadDiscovery(LearningAgent):
-    """Masked PPO that learns which heads to ablate (Khadka 2026, arXiv 2605.26343).
+class PPOHeadDiscovery(PPOAgent):
+    """``rl-ppo``: learns which heads to ablate (MechRL, Khadka 2026, arXiv 2605.26343).
 
-    Schulman et al. 2017 (arXiv 1707.06347) with invalid actions masked (Huang & Ontañón 2022,
-    arXiv 2006.14171), by sb3-contrib.
+    MechRL trained for 200,000 steps on two tasks; the default is enough for one task of the
+    embedded model.
 
     Args:
-        episodes ... train_pool: see :class:`circuitbench_agents.learner.LearningAgent`.
-        warm_start: a registered method whose ranking the policy first learns to imitate; none
-            by default.
-        total_steps ... patience: see :class:`circuitbench_agents.learning.training.PolicySettings`.
-            The seed trained for 200,000 steps on two tasks; the default is enough for one task
-            of the embedded model.
+        discovery ... warm_start: see :class:`PPOAgent`.
+        search: the environment, HeadDiscovery.
     """
 
-    warm_start: str = ""
-    total_steps: int = 40_000
-    n_envs: int = 8
-    n_steps: int = 50
-    learning_rate: float = 2.5e-4
-    final_rate: float = 0.2
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    minibatch: int = 50
-    epochs: int = 4
-    clip: float = 0.2
-    entropy: float = 0.1
-    value: float = 0.5
-    grad_norm: float = 0.5
-    width: int = 256
-    patience: int = 0
+    search: SearchRules = SearchRules()
 
     name: ClassVar[str] = "rl-ppo"
-    fixed: ClassVar[dict[str, Any]] = {}
 
-    def start(self, batch: EpisodeBatch, seed: int) -> PolicyTraining:
-        """A PPO run."""
-        return PolicyTraining(batch, self.settings(), seed, self.name)
-
-    def prepare(self, oracles: Sequence[Oracle], rng: np.random.Generator) -> None:
-        """Imitate a baseline, if one is named."""
-        if self.warm_start and isinstance(self.training, PolicyTraining):
-            imitate(self.training, baseline_rankings(self.warm_start, oracles, rng), rng)
-
-    def side_by_side(self) -> int:
-        """Episodes that training plays at once."""
-        return self.settings().n_envs
-
-    def settings(self) -> PolicySettings:
-        """The hyperparameters of the training run."""
-        known = PolicySettings.__dataclass_fields__
-        values = {name: value for name, value in vars(self).items() if name in known}
-        return PolicySettings(**(values | self.fixed))
+    def rules(self) -> Rules:
+        """HeadDiscovery's."""
+        return self.search

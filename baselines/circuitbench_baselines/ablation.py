@@ -1,4 +1,4 @@
-"""Every head switched off alone: the oracle of the seed paper, and the field's first tool."""
+"""Every head switched off alone: what MechRL asks, and the field's first tool."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Ablation
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.info import Info
-from circuitbench.oracle import Oracle
+from circuitbench import AblationName, Discovery, Info, Oracle, TracePoint
 from circuitbench_baselines.selection import above
 
 
@@ -37,7 +34,7 @@ class HeadAblation:
     """
 
     score: Literal["reward", "task"] = "reward"
-    ablation: Ablation | None = None
+    ablation: AblationName | None = None
     absolute: bool = False
     threshold: float = 0.02
 

@@ -8,10 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Ablation, heads_of
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.info import Info
-from circuitbench.oracle import Damages, Oracle
+from circuitbench import AblationName, Damages, Discovery, Info, Oracle, TracePoint, heads_of
 
 
 @Info(
@@ -41,7 +38,7 @@ class ACDC:
 
     objective: Literal["kl", "metric"] = "kl"
     threshold: float = 0.05
-    ablation: Ablation = "resample"
+    ablation: AblationName = "resample"
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """One query per head."""

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Ablation, Head
-from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
-from circuitbench.oracle import Oracle
+from circuitbench import AblationName, Discovery, Head, Info, InvalidSpec, Oracle
 from circuitbench_baselines.selection import above
 
 
@@ -41,7 +37,7 @@ class AttributionPatching:
     """
 
     steps: int = 1
-    ablation: Ablation = "resample"
+    ablation: AblationName = "resample"
     absolute: bool = False
     threshold: float = 0.02
 
@@ -100,7 +96,7 @@ class EdgeAttributionPatching:
         listed: edges reported, the strongest; the rest ranks below them, tied.
     """
 
-    ablation: Ablation = "resample"
+    ablation: AblationName = "resample"
     signed: bool = False
     threshold: float = 0.02
     listed: int = 1_000

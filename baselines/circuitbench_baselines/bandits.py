@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import heads_of
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
+from circuitbench import Discovery, Info, InvalidSpec, TracePoint, heads_of
 from circuitbench_baselines.episodes.evidence import TRACE_EVERY, Evidence
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 def affordable(oracle: Oracle, queries: int) -> int:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from circuitbench.core.discovery import Discovery
-from circuitbench.core.info import Info
+from circuitbench import Discovery, Info
 from circuitbench_baselines.bandits import affordable
 from circuitbench_baselines.episodes.evidence import LargestEvidence
 from circuitbench_baselines.episodes.knockout import KnockoutEpisode, KnockoutRules
 from circuitbench_baselines.episodes.rules import Answer
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 @Info(
@@ -47,8 +46,8 @@ class CutSearch:
     """
 
     queries: int = 144
-    collapse: float = 0.98
-    tolerance: float = 0.05
+    collapse: float = KnockoutRules.collapse
+    tolerance: float = KnockoutRules.tolerance
     threshold: float = 0.02
 
     name: ClassVar[str] = "cut-search"

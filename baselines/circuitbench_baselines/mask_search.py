@@ -8,18 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import cma
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import heads_of
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
+from circuitbench import Discovery, Info, InvalidSpec, TracePoint, heads_of
 from circuitbench_baselines.bandits import affordable
+from circuitbench_baselines.episodes.rules import PruningRules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 class FaithfulSaving:
@@ -61,31 +58,44 @@ class Rounds(Protocol):
         ...
 
 
-def search(
-    oracle: Oracle, rounds: Rounds, queries: int, population: int, tau: float, price: float
-) -> Discovery:
-    """Ask and tell in rounds until ``queries`` (or the budget) are spent; kept heads are selected.
+@dataclass(frozen=True)
+class MaskSearch:
+    """A search over whole masks in rounds.
 
-    The last round is cut to what is left; fewer than two masks are not asked.
+    Args:
+        queries: masks to ask about, the empty one included (fewer if the budget is smaller).
+        population: masks per round.
+        tau, price: of the objective, see :class:`FaithfulSaving`.
     """
-    if population < 4:
-        raise InvalidSpec(f"population must be 4 or more, not {population}")
-    left = affordable(oracle, queries) - 1
-    objective = FaithfulSaving(oracle, tau, price)
-    trace: list[TracePoint] = []
-    potentials = np.zeros(0)
-    while left >= 2:
-        masks = rounds.ask(min(population, left))
-        potentials = objective(masks.reshape(-1, *oracle.shape))
-        rounds.tell(potentials)
-        left -= len(masks)
-        spent = 1 + len(masks) + (trace[-1].queries - 1 if trace else 0)
-        trace.append(TracePoint(spent, rounds.scores().reshape(oracle.shape)))
-    scores = rounds.scores().reshape(oracle.shape)
-    info = {"last_round": {"mean": float(potentials.mean()), "best": float(potentials.max())}}
-    return Discovery(
-        scores, heads_of(scores > 0), trace=trace, info=info if len(potentials) else {}
-    )
+
+    queries: int = 1440
+    population: int = 48
+    tau: float = PruningRules.tau
+    price: float = PruningRules.price
+
+    def search(self, oracle: Oracle, rounds: Rounds) -> Discovery:
+        """Ask and tell in rounds until the queries are spent; kept heads are selected.
+
+        The last round is cut to what is left; fewer than two masks are not asked.
+        """
+        if self.population < 4:
+            raise InvalidSpec(f"population must be 4 or more, not {self.population}")
+        left = affordable(oracle, self.queries) - 1
+        objective = FaithfulSaving(oracle, self.tau, self.price)
+        trace: list[TracePoint] = []
+        potentials = np.zeros(0)
+        while left >= 2:
+            masks = rounds.ask(min(self.population, left))
+            potentials = objective(masks.reshape(-1, *oracle.shape))
+            rounds.tell(potentials)
+            left -= len(masks)
+            spent = 1 + len(masks) + (trace[-1].queries - 1 if trace else 0)
+            trace.append(TracePoint(spent, rounds.scores().reshape(oracle.shape)))
+        scores = rounds.scores().reshape(oracle.shape)
+        info = {"last_round": {"mean": float(potentials.mean()), "best": float(potentials.max())}}
+        return Discovery(
+            scores, heads_of(scores > 0), trace=trace, info=info if len(potentials) else {}
+        )
 
 
 @Info(
@@ -95,28 +105,22 @@ def search(
     link="https://doi.org/10.1007/s10479-005-5724-z",
 )
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(MaskSearch):
     """Cross-entropy method over masks (Rubinstein 1999; de Boer et al. 2005).
 
     Every head has a probability of being kept; each round samples masks and moves the
     probabilities towards those of the best ones. A head's score is its log odds.
 
     Args:
-        queries: masks to ask about, the empty one included (fewer if the budget is smaller).
-        population: masks per round.
+        queries, population, tau, price: see :class:`MaskSearch`.
         elite: share of a round that is learnt from.
         rate: how far the probabilities move towards the elite's.
         keep: probability at the start.
-        tau, price: of the objective, see :class:`FaithfulSaving`.
     """
 
-    queries: int = 1440
-    population: int = 48
     elite: float = 0.2
     rate: float = 0.3
     keep: float = 0.9
-    tau: float = 0.8
-    price: float = 3.0
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """At most ``queries`` queries."""
@@ -124,7 +128,7 @@ class CrossEntropy:
             if not 0 < getattr(self, name) < 1:
                 raise InvalidSpec(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         rounds = _CrossEntropyRounds(self, oracle.n_layers * oracle.n_heads, rng)
-        return search(oracle, rounds, self.queries, self.population, self.tau, self.price)
+        return self.search(oracle, rounds)
 
 
 class _CrossEntropyRounds:
@@ -155,38 +159,34 @@ class _CrossEntropyRounds:
     link="https://doi.org/10.1007/978-3-540-87700-4_30",
 )
 @dataclass(frozen=True)
-class CovarianceMatrixAdaptation:
+class CovarianceMatrixAdaptation(MaskSearch):
     """CMA-ES (Hansen & Ostermeier 2001), by the ``cma`` library, with a diagonal covariance.
 
     Searches real vectors whose positive entries are the kept heads. A head's score is the
     distribution's mean (Ros & Hansen 2008 for the diagonal variant).
 
     Args:
-        queries: masks to ask about, the empty one included (fewer if the budget is smaller).
-        population: masks per round.
+        queries, population, tau, price: see :class:`MaskSearch`.
         start, spread: mean and deviation of every entry at the start.
-        tau, price: of the objective, see :class:`FaithfulSaving`.
     """
 
-    queries: int = 1440
-    population: int = 48
     start: float = 0.6
     spread: float = 0.5
-    tau: float = 0.8
-    price: float = 3.0
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """At most ``queries`` queries."""
         if not self.spread > 0:
             raise InvalidSpec(f"spread must be above 0, not {self.spread}")
         rounds = _CMARounds(self, oracle.n_layers * oracle.n_heads, rng)
-        return search(oracle, rounds, self.queries, self.population, self.tau, self.price)
+        return self.search(oracle, rounds)
 
 
 class _CMARounds:
     def __init__(
         self, settings: CovarianceMatrixAdaptation, n: int, rng: np.random.Generator
     ) -> None:
+        import cma  # of the learning extra, which no other baseline needs
+
         # Its normal draws are handed in, and the global generator is left alone (seed NaN).
         options = {
             "CMA_diagonal": True,

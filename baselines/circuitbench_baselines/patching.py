@@ -8,9 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.info import Info
-from circuitbench.oracle import Oracle
+from circuitbench import Discovery, Info, Oracle, TracePoint
 from circuitbench_baselines.selection import above
 
 

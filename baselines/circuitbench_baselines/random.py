@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitbench.core.discovery import Discovery
-from circuitbench.core.info import Info
-from circuitbench.oracle import Oracle
+from circuitbench import Discovery, Info, Oracle
 from circuitbench_baselines.selection import top_heads
 
 

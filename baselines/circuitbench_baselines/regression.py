@@ -8,11 +8,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 
-from circuitbench.core.circuit import Ablation
-from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
-from circuitbench.oracle import Oracle
+from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle, TracePoint
 from circuitbench_baselines.selection import above
 
 
@@ -40,7 +36,7 @@ class SubsetRegression:
     queries: int = 1152
     share: float = 0.1
     ridge: float = 1.0
-    ablation: Ablation | None = None
+    ablation: AblationName | None = None
     threshold: float = 0.02
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitbench.core.circuit import Head, heads_of
+from circuitbench import Head, heads_of
 
 
 def above(scores: np.ndarray, threshold: float) -> frozenset[Head]:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.info import Info
+from circuitbench import Discovery, Info, InvalidSpec
 from circuitbench_baselines.bandits import affordable
 from circuitbench_baselines.episodes.evidence import Evidence
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 @dataclass

@@ -24,9 +24,10 @@ from circuitbench.core.info import Info, attached
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.models import LayerWeights, Model, ModelFactory, Transformer, TransformerConfig
 from circuitbench.oracle import Batch, Oracle
+from circuitbench.oracle.ablations import ablation_named
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.info import Unreadable, read_info
-from circuitbench.plugins.method import Method, TrainableMethod
+from circuitbench.plugins.method import Learner, Method, TrainableMethod
 from circuitbench.results import plain
 from circuitbench.tasks.base import Prompts, Task
 
@@ -191,6 +192,8 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
         raise InvalidPlugin("the truth names no component")
     try:
         head_grid(truth.heads, model.n_layers, model.n_heads)
+        for name in truth.ablations:
+            ablation_named(name)
     except CircuitBenchError as error:
         raise InvalidPlugin(f"truth: {error}") from error
     info = checked_info(type(task))
@@ -326,7 +329,7 @@ def _toy_oracle(
 def _discover(method: Method, oracle: Oracle) -> Discovery:
     shape = oracle.shape
     if isinstance(method, TrainableMethod):
-        pool = getattr(method, "train_pool", None)
+        pool = method.curriculum().pool if isinstance(method, Learner) else None
         trainer = _toy_oracle(*shape, pool=None if pool is None else min(pool, 8))
         method.train([trainer], np.random.default_rng(3))
     discovery = method.discover(oracle, np.random.default_rng(4))

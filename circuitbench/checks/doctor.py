@@ -17,7 +17,7 @@ from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.oracle import Oracle
-from circuitbench.oracle.engine.choice import PRECISIONS, dtypes, usable_device
+from circuitbench.oracle.engine.devices import PRECISIONS, dtypes, resolve_device
 from circuitbench.oracle.engine.linear import Linear
 from circuitbench.oracle.process_memory import peak_bytes
 from circuitbench.tasks.base import Prompts
@@ -41,7 +41,7 @@ def report(
     seconds for a small model; a large one is measured on as many masks as fit in that time.
 
     Args:
-        device: ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         model: a model or a registered model's name.
         precision: ``exact``, ``fast`` or ``approx``.
         batch_size: prompts, and control spans, per batch.
@@ -49,13 +49,13 @@ def report(
     Raises:
         ModelUnavailable: if the device is not there or the model's weights are not.
     """
-    place = usable_device(device)
+    place = resolve_device(device)
     if isinstance(model, str):
         from circuitbench.plugins.registry import load_model
 
         model = load_model(model)
-    measured = measure(model, device, precision, batch_size)
-    peak = matmul_peak(device)
+    measured = measure(model, str(place), precision, batch_size)
+    peak = matmul_peak(str(place))
     per_query = 1 / measured["queries_per_second"]
     return {
         "versions": {name: _version(name) for name in PACKAGES}

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from circuitbench.checks.health_card import Card, Check, RoleReport, figure, render
-from circuitbench.core.circuit import Ablation, Circuit, Head
+from circuitbench.core.circuit import Circuit, Head
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import generator
 from circuitbench.models.base import Model
 from circuitbench.models.limits import Limits
 from circuitbench.oracle import Oracle
+from circuitbench.oracle.ablations import ABLATIONS, ablation_named
 from circuitbench.tasks.base import Prompts, Task
 
 __all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validate_task"]
@@ -38,7 +39,7 @@ def validate_task(
     model: Model,
     task: Task,
     *,
-    ablation: Ablation | None = None,
+    ablation: str | None = None,
     limits: Limits | None = None,
     prompts: int = 32,
     subsets: int = 24,
@@ -65,7 +66,12 @@ def validate_task(
     """
     limits = model.limits if limits is None else limits
     truth = task.truth(model)
-    ablation = truth.ablations[0] if ablation is None else ablation
+    if not truth.ablations:
+        raise InvalidSpec(
+            f"the truth of {task_name} on {model.name} lists no ablation it was verified under; "
+            f"list them in Circuit(ablations=...), of: {', '.join(ABLATIONS)}"
+        )
+    ablation = truth.ablations[0] if ablation is None else ablation_named(ablation).name
     if ablation not in truth.ablations:
         raise InvalidSpec(
             f"the truth of {task_name} on {model.name} is not claimed under {ablation} ablation; "
@@ -248,7 +254,7 @@ def _faithfulness(bench: _Bench, limits: Limits) -> list[Check]:
     """All heads keep the metric, none lose it, the truth alone keeps it."""
     none_off, others_off = bench.effects([frozenset(), frozenset(bench.others)])
     left = (bench.clean - bench.gap) / bench.clean if bench.clean else math.nan
-    if bench.oracle.ablation == "zero":
+    if ablation_named(bench.oracle.ablation).leaves_nothing:
         nothing = Check("metric left with no head", abs(left), "<=", limits.nothing)
     else:  # what is left is the counterfactual's metric, which may be as far below zero
         nothing = Check("metric left with no head", left, "<=", limits.counterfactual)

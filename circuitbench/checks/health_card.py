@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitbench.core.circuit import Ablation
 from circuitbench.core.extras import needs_extra
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Card:
 
     task: str
     model: str
-    ablation: Ablation
+    ablation: str
     prompts: int
     seed: int
     checks: tuple[Check, ...]

@@ -11,7 +11,6 @@ from circuitbench.core.circuit import Circuit, Head, head_grid
 from circuitbench.evaluation.without_truth.faithfulness import RESOLUTION, Probe
 
 if TYPE_CHECKING:
-    from circuitbench.core.circuit import Ablation
     from circuitbench.oracle import Oracle
 
 
@@ -19,7 +18,7 @@ def super_additivity(
     oracle: Oracle,
     truth: Circuit,
     rng: np.random.Generator,
-    ablation: Ablation | None = None,
+    ablation: str | None = None,
     max_pairs: int = 500,
 ) -> dict[str, Any]:
     """``D(a, b) - D(a) - D(b)`` over pairs of a circuit's heads, D the damage of ablating them.

@@ -33,6 +33,7 @@ from circuitbench.cli.options import (
     raise_option,
     settings_of,
     spec_options,
+    training_options,
 )
 from circuitbench.cli.verbs import Verbs
 from circuitbench.core.errors import CircuitBenchError, InvalidSpec, nearest
@@ -59,9 +60,16 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
 @functional_option
+@training_options
 @out_option
 @raise_option
-def run(as_json: bool, reraise: bool, **options: Any) -> None:
+def run(
+    as_json: bool,
+    reraise: bool,
+    checkpoints: Path | None,
+    tensorboard: Path | None,
+    **options: Any,
+) -> None:
     """Run one method on one task and write one record.
 
     \b
@@ -69,6 +77,7 @@ def run(as_json: bool, reraise: bool, **options: Any) -> None:
       circuitbench run --method rl-ppo
       circuitbench run --method acdc --task ioi --seed 3
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
+      circuitbench run --method rl-ppo --set ppo.gamma=0.9 --checkpoints training/
       circuitbench run --config run.yaml --budget 144
     """
     reraise = reraise or _debug()
@@ -77,12 +86,15 @@ def run(as_json: bool, reraise: bool, **options: Any) -> None:
     from circuitbench.runs.once import run_and_write
     from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
+    from circuitbench.runs.training import training_tools
 
     spec = build_spec(*settings)
     check_folder(out)
     with progress_bar(f"{spec.method} on {spec.task}") as progress, letting_through(reraise):
         progress("loading", None)
-        record = run_and_write(prepare(spec), out, progress, reraise=reraise)
+        prepared = prepare(spec)
+        tools = training_tools(prepared.method, spec.method, checkpoints, tensorboard)
+        record = run_and_write(prepared, out, progress, tools=tools, reraise=reraise)
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
     else:
@@ -98,9 +110,18 @@ def run(as_json: bool, reraise: bool, **options: Any) -> None:
 @click.option("--seeds", default="0", show_default=True, help="Seeds: 0,1,2 or 0-4.")
 @spec_options
 @functional_option
+@training_options
 @out_option
 @raise_option
-def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -> None:
+def sweep(
+    methods: str,
+    tasks: str,
+    seeds: str,
+    reraise: bool,
+    checkpoints: Path | None,
+    tensorboard: Path | None,
+    **options: Any,
+) -> None:
     """Run every method on every task with every seed; finished runs are not repeated.
 
     \b
@@ -124,7 +145,15 @@ def sweep(methods: str, tasks: str, seeds: str, reraise: bool, **options: Any) -
                 index / len(specs),
             )
 
-        for record, new in run_all(specs, out, started=started, reraise=reraise):
+        runs = run_all(
+            specs,
+            out,
+            started=started,
+            checkpoints=checkpoints,
+            tensorboard=tensorboard,
+            reraise=reraise,
+        )
+        for record, new in runs:
             failures += record.status != "done"
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)

@@ -80,15 +80,15 @@ def validate_task(
     from circuitbench.checks import health, health_card, redundancy
     from circuitbench.core.seeding import generator
     from circuitbench.oracle import Oracle
+    from circuitbench.oracle.engine.devices import resolve_device
     from circuitbench.plugins.registry import load_model, load_task
     from circuitbench.results import write_atomically
-    from circuitbench.runs.prepare import resolve_device
     from circuitbench.runs.spec import RunSpec, build_spec
 
     build_spec({"seed": seed, "device": device, "ablation": ablation or RunSpec.ablation})
     loaded = load_task(task)
     subject = load_model(model or loaded.default_model)
-    where = resolve_device(device)
+    where = str(resolve_device(device))
     with progress_bar(f"validate {task}") as progress:
         progress("asking", None)
         card = health.validate_task(
@@ -128,9 +128,8 @@ def doctor(model: str, device: Any, precision: str, batch_size: int, as_json: bo
       circuitbench doctor --model gpt2 --precision fast
     """
     from circuitbench.checks import doctor as examination
-    from circuitbench.runs.prepare import resolve_device
     from circuitbench.runs.spec import build_spec
 
     build_spec({"device": device, "precision": precision, "batch_size": batch_size})
-    found = examination.report(resolve_device(device), model, precision, batch_size)
+    found = examination.report(device, model, precision, batch_size)
     click.echo(json.dumps(found, indent=1) if as_json else examination.render(found))

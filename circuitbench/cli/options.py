@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.oracle.ablations import ABLATIONS
+from circuitbench.oracle.engine.devices import PRECISIONS, Device
 
 
 def spec_options(command: Any) -> Any:
@@ -17,15 +19,19 @@ def spec_options(command: Any) -> Any:
     options = [
         click.option("--model", help="Model, or model@variant; default: the task's own."),
         click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
-        click.option("--ablation", help="What replaces a head: zero (default), mean or resample."),
+        click.option("--ablation", help=f"What replaces a head: {_one_of(ABLATIONS)}."),
         click.option(
             "--weight", type=float, help="Price of control damage in the reward (default 1)."
         ),
         click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
-        click.option("--device", help="auto, cpu or cuda (default auto)."),
-        click.option("--precision", help="exact, fast or approx (default exact)."),
+        click.option("--device", help=f"{_one_of(get_args(Device))}."),
+        click.option("--precision", help=f"{_one_of(PRECISIONS)}."),
         click.option(
-            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyperparameter."
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A hyperparameter, e.g. threshold=0.1 or ppo.gamma=0.9.",
         ),
         click.option("--config", type=Path, help="YAML file of settings; options override it."),
     ]
@@ -38,6 +44,16 @@ functional_option = click.option(
     "--functional", help="Truth-free tests: none, quick or full (default quick)."
 )
 out_option = click.option("--out", type=Path, help="Folder for records (default results/).")
+
+
+def training_options(command: Any) -> Any:
+    """Where a learner saves and shows its training; no part of what is run."""
+    command = click.option(
+        "--tensorboard", type=Path, help="Folder for TensorBoard events of a training."
+    )(command)
+    return click.option(
+        "--checkpoints", type=Path, help="Folder to save a training in, and to go on from."
+    )(command)
 
 
 raise_option = click.option(
@@ -104,6 +120,12 @@ def settings_of(
     layers.append({key: value for key, value in options.items() if value is not None})
     layers.append({"hyperparameters": assignments})
     return layers, folder
+
+
+def _one_of(names: Iterable[str]) -> str:
+    """``zero (default), mean or resample``: names for a help text, the default first."""
+    first, *others = names
+    return ", ".join([f"{first} (default)", *others[:-1]]) + f" or {others[-1]}"
 
 
 def parse_names(text: str) -> list[str]:

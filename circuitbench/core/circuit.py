@@ -11,11 +11,9 @@ import numpy as np
 
 from circuitbench.core.errors import InvalidSpec
 
-Ablation = Literal["zero", "mean", "resample"]
 Direction = Literal["noising", "denoising"]
 TruthKind = Literal["constructed", "trained", "literature", "ambiguous"]
 
-ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
 DIRECTIONS: tuple[Direction, ...] = ("noising", "denoising")
 
 
@@ -83,16 +81,17 @@ class Role:
 
 @dataclass(frozen=True)
 class Circuit:
-    """A ground truth: who is in the circuit, why we believe it, and under which ablation.
+    """A ground truth: who is in the circuit, why we believe it, and under which ablations.
 
     ``kind`` is ``constructed`` (weights written by hand), ``trained`` (established by
-    exhaustive tests on a trained model), ``literature`` or ``ambiguous``.
+    exhaustive tests on a trained model), ``literature`` or ``ambiguous``. ``ablations`` names the
+    kinds under which the truth was verified; none are claimed by default.
     """
 
     roles: Mapping[str, Role]
     source: str
     kind: TruthKind
-    ablations: tuple[Ablation, ...] = ABLATIONS
+    ablations: tuple[str, ...] = ()
     version: str = "1"
     edges: frozenset[Edge] | None = None
     mlps: tuple[int, ...] = ()

@@ -53,8 +53,20 @@ class RunFailed(CircuitBenchError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say what would have been valid: ``did you mean 'acdc'? Valid: ...``."""
+    """Say what would have been valid: ``did you mean 'acdc'? Valid: ...``.
+
+    Of a dotted name the last part alone may be what was meant: ``gamma`` is near ``ppo.gamma``.
+    """
     names = sorted(known)
     valid = "valid: " + (", ".join(names) if names else "none")
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}? ({valid})" if close else valid
+    close = max(names, key=lambda candidate: _likeness(candidate, name.lower()), default="")
+    if not close or max(_likeness(close, name.lower())) < 0.5:
+        return valid
+    return f"did you mean {close!r}? ({valid})"
+
+
+def _likeness(a: str, b: str) -> tuple[float, float]:
+    """How alike two names are, 0 to 1: as wholes or in their last parts, and then as wholes."""
+    ends = a.rpartition(".")[2], b.rpartition(".")[2]
+    whole, end = (difflib.SequenceMatcher(None, *pair).ratio() for pair in ((a, b), ends))
+    return max(whole, end), whole

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import RunFailed
-from circuitbench.evaluation.against_truth.edges import all_edges
 from circuitbench.evaluation.against_truth.evaluate import checked_scores, checked_selection
 
 
@@ -26,7 +26,7 @@ def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
     if any(b.queries <= a.queries for a, b in pairwise(discovery.trace)):
         raise RunFailed("trace must go by rising numbers of queries")
     if discovery.edges:
-        strange = sorted(set(discovery.edges).difference(all_edges(*shape, True)))
+        strange = sorted(set(discovery.edges).difference(graph_of(*shape, True).edges))
         if strange:
             raise RunFailed(
                 f"{len(strange)} scored edges cannot exist in a {shape[0]} x {shape[1]} model, "

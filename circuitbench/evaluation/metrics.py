@@ -17,7 +17,6 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, get_args
 
-from circuitbench.core.circuit import ABLATIONS
 from circuitbench.core.errors import (
     CircuitBenchError,
     InvalidPlugin,
@@ -28,6 +27,7 @@ from circuitbench.core.errors import (
 from circuitbench.evaluation.against_truth import ranking
 from circuitbench.evaluation.against_truth.ranking import TiedRanking
 from circuitbench.evaluation.outcome import EXAMPLE, Outcome
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["quality", "edges", "function", "cost"]
@@ -406,7 +406,7 @@ _OURS: tuple[Metric, ...] = (
         "Share of true edges among the R best ranked, R being how many are true.",
         ranking.r_precision,
     ),
-    *(found for ablation in ABLATIONS for found in _function(ablation)),
+    *(found for ablation in MEASURED_ABLATIONS for found in _function(ablation)),
     _cost(
         "queries",
         "Queries",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from circuitbench.core.circuit import ABLATIONS, Circuit, Edge, Head, Role, TruthKind, head_grid
+from circuitbench.core.circuit import Circuit, Edge, Head, Role, TruthKind, head_grid
 from circuitbench.core.discovery import TracePoint
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation.against_truth.edges import edge_ranking
@@ -27,6 +27,7 @@ from circuitbench.evaluation.against_truth.ranking import (
 )
 from circuitbench.evaluation.against_truth.roles import presence_in_top_r
 from circuitbench.evaluation.against_truth.selection import Overlap
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 
 Measure = Callable[[TiedRanking], float | None]
 
@@ -252,9 +253,10 @@ EXAMPLE = Outcome(
     costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
     measurements={
         "faithfulness": {
-            name: {"value": 0.5, "circuit": 1.0, "empty": 0.0, "full": 2.0} for name in ABLATIONS
+            name: {"value": 0.5, "circuit": 1.0, "empty": 0.0, "full": 2.0}
+            for name in MEASURED_ABLATIONS
         },
-        "mib": {name: {"cpr": 0.5, "cmd": 0.5} for name in ABLATIONS},
+        "mib": {name: {"cpr": 0.5, "cmd": 0.5} for name in MEASURED_ABLATIONS},
         "completeness": dict.fromkeys(("mean", "max", "relative_mean", "relative_max"), 0.5),
         "minimality": dict.fromkeys(("min", "mean", "relative_min", "relative_mean"), 0.5),
     },

@@ -20,6 +20,7 @@ from circuitbench.core.errors import InvalidSpec, ModelUnavailable, nearest
 from circuitbench.core.extras import needs_extra
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
+from circuitbench.models.forward import forward
 from circuitbench.models.transformer import (
     LayerWeights,
     Normalization,
@@ -376,34 +377,24 @@ def _read_layer(
 @torch.no_grad()
 def _computes_alike(bridge: Any, transformer: Transformer, tolerance: float = 1e-3) -> bool:
     """Equal log-probabilities on random tokens, intact and with one head per layer ablated."""
-    from circuitbench.oracle.engine.layers import Forward
-
     cfg = transformer.config
     rng = torch.Generator().manual_seed(0)
     tokens = torch.randint(cfg.d_vocab, (2, min(cfg.n_ctx, 12)), generator=rng)
     off = torch.randint(cfg.n_heads, (cfg.n_layers,), generator=rng).tolist()
-    forward = Forward(transformer)
 
-    def zero(head: int) -> Callable[..., Tensor]:
-        def hook(z: Tensor, hook: object) -> Tensor:
-            out = z.clone()
-            out.view(*z.shape[:2], cfg.n_heads, -1)[:, :, head] = 0
-            return out
+    def zero(layer: int, z: Tensor) -> Tensor:
+        out = z.clone()
+        out.view(*z.shape[:2], cfg.n_heads, -1)[:, :, off[layer]] = 0
+        return out
 
-        return hook
+    def hook(layer: int) -> Callable[..., Tensor]:
+        return lambda z, hook: zero(layer, z)
 
     device = bridge.W_E.device
     for ablated in (False, True):
-        hooks = [(f"blocks.{x}.attn.hook_z", zero(h)) for x, h in enumerate(off) if ablated]
+        hooks = [(f"blocks.{x}.attn.hook_z", hook(x)) for x in range(cfg.n_layers) if ablated]
         theirs = bridge.run_with_hooks(tokens.to(device), fwd_hooks=hooks).float().cpu()
-        x = forward.embed(tokens)
-        for layer, head in enumerate(off):
-            z = forward.heads(layer, x).clone()
-            if ablated:
-                z[:, :, head] = 0
-            x = forward.add_mlp(layer, forward.add_attention(layer, x, z))
-        unembed = forward.weights.unembed
-        ours = torch.nn.functional.linear(forward.final(x), unembed.rows, unembed.bias)
+        ours = forward(transformer, tokens, zero if ablated else None).logits
         difference = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max()
         if not difference <= tolerance:
             return False

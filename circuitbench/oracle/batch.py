@@ -1,42 +1,16 @@
-"""Drawn prompts and control text, and what is already known about masks on them."""
+"""Drawn prompts and control text: what a question is asked on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
-from circuitbench.tasks.base import Prompts
-
-Part = Literal["task", "control", "kl"]
-
-
-@dataclass(eq=False)
-class Source:
-    """Prompts and control spans that are drawn, run and remembered together.
-
-    Args:
-        prompts: ``n`` task prompts, on the CPU.
-        control: ``[n, pos]`` control spans, on the CPU.
-        by_row: whether batches take single rows from here (a pool) or everything.
-        memo: known values ``[n]`` per question, NaN where unknown.
-    """
-
-    prompts: Prompts
-    control: Tensor
-    by_row: bool = False
-    memo: dict[Hashable, np.ndarray] = field(default_factory=dict)
-
-    def known(self, key: Hashable) -> np.ndarray:
-        """The (writable) values of a question, created unknown."""
-        values = self.memo.get(key)
-        if values is None:
-            values = self.memo[key] = np.full(len(self.prompts), np.nan, np.float32)
-        return values
+from circuitbench.core.circuit import Direction
+from circuitbench.oracle.ablations import Ablation, Half
+from circuitbench.oracle.engine.base import Question, Source
 
 
 @dataclass(eq=False)
@@ -47,22 +21,32 @@ class Batch:
         seed: what it was drawn with.
         source: where its rows live.
         prompt_rows, control_rows: ``[batch_size]`` rows of the source.
+        clean: gives the intact model's values ``[batch_size]`` of one half.
+        correct: gives the intact model's accuracy.
+        counterfactual_counted: whether the meter has counted its counterfactual pass.
     """
 
     seed: int
     source: Source = field(repr=False)
     prompt_rows: np.ndarray = field(repr=False)
     control_rows: np.ndarray = field(repr=False)
-    clean: Callable[[Batch, Part], np.ndarray] = field(repr=False)
+    clean: Callable[[Batch, Half], np.ndarray] = field(repr=False)
     correct: Callable[[Batch], float] = field(repr=False)
     counterfactual_counted: bool = field(default=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.prompt_rows)
 
-    def rows(self, part: Part) -> np.ndarray:
-        """This batch's rows of the source for one part."""
-        return self.control_rows if part == "control" else self.prompt_rows
+    def rows(self, half: Half) -> np.ndarray:
+        """This batch's rows of the source for one half."""
+        return self.control_rows if half == "control" else self.prompt_rows
+
+    def question(
+        self, half: Half, mask: np.ndarray, ablation: Ablation, direction: Direction
+    ) -> Question:
+        """A mask ``[n_layers, n_heads]`` on one half of this batch."""
+        rows = self.rows(half) if self.source.by_row else None
+        return Question(self.source, half, rows, mask, ablation, direction)
 
     @cached_property
     def metric(self) -> float:

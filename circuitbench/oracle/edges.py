@@ -9,54 +9,23 @@ edge attribution patching (Syed et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuitbench.core.circuit import Ablation, Edge
+from circuitbench.core.circuit import Edge
+from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.models.forward import normalize, rotate
+from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
+from circuitbench.oracle.account import GRADIENT_COST, Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
 from circuitbench.oracle.engine import readout
-from circuitbench.oracle.engine.fast import FastEngine, Half
-from circuitbench.oracle.engine.layers import rotate
-from circuitbench.oracle.engine.linear import normalize
-
-if TYPE_CHECKING:
-    from circuitbench.oracle.heads import Oracle
-
-
-class Graph:
-    """All senders, receivers and edges of a decoder-only model, in order of computation.
-
-    Args:
-        n_layers, n_heads: of the model.
-        mlps: whether layers have an MLP.
-    """
-
-    def __init__(self, n_layers: int, n_heads: int, mlps: bool) -> None:
-        self.senders = ["embed"]
-        self.receivers: list[str] = []
-        ends: list[tuple[int, int]] = []  # (receiver, how many senders it hears)
-        for layer in range(n_layers):
-            for head in range(n_heads):
-                for letter in "qkv":
-                    ends.append((len(self.receivers), len(self.senders)))
-                    self.receivers.append(f"{layer}.{head}.{letter}")
-            self.senders += [f"{layer}.{head}" for head in range(n_heads)]
-            if mlps:
-                ends.append((len(self.receivers), len(self.senders)))
-                self.receivers.append(f"m{layer}")
-                self.senders.append(f"m{layer}")
-        ends.append((len(self.receivers), len(self.senders)))
-        self.receivers.append("logits")
-        pairs = [(receiver, sender) for receiver, heard in ends for sender in range(heard)]
-        self.index = torch.tensor(pairs)  # [n_edges, 2]: receiver, sender
-        self.edges = tuple(Edge(self.senders[s], self.receivers[r]) for r, s in pairs)
+from circuitbench.oracle.engine.fast import FastEngine
 
 
 class EdgeOracle:
@@ -64,14 +33,28 @@ class EdgeOracle:
 
     Use it as ``oracle.edges``. Edges are in the order of :attr:`edges`. A head's output is
     ``z @ W_O`` without ``b_O``; an MLP's includes its bias; the embedding's includes positions.
+
+    Args:
+        engine: has the model's weights.
+        account: of the oracle whose budget and meter these questions are on.
+        current: gives the batch that is asked about by default.
+        ablation: name of the default kind.
+        weight: of the control damage in the reward.
     """
 
-    def __init__(self, oracle: Oracle) -> None:
-        if not isinstance(oracle.engine, FastEngine):
-            raise InvalidSpec(f"{oracle._model.name} is run by hooks, which know no edges")
-        self._oracle, self._engine = oracle, oracle.engine
-        config = oracle.engine.forward.config
-        self.graph = Graph(config.n_layers, config.n_heads, config.d_mlp > 0)
+    def __init__(
+        self,
+        engine: FastEngine,
+        account: Account,
+        current: Callable[[], Batch],
+        *,
+        ablation: str,
+        weight: float,
+    ) -> None:
+        self._engine, self._account, self._current = engine, account, current
+        self._default, self._weight = ablation, weight
+        config = engine.forward.config
+        self.graph = graph_of(config.n_layers, config.n_heads, config.d_mlp > 0)
 
     @property
     def edges(self) -> tuple[Edge, ...]:
@@ -99,7 +82,7 @@ class EdgeOracle:
         self,
         masks: Tensor,
         *,
-        ablation: Ablation | None = None,
+        ablation: str | None = None,
         control: bool = False,
         kl: bool = False,
         batch: Batch | None = None,
@@ -108,24 +91,26 @@ class EdgeOracle:
 
         Args:
             masks: bool, True = kept.
-            ablation: what replaces a sender's contribution: ``zero``, its ``mean`` over the
-                counterfactual prompts, or its value on the counterfactual (``resample``).
+            ablation: what replaces a sender's contribution, instead of the oracle's own kind.
             control: whether to measure control damage too.
             kl: whether to measure the KL divergence too.
             batch: instead of the oracle's default one.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
+            InvalidSpec: for an ablation that cannot replace every sender.
         """
-        oracle, batch = self._oracle, batch or self._oracle.batch
+        kind, batch = self._ablation(ablation), batch or self._current()
         kept = self._checked(masks)
         if not ((kept == 0) | (kept == 1)).all():
             raise InvalidSpec("a query's edge masks must be bool (soft masks are for gradients)")
-        passes = oracle.ask_edges(len(kept), batch, ablation, control)
+        self._account.charge(len(kept))
+        for _ in kept:
+            self._account.ask(batch, kind, control=control)
         task, loss, divergence = [], [], []
-        with passes as ablation:
-            run = _Run(self, batch, "task", ablation)
-            text = _Run(self, batch, "control", ablation) if control else None
+        with self._account.timed():
+            run = _Run(self, batch, "task", kind)
+            text = _Run(self, batch, "control", kind) if control else None
             clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
             for mask in kept:
                 final = run.final(mask)
@@ -138,24 +123,27 @@ class EdgeOracle:
         return Damages(
             task=metric - torch.tensor(task),
             control=torch.tensor(loss) - control_loss if control else None,
-            weight=oracle.weight,
+            weight=self._weight,
             kl=torch.tensor(divergence) if kl else None,
         )
 
     def gradient(
-        self, masks: Tensor, *, ablation: Ablation | None = None, batch: Batch | None = None
+        self, masks: Tensor, *, ablation: str | None = None, batch: Batch | None = None
     ) -> Tensor:
         """Derivative ``[n_masks, n_edges]`` of the task metric by soft edge masks, 3 queries each.
 
         At all-ones masks this is edge attribution patching, times minus one: the first-order
         estimate of what ablating the edge takes from the metric.
         """
-        oracle, batch = self._oracle, batch or self._oracle.batch
+        kind, batch = self._ablation(ablation), batch or self._current()
         soft = self._checked(masks)
         out = torch.zeros_like(soft)
-        with oracle.ask_edges(len(soft), batch, ablation, False, gradient=True) as ablation:
+        self._account.charge(GRADIENT_COST * len(soft))
+        for _ in soft:
+            self._account.ask(batch, kind, gradient=True)
+        with self._account.timed():
             n = len(batch)
-            run = _Run(self, batch, "task", ablation)
+            run = _Run(self, batch, "task", kind)
             step = run.rows_at_once(len(self.graph.senders))
             for i, mask in enumerate(soft):
                 for start in range(0, n, step):
@@ -165,6 +153,15 @@ class EdgeOracle:
                         value = run.value_tensor(run.final(gates, rows), rows)
                     out[i] += torch.autograd.grad(value.sum(), gates)[0] / n
         return out
+
+    def _ablation(self, name: str | None) -> Ablation:
+        ablation = ablation_named(self._default if name is None else name)
+        if not ablation.edges:
+            raise InvalidSpec(
+                f"{ablation.name} ablation replaces heads only, not the embedding or MLPs, so it "
+                f"knows no edges; valid: {', '.join(a.name for a in ABLATIONS.values() if a.edges)}"
+            )
+        return ablation
 
     def _checked(self, masks: Tensor) -> Tensor:
         masks = torch.as_tensor(masks)
@@ -184,6 +181,7 @@ class _Run:
     def __init__(self, edges: EdgeOracle, batch: Batch, half: Half, ablation: Ablation) -> None:
         self.graph, self.f, self.half = edges.graph, edges._engine.forward, half
         device = self.f.device
+        self.index = torch.tensor(self.graph.pairs, device=device)  # [n_edges, 2]
         prompts, control = batch.source.prompts, batch.source.control
         rows = torch.from_numpy(batch.rows(half))
         self.prompts = prompts.take(rows).to(device) if half == "task" else None
@@ -191,17 +189,14 @@ class _Run:
         self.directions = None
         if self.prompts is not None:
             self.directions = readout.Directions(self.f.weights.unembed, self.prompts)
-        self.ablated: Tensor | None = None
-        if ablation != "zero":
-            other = self.tokens if self.prompts is None else self.prompts.counterfactual
-            everyone = torch.ones(len(self.graph.receivers), len(self.graph.senders))
-            with torch.no_grad():
-                out = self._forward(other, everyone.to(device), None, every_sender=True)[1]
-            if ablation == "mean":
-                out = out.mean(1, keepdim=True)
-            elif half == "control":
-                out = out.roll(-1, 1)
-            self.ablated = out  # [senders, batch or 1, pos, d_model]
+        with torch.no_grad():  # [senders, batch or 1, pos, d_model], None is zero
+            self.ablated = ablation.senders(half, self._outputs_elsewhere)
+
+    def _outputs_elsewhere(self) -> Tensor:
+        """All senders' outputs on the counterfactual prompts, or on the control spans."""
+        tokens = self.tokens if self.prompts is None else self.prompts.counterfactual
+        everyone = torch.ones(len(self.graph.receivers), len(self.graph.senders))
+        return self._forward(tokens, everyone.to(self.f.device), None, every_sender=True)[1]
 
     def rows_at_once(self, senders: int, limit: int = 1 << 29) -> int:
         """Prompts whose differentiable pass stays within ``limit`` bytes, at least one."""
@@ -210,7 +205,7 @@ class _Run:
 
     def final(self, mask: Tensor, rows: Tensor | None = None) -> Tensor:
         """What the unembedding reads, ``[batch, pos, d_model]``, under an edge mask."""
-        receiver, sender = self.graph.index.to(self.f.device).unbind(1)
+        receiver, sender = self.index.unbind(1)
         keep = torch.ones(len(self.graph.receivers), len(self.graph.senders), device=self.f.device)
         keep = keep.index_put((receiver, sender), mask.to(self.f.device))
         tokens, ablated = self.tokens, self.ablated

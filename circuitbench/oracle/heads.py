@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import ABLATIONS, DIRECTIONS, Ablation, Direction
-from circuitbench.core.errors import BudgetExceeded, InvalidSpec, nearest
+from circuitbench.core.circuit import DIRECTIONS, Direction
+from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.models.base import Model
-from circuitbench.oracle.batch import Batch, Part, Source
+from circuitbench.oracle.ablations import Ablation, Half, ablation_named
+from circuitbench.oracle.account import GRADIENT_COST, Account
+from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
 from circuitbench.oracle.edges import EdgeOracle
+from circuitbench.oracle.engine.base import Engine, Question, Source
 from circuitbench.oracle.engine.choice import engine_for
-from circuitbench.oracle.engine.fast import Engine
-from circuitbench.oracle.memo import Request, answer, fill, parts_of, unknown, values
+from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.memo import fill, unknown, values
 from circuitbench.oracle.meter import Meter
 from circuitbench.tasks.base import Task
 
-GRADIENT_COST = 3  # queries: a forward pass, and a backward pass counted as two
 Of = Literal["task", "control", "reward"]
+
+
+class _Asked(NamedTuple):
+    """One mask on one batch: its questions about the prompts and about the control spans."""
+
+    batch: Batch
+    task: Question
+    control: Question | None
 
 
 class Oracle:
     """Answers masks with damages, counts every question and enforces the budget.
 
     A mask is True where a head is kept. In a *noising* question the prompts run through the
-    model with the masked-out heads ablated: ``zero`` sets their output z to 0, ``mean`` to its
-    mean over the counterfactual prompts (per position), ``resample`` to its value on the
-    prompt's own counterfactual. On the control text ``mean`` is over the spans themselves and
-    ``resample`` takes the next span's. In a *denoising* question the counterfactual prompts run
-    and the kept heads are given their clean output; it has no control damage.
+    model, and an ablation takes the place of the masked-out heads' outputs z (see
+    :mod:`circuitbench.oracle.ablations`). In a *denoising* question the counterfactual prompts
+    run and the kept heads are given their clean output; it has no control damage.
 
     Args:
         model: what is studied.
         task: brings prompts and control text.
         task_name: seeds and labels the draws.
         seed: root of all draws; the same seed draws the same batches.
-        ablation: default kind of ablation.
+        ablation: name of the default kind of ablation.
         weight: of the control damage in the reward.
         batch_size: prompts, and control spans, per batch.
         budget: queries allowed; None is unlimited.
@@ -64,7 +71,7 @@ class Oracle:
         *,
         task_name: str,
         seed: int,
-        ablation: Ablation = "zero",
+        ablation: str = "zero",
         weight: float = 1.0,
         batch_size: int = 32,
         budget: int | None = None,
@@ -83,12 +90,14 @@ class Oracle:
         # Private, since they lead to the truth, which no method may see.
         self._model, self._task = model, task
         self.task_name, self.seed = task_name, seed
-        self.ablation: Ablation = _known_ablation(ablation)
-        self.weight, self.batch_size, self.budget, self.pool = weight, batch_size, budget, pool
+        self.ablation = ablation_named(ablation).name
+        self.weight, self.batch_size, self.pool = weight, batch_size, pool
         self.n_layers, self.n_heads = model.n_layers, model.n_heads
-        self.meter = Meter() if meter is None else meter
         self.precision = precision
         self.engine = engine_for(model, device, precision) if engine is None else engine
+        self._account = Account(
+            Meter() if meter is None else meter, budget, self.engine, self.n_layers * self.n_heads
+        )
         self._pool: Source | None = None
         self.batch = self.draw(0)
 
@@ -102,9 +111,19 @@ class Oracle:
         return self.n_layers, self.n_heads
 
     @property
+    def meter(self) -> Meter:
+        """What has been asked and what it has cost."""
+        return self._account.meter
+
+    @property
+    def budget(self) -> int | None:
+        """Queries allowed; None if unlimited."""
+        return self._account.budget
+
+    @property
     def remaining(self) -> int | None:
         """Queries left; None if unlimited."""
-        return None if self.budget is None else self.budget - self.meter.queries
+        return self._account.remaining
 
     @property
     def clean_metric(self) -> float:
@@ -122,27 +141,15 @@ class Oracle:
 
         Raises :class:`InvalidSpec` for a model whose architecture the engine does not know.
         """
-        return EdgeOracle(self)
-
-    @contextmanager
-    def ask_edges(
-        self,
-        n_masks: int,
-        batch: Batch,
-        ablation: Ablation | None,
-        control: bool,
-        gradient: bool = False,
-    ) -> Iterator[Ablation]:
-        """Charge, count and time what :class:`EdgeOracle` does inside; gives the ablation."""
-        ablation = self.ablation if ablation is None else _known_ablation(ablation)
-        self._charge(n_masks * (GRADIENT_COST if gradient else 1))
-        request = Request(batch, np.ones(self.shape, bool), ablation, "noising")
-        self._count([request] * n_masks, control)
-        if gradient:
-            self.meter.gradients += n_masks
-            self.meter.backwards += n_masks
-        with _Timed(self):
-            yield ablation
+        if not isinstance(self.engine, FastEngine):
+            raise InvalidSpec(f"{self._model.name} is run by hooks, which know no edges")
+        return EdgeOracle(
+            self.engine,
+            self._account,
+            lambda: self.batch,
+            ablation=self.ablation,
+            weight=self.weight,
+        )
 
     def head_masks(self) -> Tensor:
         """All single-head ablations ``[n_layers * n_heads, n_layers, n_heads]``, row-major."""
@@ -165,9 +172,9 @@ class Oracle:
             source = self._pool
             rng = generator(self.seed, self.task_name, "pool batch", seed)
             rows = rng.choice(self.pool, n, replace=False), rng.choice(self.pool, n, replace=False)
-        self.meter.forwards += 2
-        self.meter.tokens += n * (source.prompts.tokens.shape[1] + source.control.shape[1])
-        return Batch(seed, source, *rows, clean=self._clean, correct=self._correct)
+        batch = Batch(seed, source, *rows, clean=self._clean, correct=self._correct)
+        self._account.draw(batch)
+        return batch
 
     def resample(self, seed: int) -> None:
         """Draw a batch and make it the default of all later questions."""
@@ -177,7 +184,7 @@ class Oracle:
         self,
         masks: Tensor,
         *,
-        ablation: Ablation | None = None,
+        ablation: str | None = None,
         direction: Direction = "noising",
         control: bool = True,
         per_prompt: bool = False,
@@ -198,19 +205,21 @@ class Oracle:
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
         """
-        requests = self._requests(masks, ablation, direction, batch)
+        asked = self._asked(masks, ablation, direction, batch, control)
         control = control and direction == "noising"
-        self._charge(len(requests))
-        self._count(requests, control)
-        with _Timed(self):
-            self.meter.memo_hits += answer(self.engine, requests, control, kl)
-        return self._damages(requests, control, per_prompt, kl)
+        self._account.charge(len(asked))
+        for one in asked:
+            self._count(one)
+        with self._account.timed():
+            self.meter.memo_hits += sum(_known(one, kl) for one in asked)
+            _compute(self.engine, asked, kl)
+        return self._damages(asked, control, per_prompt, kl)
 
     def lookup(
         self,
         masks: Tensor,
         *,
-        ablation: Ablation | None = None,
+        ablation: str | None = None,
         direction: Direction = "noising",
         control: bool = True,
         per_prompt: bool = False,
@@ -218,17 +227,17 @@ class Oracle:
         batch: Batch | Sequence[Batch] | None = None,
     ) -> Damages | None:
         """What :meth:`query` would say, if all of it has been asked before; free of charge."""
-        requests = self._requests(masks, ablation, direction, batch)
+        asked = self._asked(masks, ablation, direction, batch, control)
         control = control and direction == "noising"
-        if any(len(unknown(r, part)) for r in requests for part in parts_of(control, kl)):
+        if not all(_known(one, kl) for one in asked):
             return None
-        return self._damages(requests, control, per_prompt, kl)
+        return self._damages(asked, control, per_prompt, kl)
 
     def gradient(
         self,
         masks: Tensor,
         *,
-        ablation: Ablation | None = None,
+        ablation: str | None = None,
         direction: Direction = "noising",
         batch: Batch | Sequence[Batch] | None = None,
         of: Of = "task",
@@ -253,27 +262,23 @@ class Oracle:
             )
         if of != "task" and direction == "denoising":
             raise InvalidSpec(f"denoising has no control text, so no gradient of {of!r}")
-        ablation = self.ablation if ablation is None else _known_ablation(ablation)
+        kind = self._ablation(ablation)
         soft = _float_masks(masks, self.shape)
         batches = self._batches(batch, len(soft))
-        requests = [Request(b, m, ablation, direction) for b, m in zip(batches, soft, strict=True)]
-        self._charge(GRADIENT_COST * len(requests))
-        halves = sum((of != "control", of != "task"))
-        self._count(requests, of == "reward", task=of != "control")
-        if of == "control":
-            self.meter.forwards += len(requests)
-            self.meter.tokens += sum(b.source.control.shape[1] * len(b) for b in batches)
-        self.meter.gradients += len(requests)
-        self.meter.backwards += halves * len(requests)
-        out = np.zeros((len(requests), *self.shape), np.float32)
-        with _Timed(self):
-            for i, request in enumerate(requests):
-                if of != "control":
-                    sign = -1.0 if of == "reward" else 1.0
-                    out[i] += sign * self.engine.gradient("task", request.ask("task"))
-                if of != "task":
-                    sign = -self.weight if of == "reward" else 1.0
-                    out[i] += sign * self.engine.gradient("control", request.ask("control"))
+        self._account.charge(GRADIENT_COST * len(soft))
+        task, control = of != "control", of != "task"
+        for b in batches:
+            self._account.ask(b, kind, direction, task=task, control=control, gradient=True)
+        sign = -1.0 if of == "reward" else 1.0
+        weight = -self.weight if of == "reward" else 1.0
+        out = np.zeros(soft.shape, np.float32)
+        with self._account.timed():
+            for one, b, mask in zip(out, batches, soft, strict=True):
+                if task:
+                    one += sign * self.engine.gradient(b.question("task", mask, kind, direction))
+                if control:
+                    asked = b.question("control", mask, kind, direction)
+                    one += weight * self.engine.gradient(asked)
         return torch.from_numpy(out)
 
     def _source(self, n: int, *axes: str | int) -> Source:
@@ -282,19 +287,30 @@ class Oracle:
         control = self._task.control(self._model, n, generator(seed, "control"))
         return Source(prompts, control)
 
-    def _requests(
+    def _ablation(self, name: str | None) -> Ablation:
+        return ablation_named(self.ablation if name is None else name)
+
+    def _asked(
         self,
         masks: Tensor,
-        ablation: Ablation | None,
+        ablation: str | None,
         direction: Direction,
         batch: Batch | Sequence[Batch] | None,
-    ) -> list[Request]:
-        ablation = self.ablation if ablation is None else _known_ablation(ablation)
+        control: bool,
+    ) -> list[_Asked]:
+        kind = self._ablation(ablation)
         if direction not in DIRECTIONS:
             raise InvalidSpec(f"no direction {direction!r}; {nearest(str(direction), DIRECTIONS)}")
         bools = _bool_masks(masks, self.shape)
-        batches = self._batches(batch, len(bools))
-        return [Request(b, m, ablation, direction) for b, m in zip(batches, bools, strict=True)]
+        control = control and direction == "noising"
+        return [
+            _Asked(
+                b,
+                b.question("task", mask, kind, direction),
+                b.question("control", mask, kind, direction) if control else None,
+            )
+            for b, mask in zip(self._batches(batch, len(bools)), bools, strict=True)
+        ]
 
     def _batches(self, batch: Batch | Sequence[Batch] | None, n: int) -> Sequence[Batch]:
         if batch is None or isinstance(batch, Batch):
@@ -303,82 +319,66 @@ class Oracle:
             raise InvalidSpec(f"{n} masks need {n} batches (or one), not {len(batch)}")
         return batch
 
-    def _afford(self, cost: int) -> None:
-        if self.remaining is not None and cost > self.remaining:
-            raise BudgetExceeded(
-                f"{cost} queries asked, {self.remaining} of the budget of {self.budget} left"
-            )
-
-    def _charge(self, cost: int) -> None:
-        self._afford(cost)
-        self.meter.queries += cost
-
-    def _count(self, requests: Sequence[Request], control: bool, task: bool = True) -> None:
-        """Count forward passes by what was asked, whatever is computed for it."""
-        for request in requests:
-            source, n = request.batch.source, len(request.batch)
-            pos = source.prompts.tokens.shape[1]
-            passes = int(task) + self._counterfactual(request, task)
-            self.meter.forwards += passes + int(control)
-            self.meter.tokens += n * (passes * pos + control * source.control.shape[1])
-
-    def _counterfactual(self, request: Request, task: bool) -> int:
-        """1 where a batch's counterfactual pass is needed for the first time."""
-        if not task or (request.direction == "noising" and request.ablation == "zero"):
-            return 0
-        first = not request.batch.counterfactual_counted
-        request.batch.counterfactual_counted = True
-        return int(first)
+    def _count(self, asked: _Asked) -> None:
+        question = asked.task
+        self._account.ask(
+            asked.batch,
+            question.ablation,
+            question.direction,
+            control=asked.control is not None,
+        )
 
     def _damages(
-        self, requests: Sequence[Request], control: bool, per_prompt: bool, kl: bool
+        self, asked: Sequence[_Asked], control: bool, per_prompt: bool, kl: bool
     ) -> Damages:
-        def change(part: Part) -> np.ndarray:
-            clean = {id(r.batch): self._clean(r.batch, part) for r in requests}
-            return np.asarray(
-                values(requests, part) - np.stack([clean[id(r.batch)] for r in requests])
-            )
-
-        if not requests:
+        if not asked:
             none = torch.zeros(0)
             return Damages(none, none if control else None, self.weight)
-        task = -change("task")
-        loss = change("control") if control else None
+
+        def change(half: Half, questions: Sequence[Question]) -> np.ndarray:
+            clean = {id(one.batch): self._clean(one.batch, half) for one in asked}
+            return np.asarray(values(questions) - np.stack([clean[id(one.batch)] for one in asked]))
+
+        task = -change("task", [one.task for one in asked])
+        text = [one.control for one in asked if one.control is not None]
+        loss = change("control", text) if control else None
         return Damages(
             task=_mean(task),
             control=None if loss is None else _mean(loss),
             weight=self.weight,
             per_prompt_task=torch.from_numpy(task) if per_prompt else None,
             per_prompt_control=torch.from_numpy(loss) if per_prompt and loss is not None else None,
-            kl=_mean(values(requests, "kl")) if kl else None,
+            kl=_mean(values([one.task for one in asked], kl=True)) if kl else None,
         )
 
-    def _clean(self, batch: Batch, part: Part) -> np.ndarray:
+    def _clean(self, batch: Batch, half: Half) -> np.ndarray:
         """The intact model's values ``[batch]``."""
-        request = Request(batch, np.ones(self.shape, bool), "zero", "noising")
-        if len(unknown(request, part)):
-            with _Timed(self):
-                fill(self.engine, [request], part)
-        return np.asarray(values([request], part)[0])
+        intact = batch.question(half, np.ones(self.shape, bool), ablation_named("zero"), "noising")
+        if len(unknown(intact)):
+            with self._account.timed():
+                fill(self.engine, [intact])
+        return np.asarray(values([intact])[0])
 
     def _correct(self, batch: Batch) -> float:
         rows = batch.prompt_rows if batch.source.by_row else None
-        with _Timed(self):
+        with self._account.timed():
             return self.engine.accuracy(batch.source, rows)
 
 
-class _Timed:
-    """Adds the time and the work inside a ``with`` block to an oracle's meter."""
+def _known(asked: _Asked, kl: bool) -> bool:
+    """Whether the memo has every answer."""
+    text = asked.control
+    return not (
+        len(unknown(asked.task))
+        or (text is not None and len(unknown(text)))
+        or (kl and len(unknown(asked.task, kl=True)))
+    )
 
-    def __init__(self, oracle: Oracle) -> None:
-        self.meter, self.engine = oracle.meter, oracle.engine
 
-    def __enter__(self) -> None:
-        self.start, self.flops = time.perf_counter(), self.engine.flops
-
-    def __exit__(self, *_: object) -> None:
-        self.meter.seconds += time.perf_counter() - self.start
-        self.meter.flops += self.engine.flops - self.flops
+def _compute(engine: Engine, asked: Sequence[_Asked], kl: bool) -> None:
+    """Make the memo know every answer."""
+    fill(engine, [one.task for one in asked], kl)
+    fill(engine, [one.control for one in asked if one.control is not None])
 
 
 def query_together(
@@ -403,29 +403,22 @@ def query_together(
     if any(oracle.engine is not first.engine for oracle, _, _ in requests):
         raise InvalidSpec("oracles asked together must share model, device and precision")
     asked = [
-        oracle._requests(mask[None], None, "noising", batch)[0] for oracle, mask, batch in requests
+        oracle._asked(mask[None], None, "noising", batch, control)[0]
+        for oracle, mask, batch in requests
     ]
     for oracle in {id(o): o for o, _, _ in requests}.values():
-        oracle._afford(sum(other is oracle for other, _, _ in requests))
-    for (oracle, _, _), request in zip(requests, asked, strict=True):
-        oracle._charge(1)
-        oracle._count([request], control)
-    start, flops = time.perf_counter(), first.engine.flops
-    answer(first.engine, asked, control, False)
-    damages = [
-        oracle._damages([request], control, False, False)
-        for (oracle, _, _), request in zip(requests, asked, strict=True)
-    ]
-    for oracle, _, _ in requests:
-        oracle.meter.seconds += (time.perf_counter() - start) / len(requests)
-        oracle.meter.flops += (first.engine.flops - flops) / len(requests)
-    return damages
-
-
-def _known_ablation(ablation: Ablation) -> Ablation:
-    if ablation not in ABLATIONS:
-        raise InvalidSpec(f"no ablation {ablation!r}; {nearest(str(ablation), ABLATIONS)}")
-    return ablation
+        oracle._account.afford(sum(other is oracle for other, _, _ in requests))
+    for (oracle, _, _), one in zip(requests, asked, strict=True):
+        oracle._account.charge(1)
+        oracle._count(one)
+    with ExitStack() as stack:
+        for oracle, _, _ in requests:
+            stack.enter_context(oracle._account.timed(among=len(requests)))
+        _compute(first.engine, asked, kl=False)
+        return [
+            oracle._damages([one], control, False, False)
+            for (oracle, _, _), one in zip(requests, asked, strict=True)
+        ]
 
 
 def _float_masks(masks: Tensor, shape: tuple[int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from circuitbench.plugins.method import Method
 
 
 def hyperparameters(method: Method) -> dict[str, Any]:
-    """Every field of a method that ``--set`` could change, with its value.
+    """Every field of a method that ``--set`` could change, with its value; groups as mappings.
 
     Raises :class:`InvalidPlugin` if the method is no dataclass.
     """
@@ -18,6 +18,12 @@ def hyperparameters(method: Method) -> dict[str, Any]:
         raise InvalidPlugin(
             f"{type(method).__name__} must be a dataclass whose fields are its hyperparameters"
         )
-    return {
+    values = {
         f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init and f.compare
+    }
+    return {
+        name: dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+        for name, value in values.items()
     }

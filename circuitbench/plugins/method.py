@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle import Oracle
+
+# Told the fraction of the training that is done, and a line of figures.
+Report = Callable[[float, str], None]
+
+
+def unreported(fraction: float, text: str) -> None:
+    """The report that goes nowhere."""
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What a learner is trained on.
+
+    Args:
+        tasks: names of tasks; none means the one that is to be discovered.
+        pool: prompts in the pool that training batches are drawn from, so that a repeated
+            question costs no compute (it is still counted); never less than a batch. None
+            draws every batch afresh.
+    """
+
+    tasks: tuple[str, ...] = ()
+    pool: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pool is not None and self.pool < 1:
+            raise InvalidSpec(f"pool must be 1 or more, not {self.pool}")
+
+
+@dataclass(frozen=True)
+class TrainingTools:
+    """What a learner may use while it trains; none of it may change a number.
+
+    Args:
+        report: to be called now and then.
+        checkpoints: a folder to save the training in, and to go on from if it holds one.
+        tensorboard: a folder for TensorBoard events.
+        run: the facts of the run that a checkpoint must agree in to be taken up, JSON-able.
+    """
+
+    report: Report = unreported
+    checkpoints: Path | None = None
+    tensorboard: Path | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Method(Protocol):
     """The contract of the entry-point group ``circuitbench.methods``.
 
-    A method is a dataclass whose fields are its hyperparameters, all with defaults. The entry
-    point's name is the method's name. See :func:`circuitbench.checks.contracts.check_method`.
+    A method is a dataclass whose fields are its hyperparameters, all with defaults. A field that
+    is itself a dataclass is a group of them (``--set ppo.gamma=0.9``). The entry point's name is
+    the method's name. See :func:`circuitbench.checks.contracts.check_method`.
     """
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
@@ -26,8 +73,26 @@ class Method(Protocol):
 
 @runtime_checkable
 class TrainableMethod(Method, Protocol):
-    """A method that learns over tasks first; what training costs is metered apart."""
+    """A method that trains first, on the run's task; what that costs is metered apart."""
 
     def train(self, oracles: Sequence[Oracle], rng: np.random.Generator) -> None:
         """Learn on the training oracles (other prompts than those of ``discover``)."""
+        ...
+
+
+@runtime_checkable
+class Learner(TrainableMethod, Protocol):
+    """A trainable method that chooses what it trains on and is handed tools to do it."""
+
+    def curriculum(self) -> Curriculum:
+        """What the training oracles are to be."""
+        ...
+
+    def train(
+        self,
+        oracles: Sequence[Oracle],
+        rng: np.random.Generator,
+        tools: TrainingTools = TrainingTools(),
+    ) -> None:
+        """Learn on one oracle per task of the curriculum."""
         ...

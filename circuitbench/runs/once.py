@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from circuitbench.core.errors import CircuitBenchError, CorruptRecord, InvalidSpec
+from circuitbench.plugins.method import TrainingTools
 from circuitbench.results import Record, check_folder, file_name, read_record, write_record
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.run import run as run_prepared
 from circuitbench.runs.spec import build_spec
+from circuitbench.runs.training import training_tools
 
 
 def run(
@@ -21,6 +23,8 @@ def run(
     *,
     out: Path | str | None = None,
     progress: Progress = silent,
+    checkpoints: Path | str | None = None,
+    tensorboard: Path | str | None = None,
     reraise: bool = False,
     **settings: Any,
 ) -> Record:
@@ -30,6 +34,8 @@ def run(
         method: name of a registered method.
         out: folder to write the record into; None writes nothing.
         progress: called with the stage and the fraction of it that is done.
+        checkpoints: folder to save a learner's training in, and to go on from.
+        tensorboard: folder for TensorBoard events of a learner's training.
         reraise: raise what the method raised, instead of returning a failed record.
         **settings: the other fields of :class:`~circuitbench.runs.spec.RunSpec`: ``task``,
             ``model``, ``seed``, ``budget``, ``hyperparameters`` ...
@@ -39,10 +45,14 @@ def run(
     """
     named = {} if method is None else {"method": method}
     spec = build_spec(settings, named)
+    if out is not None:
+        check_folder(out)
+    prepared = prepare(spec)
+    folders = (None if folder is None else Path(folder) for folder in (checkpoints, tensorboard))
+    tools = training_tools(prepared.method, spec.method, *folders)
     if out is None:
-        return run_prepared(prepare(spec), progress, reraise=reraise)
-    check_folder(out)
-    return run_and_write(prepare(spec), Path(out), progress, reraise=reraise)
+        return run_prepared(prepared, progress, tools=tools, reraise=reraise)
+    return run_and_write(prepared, Path(out), progress, tools=tools, reraise=reraise)
 
 
 def run_and_write(
@@ -50,6 +60,7 @@ def run_and_write(
     out: Path,
     progress: Progress = silent,
     *,
+    tools: TrainingTools = TrainingTools(),
     reraise: bool = False,
     unmeasured: Record | None = None,
 ) -> Record:
@@ -64,6 +75,7 @@ def run_and_write(
     record = run_prepared(
         prepared,
         progress,
+        tools=tools,
         keep=lambda kept: write_record(kept, out),
         unmeasured=unmeasured,
         reraise=reraise,

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
+from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.method import Method
 from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
 from circuitbench.results import check_name, plain, run_id, versions
-from circuitbench.runs.spec import Device, RunSpec, configure
+from circuitbench.runs.spec import RunSpec, configure
 from circuitbench.tasks.base import Task
 
 
@@ -61,7 +61,7 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     """
     method = load_method(spec.method, **spec.hyperparameters)
     task = load_task(spec.task)
-    device = resolve_device(spec.device)
+    device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
     for kind, name in (("method", spec.method), ("task", spec.task), ("model", model.name)):
         check_name(kind, name)
@@ -72,16 +72,3 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     plugin = next(p for p in list_plugins("method") if p.name == spec.method)
     extra = () if plugin.origin.startswith("circuitbench ") else (plugin.origin.split(" ")[0],)
     return Prepared(resolved, method, task, model, identity, versions(extra))
-
-
-def resolve_device(device: Device) -> Device:
-    """``cpu`` or ``cuda``; asking for CUDA where there is none is an error, never a fallback."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidSpec(
-            "device 'cuda' was asked for, but torch sees no CUDA device; valid here: auto, cpu"
-        )
-    return device

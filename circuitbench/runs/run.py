@@ -14,7 +14,7 @@ from circuitbench.core.errors import CircuitBenchError
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
-from circuitbench.plugins.method import TrainableMethod
+from circuitbench.plugins.method import TrainableMethod, TrainingTools
 from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
@@ -34,6 +34,7 @@ def run(
     prepared: Prepared,
     progress: Progress = silent,
     *,
+    tools: TrainingTools = TrainingTools(),
     keep: Keep = lambda record: None,
     unmeasured: Record | None = None,
     reraise: bool = False,
@@ -47,13 +48,15 @@ def run(
     Args:
         prepared: what to run.
         progress: told the stage and how much of it is done.
+        tools: where a training is saved and shown
+            (see :func:`circuitbench.runs.training.training_tools`); no part of the identity.
         keep: handed the record with the discovery before it is measured, so that nothing
             after it can lose it; an error of ours that it raises is put up with.
         unmeasured: an earlier record of this run that :func:`is_unmeasured`: its discovery is
             measured, not repeated.
         reraise: raise what a stage raised, after ``keep`` got the failed record.
     """
-    ongoing = _Ongoing(prepared, progress)
+    ongoing = _Ongoing(prepared, progress, tools)
 
     def keep_if_possible(record: Record) -> None:
         with suppress(CircuitBenchError):  # a folder that fails is met again by the caller
@@ -82,9 +85,9 @@ def is_unmeasured(record: Record) -> bool:
 class _Ongoing:
     """A run as it goes: what is known so far makes a record at any moment."""
 
-    def __init__(self, prepared: Prepared, progress: Progress) -> None:
+    def __init__(self, prepared: Prepared, progress: Progress, tools: TrainingTools) -> None:
         start_afresh()
-        self.prepared, self.progress = prepared, progress
+        self.prepared, self.progress, self.tools = prepared, progress, tools
         self.stage: Stage = "loading"
         self.discovering, self.training, self.evaluation = Meter(), Meter(), Meter()
         self.outcome: dict[str, Any] = {}
@@ -109,7 +112,7 @@ class _Ongoing:
         self.stage = "training"
         started = time.perf_counter()
         if isinstance(prepared.method, TrainableMethod):
-            train(prepared, self.training, self.progress)
+            train(prepared, self.training, self.progress, self.tools)
         training_seconds = time.perf_counter() - started
         self.stage = "discovering"
         self.progress("discovering", None)

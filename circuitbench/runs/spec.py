@@ -19,11 +19,10 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from circuitbench.core.circuit import Ablation
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.oracle.ablations import AblationName
+from circuitbench.oracle.engine.devices import Device, Precision
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["exact", "fast", "approx"]
 Functional = Literal["none", "quick", "full"]
 
 
@@ -44,7 +43,7 @@ class RunSpec:
         functional: how thoroughly the committed set is tested without any truth, after
             discovery and on a meter of its own (see
             :mod:`circuitbench.evaluation.without_truth.measurements`).
-        hyperparameters: overrides of the method's fields.
+        hyperparameters: changes to the method's settings, by dotted name (``ppo.gamma``).
 
     Raises:
         InvalidSpec: a value of the wrong type or out of range; names it.
@@ -55,7 +54,7 @@ class RunSpec:
     model: str | None = None
     seed: int = 0
     budget: int | None = None
-    ablation: Ablation = "zero"
+    ablation: AblationName = "zero"
     weight: float = 1.0
     batch_size: int = 32
     device: Device = "auto"
@@ -92,7 +91,7 @@ FILE_KEYS = (*SPEC_KEYS, "out")  # a file may also say where the records go
 def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
     """A spec from layers of settings, later ones first in rank (defaults < file < command line).
 
-    Hyperparameters of the layers are merged key by key.
+    Hyperparameters of the layers are merged key by key, those of groups under dotted names.
 
     Raises:
         UnknownName: a key that no spec has.
@@ -107,7 +106,7 @@ def build_spec(*layers: Mapping[str, Any]) -> RunSpec:
             if key != "hyperparameters":
                 settings[key] = value
             elif isinstance(value, Mapping):
-                hyperparameters.update(value)
+                hyperparameters.update(dotted(value))
             else:
                 raise InvalidSpec(
                     f"hyperparameters must be a mapping of names to values, not {value!r}"
@@ -152,20 +151,40 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def configure(cls: type[Any], overrides: Mapping[str, Any], owner: str) -> Any:
-    """An instance of a dataclass with some fields overridden, checked against their types.
+    """An instance of a dataclass with some settings changed, checked against their types.
+
+    Args:
+        cls: its fields are settings; one whose default is a dataclass is a group of settings,
+            and changing some of them leaves the group's others as they are by default.
+        overrides: by dotted name (``ppo.gamma``), or nested, or both.
+        owner: whose settings they are, for messages.
 
     Raises:
-        UnknownName: an override that is not a field; names the nearest.
-        InvalidSpec: a value of the wrong type.
+        UnknownName: there is no such setting; names the nearest of all groups.
+        InvalidSpec: a value of the wrong type or out of range, or a value for a whole group.
     """
-    fields = [f.name for f in dataclasses.fields(cls) if f.init]
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in overrides.items():
-        if key not in fields:
-            raise UnknownName(f"setting of {owner}", key, fields)
-        values[key] = coerce(hints[key], value, f"{owner}.{key}")
+    values = _changed(cls, _defaults(cls), _nested(overrides, owner), owner, "", setting_names(cls))
     return cls(**values)
+
+
+def setting_names(cls: type[Any]) -> list[str]:
+    """The dotted names of everything :func:`configure` can change, as they are declared."""
+    names = []
+    for key, default in _defaults(cls).items():
+        group = dataclasses.is_dataclass(default)
+        names += [f"{key}.{name}" for name in setting_names(type(default))] if group else [key]
+    return names
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted names: ``{"ppo": {"gamma": 1}}`` as ``ppo.gamma``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and all(isinstance(k, str) for k in value):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def coerce(hint: Any, value: Any, name: str) -> Any:
@@ -176,6 +195,63 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
     except ValidationError as error:
         expected = "; ".join(dict.fromkeys(e["msg"] for e in error.errors()))
         raise InvalidSpec(f"{name} cannot be {value!r}: {expected}") from error
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    """The default of every field that can be set; ``MISSING`` where there is none."""
+    return {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(cls)
+        if f.init
+    }
+
+
+def _nested(overrides: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """The opposite of :func:`dotted`, whatever was dotted and whatever was nested before."""
+    tree: dict[str, Any] = {}
+    for name, value in dotted(overrides).items():
+        *groups, key = name.split(".")
+        node: Any = tree
+        for group in groups:
+            node = node.setdefault(group, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or isinstance(node.get(key), dict):
+            raise InvalidSpec(f"{owner}.{name} contradicts another setting of the same name")
+        node[key] = value
+    return tree
+
+
+def _changed(
+    cls: type[Any],
+    current: Mapping[str, Any],
+    tree: Mapping[str, Any],
+    owner: str,
+    path: str,
+    known: list[str],
+) -> dict[str, Any]:
+    """New values of those fields of ``cls`` that ``tree`` names."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    changes: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{path}{key}"
+        if key not in current:
+            full = next(iter(dotted({name: value})))
+            raise UnknownName(f"setting of {owner}", full, known)
+        group = current[key]
+        if not dataclasses.is_dataclass(group):
+            changes[key] = coerce(hints[key], value, f"{owner}.{name}")
+        elif isinstance(value, Mapping):
+            values = _changed(type(group), vars(group), value, owner, f"{name}.", known)
+            try:
+                changes[key] = dataclasses.replace(group, **values)  # type: ignore[type-var]
+            except InvalidSpec as error:
+                raise InvalidSpec(f"{owner}.{name}: {error}") from error
+        else:
+            members = ", ".join(k for k in known if k.startswith(f"{name}."))
+            raise InvalidSpec(
+                f"{owner}.{name} is a group of settings, not a value ({value!r}); "
+                f"set one of {members}"
+            )
+    return changes
 
 
 def _explain(error: ValidationError) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.evaluation.without_truth import measurements
 from circuitbench.oracle import Meter, Oracle
-from circuitbench.plugins.method import TrainableMethod
+from circuitbench.plugins.method import Curriculum, Learner, TrainableMethod, TrainingTools
 from circuitbench.plugins.registry import load_task
 from circuitbench.runs.prepare import Prepared
 from circuitbench.runs.progress import Progress
+from circuitbench.runs.training import shaping
 from circuitbench.tasks.base import Task
 
 
@@ -43,12 +45,16 @@ def make_oracle(
     )
 
 
-def train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
-    """Let a method that learns do so, on its tasks."""
+def train(
+    prepared: Prepared,
+    meter: Meter,
+    progress: Progress,
+    tools: TrainingTools = TrainingTools(),
+) -> None:
+    """Let a method that trains do so: on its curriculum and with tools, if it is a learner."""
     method, spec = prepared.method, prepared.spec
     assert isinstance(method, TrainableMethod)
-    names = tuple(getattr(method, "train_tasks", ())) or (spec.task,)
-    pool = getattr(method, "train_pool", None)
+    curriculum = method.curriculum() if isinstance(method, Learner) else Curriculum()
     oracles = [
         make_oracle(
             prepared,
@@ -56,16 +62,20 @@ def train(prepared: Prepared, meter: Meter, progress: Progress) -> None:
             prepared.task if name == spec.task else load_task(name),
             "training",
             meter,
-            pool=None if pool is None else max(pool, spec.batch_size),
+            pool=None if curriculum.pool is None else max(curriculum.pool, spec.batch_size),
         )
-        for name in names
+        for name in curriculum.tasks or (spec.task,)
     ]
-    if hasattr(method, "progress"):
-        method.progress = lambda fraction, text="": progress(f"training {text}".strip(), fraction)
+    rng = generator(spec.seed, spec.task, prepared.model.name, spec.method, "training")
     progress("training", 0.0)
-    method.train(
-        oracles, generator(spec.seed, spec.task, prepared.model.name, spec.method, "training")
-    )
+    if not isinstance(method, Learner):
+        method.train(oracles, rng)
+        return
+
+    def report(fraction: float, text: str) -> None:
+        progress(f"training {text}".strip(), fraction)
+
+    method.train(oracles, rng, replace(tools, report=report, run=shaping(prepared.identity)))
 
 
 def discover(prepared: Prepared, oracle: Oracle) -> Discovery:

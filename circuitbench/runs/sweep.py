@@ -10,6 +10,7 @@ from pathlib import Path
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
+from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.plugins.registry import load_model
 from circuitbench.results import Record, check_folder, read_folder
 from circuitbench.runs.once import run_and_write
@@ -17,6 +18,7 @@ from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.spec import RunSpec
+from circuitbench.runs.training import training_tools
 
 
 def grid(
@@ -38,6 +40,8 @@ def run_all(
     progress: Progress = silent,
     started: Callable[[int, RunSpec], None] = lambda index, spec: None,
     *,
+    checkpoints: Path | None = None,
+    tensorboard: Path | None = None,
     reraise: bool = False,
 ) -> Iterator[tuple[Record, bool]]:
     """Run what ``out`` does not hold yet; yields each record and whether it is new.
@@ -45,7 +49,8 @@ def run_all(
     Every spec is resolved before the first runs, so a wrong name costs nothing, and each model
     is loaded once. A run that failed is recorded and does not stop the others (unless
     ``reraise``, see :func:`circuitbench.runs.run.run`); next time it is run again, from its
-    discovery on if it got so far.
+    discovery on if it got so far. Learners save and show their training under ``checkpoints`` and
+    ``tensorboard``, each run in a folder named by its id; other methods have no use for them.
     """
     check_folder(out)
     model_of: Callable[[str], Model] = cache(load_model)
@@ -53,8 +58,14 @@ def run_all(
     def resolve(spec: RunSpec) -> Prepared:
         return prepare(spec, model_of)
 
+    def tools(prepared: Prepared, folder: str = "") -> TrainingTools:
+        if not isinstance(prepared.method, Learner):
+            return TrainingTools()
+        folders = (root and root / folder for root in (checkpoints, tensorboard))
+        return training_tools(prepared.method, prepared.spec.method, *folders)
+
     for spec in {(s.method, s.task, s.model): s for s in specs}.values():
-        resolve(spec)
+        tools(resolve(spec))
     stored = {record.run_id: record for record in read_folder(out)[0]}
     for index, spec in enumerate(specs):
         started(index, spec)
@@ -64,6 +75,13 @@ def run_all(
             yield earlier, False
             continue
         unmeasured = earlier if earlier is not None and is_unmeasured(earlier) else None
-        record = run_and_write(prepared, out, progress, reraise=reraise, unmeasured=unmeasured)
+        record = run_and_write(
+            prepared,
+            out,
+            progress,
+            tools=tools(prepared, prepared.run_id),
+            reraise=reraise,
+            unmeasured=unmeasured,
+        )
         stored[prepared.run_id] = record
         yield record, True

@@ -41,7 +41,7 @@ class _CompiledTask:
         example, vocabulary = built.example, built.compiled.vocabulary
         number = {token: i for i, token in enumerate(vocabulary)}
         tokens: list[list[int]] = []
-        donors: list[list[int]] = []
+        counterfactual: list[list[int]] = []
         positions: list[list[int]] = []
         token_ids: list[list[list[int]]] = []
         while len(tokens) < n:
@@ -56,13 +56,13 @@ class _CompiledTask:
                 continue
             read = sorted(rng.choice(apart, example.reads, replace=False).tolist())
             tokens.append([0, *(number[x] for x in base)])
-            donors.append([0, *(number[x] for x in other)])
+            counterfactual.append([0, *(number[x] for x in other)])
             positions.append([i + 1 for i in read])
             token_ids.append([[number[str(right[i])], number[str(wrong[i])]] for i in read])
         ids = torch.tensor(token_ids)
         return Prompts(
             tokens=torch.tensor(tokens),
-            counterfactual=torch.tensor(donors),
+            counterfactual=torch.tensor(counterfactual),
             positions=torch.tensor(positions),
             token_ids=ids,
             weights=torch.tensor([1.0, -1.0]).expand(ids.shape).contiguous(),

@@ -148,6 +148,7 @@ class GPT2Induction(_OnGPT2):
             source="heads of high prefix-matching score (Olsson et al. 2022, arXiv 2209.11895), "
             "as most often listed",
             kind="literature",
+            ablations=("zero", "mean", "resample"),
             blind_spots=("lists differ between papers; previous-token heads are not in it",),
         )
 
@@ -205,6 +206,7 @@ class GPT2IOI(_OnGPT2):
             },
             source="Wang et al. 2022 (arXiv 2211.00593)",
             kind="literature",
+            ablations=("zero", "mean", "resample"),
             blind_spots=(DISPUTED, "backup name movers act only while name movers are off"),
         )
 
@@ -261,6 +263,7 @@ class GPT2GreaterThan(_OnGPT2):
             source="Hanna et al. 2023 (arXiv 2305.00586), heads as listed by ACDC (arXiv "
             "2304.14997); the circuit's MLPs are left out",
             kind="literature",
+            ablations=("zero", "mean", "resample"),
             blind_spots=(DISPUTED, "most of the work is done by MLPs"),
         )
 

@@ -18,57 +18,23 @@ from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
-from circuitbench.models.trained.algorithms import Algorithm, repeated_symbols
+from circuitbench.models.trained.algorithms import Algorithm
 from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, TrainedConstruction
+from circuitbench.models.trained.prompts import (
+    AnsweredPrompts,
+    algorithm_prompts,
+    induction_prompts,
+)
 from circuitbench.tasks.base import Prompts
 
 
-def _read(
-    tokens: Tensor,
-    donors: Tensor,
-    places: Tensor,
-    right: Tensor,
-    wrong: Tensor,
-    none: int,
-    reads: int,
-    rng: np.random.Generator,
-) -> tuple[Tensor, ...]:
-    """Choose ``reads`` random places ``[batch, place]`` where both have an answer, not the token
-    ``none``, and they differ.
-
-    Drops prompts that have too few; returns tokens, donors, positions, right and wrong answers.
-    """
-    apart = (right != wrong) & (right != none) & (wrong != none)
-    order = torch.from_numpy(rng.random(apart.shape)) - apart.double()
-    chosen = order.argsort(dim=1)[:, :reads].sort(dim=1).values
-    kept = apart.sum(1) >= reads
-    picked = (x.gather(1, chosen) for x in (places, right, wrong))
-    return tuple(x[kept] for x in (tokens, donors, *picked))
-
-
-def _joined(parts: list[tuple[Tensor, ...]], n: int, choices: Tensor) -> Prompts:
-    """The first ``n`` prompts of several :func:`_read`."""
-    columns = (torch.cat(column)[:n] for column in zip(*parts, strict=True))
-    tokens, donors, positions, right, wrong = columns
-    ids = torch.stack([right, wrong], dim=-1)
+def _prompts(drawn: AnsweredPrompts, choices: Tensor) -> Prompts:
+    """The logit of the right answer minus that of the wrong one."""
+    ids = drawn.answers
     weights = torch.tensor([1.0, -1.0]).expand(ids.shape).contiguous()
-    return Prompts(tokens, donors, positions, ids, weights, choices)
-
-
-def _reordered(
-    tokens: Tensor, filler: np.ndarray, period: np.ndarray, rng: np.random.Generator
-) -> Tensor:
-    """The same prompts with their stretch in another order, said again and again likewise."""
-    place = np.arange(tokens.shape[1] - 1)
-    start, width = filler[:, None], period[:, None]
-    # Sort keys: the filler stays in front, the first saying is shuffled, the rest is not used.
-    keys = np.where(place < start + width, 1 + rng.random((len(tokens), len(place))), 3.0)
-    keys = np.where(place < start, place / len(place), keys)
-    order = np.argsort(keys, axis=1, kind="stable")
-    source = np.where(place < start, place, start + (place - start) % width)
-    source = np.take_along_axis(order, source, axis=1)
-    body = np.take_along_axis(tokens.numpy()[:, 1:], source, axis=1)
-    return torch.cat([tokens[:, :1], torch.from_numpy(body)], dim=1)
+    return Prompts(
+        drawn.tokens, drawn.counterfactual, drawn.positions, ids, weights, choices=choices
+    )
 
 
 def _construction(model: Model, name: str) -> TrainedConstruction:
@@ -99,16 +65,8 @@ class TrainedInduction:
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         """Fresh stretches and fillers for every prompt."""
         _construction(model, INDUCTION)
-        length, symbols = 24, 31
-        late = torch.arange(length - 7, length - 1)
-        parts: list[tuple[Tensor, ...]] = []
-        while sum(len(part[0]) for part in parts) < n:
-            tokens, filler, period = repeated_symbols(n, length, symbols, rng, shortest=7)
-            donors = _reordered(tokens, filler.numpy(), period.numpy(), rng)
-            places = late.expand(n, -1)
-            right, wrong = tokens[:, late + 1], donors[:, late + 1]
-            parts.append(_read(tokens, donors, places, right, wrong, -1, self.reads, rng))
-        return _joined(parts, n, torch.arange(1, symbols + 1))
+        drawn = induction_prompts(n, rng, length=24, symbols=31, reads=self.reads)
+        return _prompts(drawn, torch.arange(1, 32))
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         """Text in the same symbols, ``[n, 24]``."""
@@ -121,24 +79,17 @@ class TrainedInduction:
 
 @dataclass(frozen=True)
 class _AlgorithmTask:
-    """Runs on the model trained to follow one algorithm; donors are the counterfactuals."""
+    """Runs on the model trained to follow one algorithm."""
 
     name: ClassVar[str]
     default_model: ClassVar[str]
     reads: ClassVar[int] = 1
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
-        """Prompts on which prompt and donor have different answers at ``reads`` positions."""
+        """Prompts and counterfactuals with different answers at ``reads`` positions."""
         algorithm = self._algorithm(model)
-        answer, none = list(algorithm.nodes)[-1], algorithm.n_symbols + 1
-        parts: list[tuple[Tensor, ...]] = []
-        while sum(len(part[0]) for part in parts) < n:
-            pairs = algorithm.draw(2 * n, rng)
-            tokens, donors, places = pairs.tokens, pairs.donors, pairs.positions
-            right = algorithm.values(tokens)[answer].gather(1, places)
-            wrong = algorithm.values(donors)[answer].gather(1, places)
-            parts.append(_read(tokens, donors, places, right, wrong, none, self.reads, rng))
-        return _joined(parts, n, torch.arange(1, none + 1))
+        drawn = algorithm_prompts(algorithm, n, rng, self.reads)
+        return _prompts(drawn, torch.arange(1, algorithm.n_symbols + 2))
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         """Text in the model's own words, ``[n, n_ctx]``."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from circuitbench import UnknownName
 from circuitbench.cli.display import out_console, progress_bar
-from circuitbench.core.errors import UnknownName
 
 
 @click.command()
@@ -16,7 +16,7 @@ from circuitbench.core.errors import UnknownName
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
 def reproduce(experiment: str, quick: bool, assignments: tuple[str, ...], out: Path) -> None:
-    """Repeat the seed paper's experiment, its evaluation repaired; resumable.
+    """Repeat MechRL's experiment, its evaluation repaired; resumable.
 
     \b
     Example:

@@ -20,23 +20,22 @@ import numpy as np
 import torch
 from scipy import stats
 
-from circuitbench.core.errors import RunFailed
+from circuitbench import Oracle, RunFailed, RunSpec, TrainingTools, load_model, load_task
 from circuitbench.evaluation.metrics import metric
-from circuitbench.oracle import Oracle
-from circuitbench.plugins.registry import load_model, load_task
 from circuitbench.results.content import outcome_of
 from circuitbench.runs.prepare import prepare
 from circuitbench.runs.run import run
-from circuitbench.runs.spec import RunSpec
-from circuitbench_agents.environments.batch import EpisodeBatch
-from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
+from circuitbench_agents.environments.episode_batch import EpisodeBatch
+from circuitbench_agents.learning.policies import MLP
+from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_baselines.episodes.rules import SearchRules
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+UNTRAINED = {"training.total_steps": 1, "training.n_envs": 1, "ppo.n_steps": 2}
 KNOCKOUT: dict[str, dict[str, Any]] = {
     "cut-search": {},
-    "random order": {"explore": 0, "total_steps": 1, "n_envs": 1, "n_steps": 2, "steps": 0},
-    "imitation alone": {"total_steps": 1, "n_envs": 1, "n_steps": 2},
+    "random order": {"explore": 0, "knockout.steps": None, **UNTRAINED},
+    "imitation alone": UNTRAINED,
     "rl-knockout": {},
 }
 
@@ -80,9 +79,8 @@ def training_cost(options: argparse.Namespace) -> None:
         )
         for task in ("induction", "ioi")
     ]
-    settings = PolicySettings(total_steps=options.steps)
-    rng = np.random.default_rng(0)
-    training = PolicyTraining(EpisodeBatch(oracles, SearchRules(), 8, rng), settings, 0, "rl-ppo")
+    batch = EpisodeBatch(oracles, SearchRules(), 8, np.random.default_rng(0))
+    training = PolicyTraining(batch, PPOSettings(), MLP(), options.steps, 0, "rl-ppo")
     clocks = {
         "oracle": Clock(training.batch, "_query"),
         "environment, oracle included": Clock(training.env, "step_wait"),
@@ -94,10 +92,10 @@ def training_cost(options: argparse.Namespace) -> None:
     def mark(fraction: float, text: str) -> None:
         marks.append((time.process_time(), {k: c.seconds for k, c in clocks.items()}))
 
-    training.learn(mark)
+    training.learn(TrainingTools(mark))
     half = len(marks) // 2
     (start, first), (end, last) = marks[half], marks[-1]
-    steps = (len(marks) - 1 - half) * settings.rollout
+    steps = (len(marks) - 1 - half) * training.rollout
     print(
         f"filling the memo and the first {half + 1} updates: {marks[half][0] - marks[0][0]:.1f} s"
     )
@@ -110,7 +108,12 @@ def training_cost(options: argparse.Namespace) -> None:
 
 
 def score(
-    options: argparse.Namespace, task: str, seed: int, method: str, budget: int, **settings: Any
+    options: argparse.Namespace,
+    task: str,
+    seed: int,
+    method: str,
+    budget: int,
+    settings: dict[str, Any],
 ) -> Score:
     """Run a method once, with other prompts for training than for discovery."""
     spec = RunSpec(
@@ -149,13 +152,13 @@ def redundant(options: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for task in options.tasks:
         seeds = range(options.seeds)
-        sweep = [score(options, task, seed, "head-ablation", budget) for seed in seeds]
+        sweep = [score(options, task, seed, "head-ablation", budget, {}) for seed in seeds]
         show(task, "head-ablation", sweep, sweep)
         for label in options.agents:
-            method, settings = "rl-knockout", KNOCKOUT[label] | {"train_pool": options.prompts}
+            method, settings = "rl-knockout", KNOCKOUT[label] | {"training.pool": options.prompts}
             if label == "cut-search":
                 method, settings = label, {}
-            scores = [score(options, task, seed, method, budget, **settings) for seed in seeds]
+            scores = [score(options, task, seed, method, budget, settings) for seed in seeds]
             show(task, label, scores, sweep)
 
 

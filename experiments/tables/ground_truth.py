@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from circuitbench import Model, Oracle, evaluate, generator, load_model, load_task, method_class
 from circuitbench.checks.health import figure, render, validate_task
-from circuitbench.core.seeding import generator
-from circuitbench.evaluation import evaluate
-from circuitbench.models import Model
 from circuitbench.models.planted.presets import (
     PRESETS,
     REDUNDANT,
@@ -30,8 +28,6 @@ from circuitbench.models.planted.presets import (
     PlantedConfig,
     planted_model,
 )
-from circuitbench.oracle import Oracle
-from circuitbench.plugins.registry import load_model, load_task, method_class
 
 PLANTED_TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
 TRAINED_TASKS = ("trained-induction", "siit-induction", "siit-ioi", "siit-two-hop")

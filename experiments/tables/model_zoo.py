@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from circuitbench import Oracle, load_model, load_task
 from circuitbench.models.compiled.programs import EXAMPLES
+from circuitbench.models.forward import forward
 from circuitbench.models.trained.load import ALGORITHMS, INDUCTION
-from circuitbench.models.trained.training.network import forward
-from circuitbench.oracle import Oracle
-from circuitbench.plugins.registry import load_model, load_task
 
 PROMPTS = 256
 SUBSETS = 100

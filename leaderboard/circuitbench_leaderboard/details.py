@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from circuitbench.core.circuit import ABLATIONS
 from circuitbench.evaluation.metrics import Metric, of_kind
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 from circuitbench.results import Record
 from circuitbench.results.content import outcome_of
 from circuitbench.results.run_row import RunRow
@@ -114,7 +114,7 @@ def _own(run: RunRow, record: Record, by: Metric) -> dict[str, Any]:
         "values": {m.key: run.values.get(m.key) for m in of_kind("quality")},
         "function": {
             ablation: [run.values.get(f"{name}_{ablation}") for name in FUNCTION]
-            for ablation in ABLATIONS
+            for ablation in MEASURED_ABLATIONS
         },
         "costs": record.costs,
         "command": record.command,

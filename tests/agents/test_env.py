@@ -29,7 +29,7 @@ def test_gymnasium_checker_passes(name: str, observation: Any, make_oracle: Any)
     check_env(env.unwrapped)
 
 
-def test_flat_observation_is_the_seeds_layout(make_oracle: Any) -> None:
+def test_flat_observation_is_mechrls_layout(make_oracle: Any) -> None:
     model = additive_model(GAINS)
     oracles = [make_oracle(model=model, task_name=name) for name in ("a", "b")]
     env = HeadDiscoveryEnv(oracles, steps=4)

@@ -1,5 +1,6 @@
 """Cuts of HeadKnockout, on circuits given as a formula: stages in series, copies in parallel."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitbench.core.errors import InvalidSpec
-from circuitbench_agents.accumulating import KnockoutDiscovery
 from circuitbench_agents.environments.gymnasium_envs import HeadKnockoutEnv
+from circuitbench_agents.knockout import KnockoutDiscovery
+from circuitbench_agents.learning.policies import MLP
 from circuitbench_baselines.cut_search import CutSearch
 from circuitbench_baselines.episodes.knockout import KnockoutRules
 from circuitbench_baselines.episodes.rules import Answer
@@ -129,6 +131,9 @@ def test_the_environment_takes_the_rules_and_refuses_bad_ones(make_oracle: Any) 
     assert np.flatnonzero(env.action_masks()).tolist() == [0]
     with pytest.raises(InvalidSpec, match="cuts must be 0 or more"):
         KnockoutRules(cuts=-1)
+    assert not play(range(12), steps=None)[0].steps > 12
+    with pytest.raises(InvalidSpec, match="explore must be 0 or more"):
+        KnockoutDiscovery(explore=-1)
     with pytest.raises(InvalidSpec, match="tolerance must be above 0"):
         KnockoutRules(tolerance=0.0)
 
@@ -149,13 +154,25 @@ def test_cut_search_finds_nothing_where_nothing_matters(make_oracle: Any) -> Non
     assert found.info["cuts"] == 0
 
 
+def agent(
+    total_steps: int = 1, n_steps: int = 4, width: int = 8, steps: int = 48, explore: int = 0
+) -> KnockoutDiscovery:
+    """The agent at its least, with its own learning rate, discount and entropy."""
+    usual = KnockoutDiscovery()
+    return KnockoutDiscovery(
+        training=replace(usual.training, total_steps=total_steps, n_envs=2),
+        ppo=replace(usual.ppo, n_steps=n_steps),
+        network=MLP(width),
+        knockout=replace(usual.knockout, steps=steps),
+        explore=explore,
+    )
+
+
 @pytest.mark.parametrize("explore", [0, 40])
 def test_exploring_shows_the_policy_where_to_begin(make_oracle: Any, explore: Any) -> None:
     gains = np.zeros((3, 4))
     gains[0, 1] = gains[2, 2] = 2.0
-    method = KnockoutDiscovery(
-        total_steps=1, n_envs=2, n_steps=4, width=64, explore=explore, steps=8
-    )
+    method = agent(width=64, explore=explore, steps=8)
     oracle = make_oracle(gains, pool=2)
     method.train([oracle], np.random.default_rng(0))
     chosen = method.preference(method.seat(oracle, np.random.default_rng(0)))
@@ -164,7 +181,7 @@ def test_exploring_shows_the_policy_where_to_begin(make_oracle: Any, explore: An
 
 
 def test_where_exploring_finds_nothing_there_is_nothing_to_imitate(make_oracle: Any) -> None:
-    method = KnockoutDiscovery(total_steps=1, n_envs=2, n_steps=4, width=8, explore=10)
+    method = agent(explore=10)
     oracle = make_oracle(np.zeros((2, 2)), pool=2)
     method.train([oracle], np.random.default_rng(0))
     assert not method.discover(oracle, np.random.default_rng(0)).selected
@@ -172,7 +189,7 @@ def test_where_exploring_finds_nothing_there_is_nothing_to_imitate(make_oracle: 
 
 def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle: Any) -> None:
     def found() -> Any:
-        method = KnockoutDiscovery(total_steps=32, n_steps=8, n_envs=2, width=8, explore=40)
+        method = agent(32, 8, explore=40)
         method.train([make_oracle(pool=2)], np.random.default_rng(0))
         oracle = make_oracle(budget=13)
         answer = method.discover(oracle, np.random.default_rng(1))

@@ -1,6 +1,5 @@
-"""Learning agents beside rl-ppo; that all keep the contract is tested in tests/contract."""
+"""Learning agents beside rl-ppo; that all keep the contract is tested in tests/plugins."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ from agents_kit import GAINS
 
 from circuitbench.core.circuit import Head
 from circuitbench.core.errors import InvalidSpec, RunFailed, UnknownName
+from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.plugins.registry import method_class
-from circuitbench_agents.accumulating import KnockoutDiscovery, PruningDiscovery
+from circuitbench.runs.spec import configure
 from circuitbench_agents.dqn import DQNHeadDiscovery, DQNSettings, Replay, double_q_target
+from circuitbench_agents.knockout import KnockoutDiscovery
 from circuitbench_agents.learning import checkpoint
 from circuitbench_agents.policy_gradient import (
     A2CHeadDiscovery,
@@ -22,54 +23,75 @@ from circuitbench_agents.policy_gradient import (
     TransformerHeadDiscovery,
 )
 from circuitbench_agents.ppo import PPOHeadDiscovery
+from circuitbench_agents.pruning import PruningDiscovery
 
-FEW = {"total_steps": 96, "n_envs": 4, "width": 16, "steps": 4}
-ROLLOUT = {**FEW, "n_steps": 4, "minibatch": 16}
-AGENTS: dict[str, Callable[..., Any]] = {
-    "rl-ppo-plan": lambda **k: PPOPlanning(**(ROLLOUT | {"candidates": 2, "epochs": 1} | k)),
-    "rl-a2c": lambda **k: A2CHeadDiscovery(**(FEW | k)),
-    "rl-reinforce": lambda **k: ReinforceHeadDiscovery(**(FEW | {"n_steps": 4} | k)),
-    "rl-transformer": lambda **k: TransformerHeadDiscovery(**(ROLLOUT | {"epochs": 1} | k)),
-    "rl-knockout": lambda **k: KnockoutDiscovery(**(ROLLOUT | {"episodes": 4, "explore": 40} | k)),
-    "rl-pruning": lambda **k: PruningDiscovery(**(ROLLOUT | {"steps": 0} | k)),
-    "rl-dqn": lambda **k: DQNHeadDiscovery(**(FEW | {"warm_up": 32, "minibatch": 8} | k)),
+FEW = {
+    "training.total_steps": 96,
+    "training.n_envs": 4,
+    "network.width": 16,
+}
+SEARCH = {**FEW, "search.steps": 4}
+ROLLOUT = {"ppo.n_steps": 4, "ppo.minibatch": 16}
+AGENTS: dict[str, tuple[type, dict[str, Any]]] = {
+    "rl-ppo-plan": (PPOPlanning, SEARCH | ROLLOUT | {"discovery.candidates": 2, "ppo.epochs": 1}),
+    "rl-a2c": (A2CHeadDiscovery, SEARCH),
+    "rl-reinforce": (ReinforceHeadDiscovery, SEARCH | {"ppo.n_steps": 4}),
+    "rl-transformer": (TransformerHeadDiscovery, SEARCH | ROLLOUT | {"ppo.epochs": 1}),
+    "rl-knockout": (
+        KnockoutDiscovery,
+        FEW | ROLLOUT | {"discovery.episodes": 4, "explore": 40, "knockout.steps": 4},
+    ),
+    "rl-pruning": (PruningDiscovery, FEW | ROLLOUT),
+    "rl-dqn": (DQNHeadDiscovery, SEARCH | {"dqn.warm_up": 32, "dqn.minibatch": 8}),
 }
 
 
-def fit(method: Any, make_oracle: Any, names: Any = ("fixed",), gains: Any = GAINS) -> Any:
+def agent(name: str, changes: dict[str, Any] | None = None) -> Any:
+    cls, few = AGENTS[name]
+    return configure(cls, few | (changes or {}), name)
+
+
+def fit(
+    method: Any,
+    make_oracle: Any,
+    names: Any = ("fixed",),
+    gains: Any = GAINS,
+    tools: TrainingTools = TrainingTools(),
+) -> Any:
     oracles = [make_oracle(gains, pool=4, task_name=name) for name in names]
-    method.train(oracles, np.random.default_rng(0))
+    method.train(oracles, np.random.default_rng(0), tools)
     return method
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_they_are_registered_under_their_own_name(name: str) -> None:
-    assert method_class(name) is type(AGENTS[name]())
-    assert AGENTS[name]().name == name
+    assert method_class(name) is AGENTS[name][0]
+    assert agent(name).name == name
+    assert isinstance(agent(name), Learner)
 
 
 @pytest.mark.parametrize("name", ["rl-a2c", "rl-reinforce", "rl-dqn"])
 def test_they_learn_which_heads_pay(name: str, make_oracle: Any) -> None:
     gains = np.zeros((3, 3))
     gains[1] = 2.0
-    method = AGENTS[name](
-        total_steps=1600, steps=3, n_envs=8, learning_rate=5e-3 if name != "rl-dqn" else 2e-3
-    )
+    rate = {"dqn.learning_rate": 2e-3} if name == "rl-dqn" else {"ppo.learning_rate": 5e-3}
+    longer = {"training.total_steps": 1600, "training.n_envs": 8, "search.steps": 3}
+    method = agent(name, longer | rate)
     fit(method, make_oracle, gains=gains)
-    returns = [p.episode_return for p in method.training.curve if p.episode_return is not None]
+    returns = [p.episode_return for p in method.learnt.curve if p.episode_return is not None]
     assert np.mean(returns[-3:]) > 4.5  # six is the best, two is chance
     assert np.mean(returns[-3:]) > returns[0] + 1.0
 
 
 def test_a_token_policy_acts_on_a_model_of_another_grid(make_oracle: Any) -> None:
-    method = fit(AGENTS["rl-transformer"](episodes=1), make_oracle)
+    method = fit(agent("rl-transformer", {"discovery.episodes": 1}), make_oracle)
     found = method.discover(make_oracle(np.ones((4, 5))), np.random.default_rng(0))
     assert found.scores.shape == (4, 5)
     assert (found.scores > 0).sum() == 4
 
 
 def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle: Any) -> None:
-    method = fit(AGENTS["rl-a2c"](), make_oracle, ("a", "b"))
+    method = fit(agent("rl-a2c"), make_oracle, ("a", "b"))
     oracle = make_oracle(task_name="c")
     assert method.seat(oracle, np.random.default_rng(0)).task_ids == [None]
     assert method.seat(oracle, np.random.default_rng(0), shown_as="b").task_ids == [1]
@@ -79,44 +101,37 @@ def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle: Any) -> 
 
 def test_dqn_resumes_bit_exactly(make_oracle: Any, tmp_path: Path) -> None:
     def weights(method: Any) -> Any:
-        return torch.cat([p.detach().ravel() for p in method.training.online.parameters()])
+        return torch.cat([p.detach().ravel() for p in method.learnt.online.parameters()])
 
     def die(fraction: Any, text: str) -> None:
         raise KeyboardInterrupt
 
-    def make() -> Any:
-        method = AGENTS["rl-dqn"](total_steps=600)
-        method.checkpoints = tmp_path
-        return method
+    def make(steps: int = 600) -> Any:
+        return agent("rl-dqn", {"training.total_steps": steps})
 
-    whole = fit(AGENTS["rl-dqn"](total_steps=600), make_oracle)
+    whole = fit(make(), make_oracle)
     killed = make()
-    killed.progress = die
     with pytest.raises(KeyboardInterrupt):
-        fit(killed, make_oracle)
-    killed.training.save(tmp_path)
-    resumed = fit(make(), make_oracle)
+        fit(killed, make_oracle, tools=TrainingTools(die, tmp_path))
+    killed.learnt.save(tmp_path)
+    resumed = fit(make(), make_oracle, tools=TrainingTools(checkpoints=tmp_path))
     assert torch.equal(weights(resumed), weights(whole))
-    assert [p.loss for p in resumed.training.curve] == [p.loss for p in whole.training.curve]
-    other = make()
-    other.total_steps = 700
-    with pytest.raises(InvalidSpec, match="another total_steps"):
-        fit(other, make_oracle)
+    assert [p.loss for p in resumed.learnt.curve] == [p.loss for p in whole.learnt.curve]
+    with pytest.raises(InvalidSpec, match=r"another training\.total_steps"):
+        fit(make(700), make_oracle, tools=TrainingTools(checkpoints=tmp_path))
 
 
 def test_dqn_divergence_fails(make_oracle: Any, tmp_path: Path) -> None:
-    method = AGENTS["rl-dqn"](total_steps=2000)
-    method.checkpoints = tmp_path
+    method = agent("rl-dqn", {"training.total_steps": 2000})
 
     def poison(fraction: Any, text: str) -> None:
         if not checkpoint.exists(tmp_path):
-            method.training.save(tmp_path)
+            method.learnt.save(tmp_path)
         with torch.no_grad():
-            next(iter(method.training.online.parameters())).fill_(float("nan"))
+            next(iter(method.learnt.online.parameters())).fill_(float("nan"))
 
-    method.progress = poison
     with pytest.raises(RunFailed, match="rl-dqn: training failed"):
-        fit(method, make_oracle)
+        fit(method, make_oracle, tools=TrainingTools(poison, tmp_path))
     tensors = checkpoint.load(tmp_path).tensors
     assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
 
@@ -145,7 +160,7 @@ def test_replay_forgets_the_oldest() -> None:
 
 def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle: Any) -> None:
     gains = np.array([[2.0, 1.0, 0.0]])
-    method = fit(AGENTS["rl-knockout"](), make_oracle, gains=gains)
+    method = fit(agent("rl-knockout"), make_oracle, gains=gains)
     found = method.discover(make_oracle(gains), np.random.default_rng(0))
     assert found.scores[0, :2] == pytest.approx([2.0, 1.0], abs=1e-5)
     assert found.selected == {Head(0, 0), Head(0, 1)}
@@ -154,8 +169,15 @@ def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle: Any) -
 def test_pruning_learns_to_keep_what_matters(make_oracle: Any) -> None:
     gains = np.zeros((2, 4))
     gains[0, 1] = gains[1, 2] = 2.0
-    method = AGENTS["rl-pruning"](
-        total_steps=3200, n_envs=8, n_steps=8, learning_rate=5e-3, episodes=3
+    method = agent(
+        "rl-pruning",
+        {
+            "training.total_steps": 3200,
+            "training.n_envs": 8,
+            "ppo.n_steps": 8,
+            "ppo.learning_rate": 5e-3,
+            "discovery.episodes": 3,
+        },
     )
     fit(method, make_oracle, gains=gains)
     oracle = make_oracle(gains)
@@ -170,22 +192,23 @@ def test_a_warm_start_begins_at_the_baselines_ranking(name: str, make_oracle: An
     gains = np.zeros((3, 3))
     gains[2] = [1.0, 1.0, 1.0]
     oracle = make_oracle(gains, pool=4)
-    rounds = {"rehearsal": 40} if name == "rl-transformer" else {}
-    method = AGENTS[name](total_steps=16, warm_start="head-ablation", learning_rate=3e-3, **rounds)
+    short = {"training.total_steps": 16, "ppo.learning_rate": 3e-3}
+    rounds = {"rehearsal.rounds": 40} if name == "rl-transformer" else {}
+    method = agent(name, short | rounds | {"warm_start": "head-ablation"})
     method.train([oracle], np.random.default_rng(0))
-    cold = AGENTS[name](total_steps=16, learning_rate=3e-3)
+    cold = agent(name, short)
     cold.train([make_oracle(gains, pool=4)], np.random.default_rng(0))
     seat = method.seat(oracle, np.random.default_rng(0))
     warm, chance = method.preference(seat)[6:].sum(), cold.preference(seat)[6:].sum()
     assert warm > 0.6 > chance
-    steps = method.training.curve[-1].steps
+    steps = method.learnt.curve[-1].steps
     shown = 9 if name == "rl-transformer" else 4  # a sweep to rehearse on, or one episode
-    assert oracle.meter.queries == method.training.queries == 9 + shown + steps
+    assert oracle.meter.queries == method.learnt.queries == 9 + shown + steps
 
 
 def test_an_unknown_baseline_is_refused(make_oracle: Any) -> None:
     with pytest.raises(UnknownName, match="head-ablation"):
-        fit(AGENTS["rl-a2c"](warm_start="head-ablatoin"), make_oracle)
+        fit(agent("rl-a2c", {"warm_start": "head-ablatoin"}), make_oracle)
 
 
 def test_bad_settings_are_refused(make_oracle: Any) -> None:

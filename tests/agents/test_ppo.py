@@ -1,4 +1,3 @@
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -6,22 +5,26 @@ import pytest
 from agents_kit import GAINS
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench_agents.learning.policies import MLP
+from circuitbench_agents.learning.policy_training import PPOSettings
 from circuitbench_agents.learning.rollouts import Acting
+from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.ppo import PPOHeadDiscovery
-
-QUICK: dict[str, Any] = {
-    "total_steps": 96,
-    "n_envs": 4,
-    "n_steps": 6,
-    "minibatch": 12,
-    "epochs": 2,
-    "width": 16,
-}
-Quick = partial(PPOHeadDiscovery, **QUICK)
+from circuitbench_baselines.episodes.rules import SearchRules
 
 
-def trained(make_oracle: Any, names: Any = ("fixed",), **changes: Any) -> Any:
-    method = PPOHeadDiscovery(**(QUICK | {"steps": 4} | changes))
+def quick(steps: int = 50, **discovery: Any) -> PPOHeadDiscovery:
+    return PPOHeadDiscovery(
+        DiscoverySettings(**discovery),
+        TrainingSettings(total_steps=96, n_envs=4),
+        PPOSettings(n_steps=6, minibatch=12, epochs=2),
+        MLP(16),
+        search=SearchRules(steps),
+    )
+
+
+def trained(make_oracle: Any, names: Any = ("fixed",), **discovery: Any) -> PPOHeadDiscovery:
+    method = quick(4, **discovery)
     oracles = [make_oracle(pool=4, task_name=name) for name in names]
     method.train(oracles, np.random.default_rng(0))
     return method
@@ -29,7 +32,7 @@ def trained(make_oracle: Any, names: Any = ("fixed",), **changes: Any) -> Any:
 
 def test_it_refuses_to_discover_untrained(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="has not been trained"):
-        Quick().discover(make_oracle(), np.random.default_rng(0))
+        quick().discover(make_oracle(), np.random.default_rng(0))
 
 
 def test_asked_heads_score_their_mean_reward_and_others_below(make_oracle: Any) -> None:
@@ -73,7 +76,7 @@ def test_another_grid_is_refused(make_oracle: Any) -> None:
 
 def test_tasks_on_models_of_different_grids_are_refused(make_oracle: Any) -> None:
     with pytest.raises(InvalidSpec, match="one grid of heads; these models have 2 x 2, 3 x 3"):
-        Quick().train([make_oracle(), make_oracle(np.ones((2, 2)))], np.random.default_rng(0))
+        quick().train([make_oracle(), make_oracle(np.ones((2, 2)))], np.random.default_rng(0))
 
 
 def test_planning_asks_no_more_candidates_than_are_legal(make_oracle: Any) -> None:

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from circuitbench.core.errors import InvalidSpec
-from circuitbench_agents.environments.batch import EpisodeBatch, Place
+from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
+from circuitbench_agents.learning.policies import TokenAttention
+from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.rehearsal import Lesson, RehearsalSettings, lessons, rehearse
-from circuitbench_agents.learning.training import PolicySettings, PolicyTraining
 from circuitbench_baselines.episodes.rules import SearchRules
 
-SETTINGS = PolicySettings(n_envs=2, n_steps=4, minibatch=4, network="tokens", width=16, layers=1)
+SETTINGS = PPOSettings(n_steps=4, minibatch=4)
+NETWORK = TokenAttention(width=16, layers=1)
 
 
 def gains(rng: np.random.Generator) -> Any:
@@ -29,7 +31,7 @@ def start(oracles: Any) -> Any:
         task_ids=[0] * len(oracles),
         n_tasks=1,
     )
-    return PolicyTraining(batch, SETTINGS, 0, "test")
+    return PolicyTraining(batch, SETTINGS, NETWORK, 8, 0, "test")
 
 
 def policy(training: Any) -> Any:

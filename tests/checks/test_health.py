@@ -88,12 +88,27 @@ def test_a_truth_with_the_wrong_sign_fails() -> None:
 
 
 def test_an_ablation_the_truth_does_not_claim_is_refused() -> None:
-    class ZeroOnly(IOI):
+    class Claims(IOI):
+        ablations: tuple[str, ...] = ("zero",)
+
         def truth(self, model: Any) -> Any:
-            return replace(super().truth(model), ablations=("zero",))
+            return replace(super().truth(model), ablations=self.ablations)
 
     with pytest.raises(InvalidSpec, match="not claimed under mean ablation; valid: zero"):
-        validate_task("ioi", planted(), ZeroOnly(), ablation="mean")
+        validate_task("ioi", planted(), Claims(), ablation="mean")
+    with pytest.raises(InvalidSpec, match="no ablation 'zeros'; did you mean 'zero'"):
+        validate_task("ioi", planted(), Claims(), ablation="zeros")
+    Claims.ablations = ()
+    with pytest.raises(InvalidSpec, match="lists no ablation it was verified under"):
+        validate_task("ioi", planted(), Claims())
+
+
+def test_every_shipped_truth_lists_its_ablations() -> None:
+    tasks = [t.name for t in registry.list_plugins("task") if not t.name.startswith("gpt2")]
+    for name in tasks:
+        task = registry.load_task(name)
+        truth = task.truth(registry.load_model(task.default_model))
+        assert truth.ablations == ("zero", "mean", "resample"), name
 
 
 def test_card_is_json_and_text(card: Any) -> None:

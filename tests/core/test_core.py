@@ -52,6 +52,7 @@ def test_a_circuit_is_the_union_of_its_roles() -> None:
         "constructed",
     )
     assert circuit.heads == {(0, 1), (1, 2)}
+    assert circuit.ablations == ()  # it claims nothing that nobody has verified
     assert circuit.roles["a"].needed == 2
     with pytest.raises(InvalidSpec, match="cannot need"):
         Role((Head(0, 0),), needed=2)

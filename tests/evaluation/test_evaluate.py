@@ -10,9 +10,10 @@ from scipy import stats
 
 from circuitbench.core.circuit import Circuit, Edge, Head, Role
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.edges import Graph
 from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
-from circuitbench.evaluation.against_truth.edges import all_edges, edge_metrics
+from circuitbench.evaluation.against_truth.edges import edge_metrics
 from circuitbench.evaluation.against_truth.roles import found_distribution, role_metrics, top_set
 from circuitbench.evaluation.against_truth.selection import jaccard, selection_metrics
 
@@ -84,20 +85,10 @@ def test_role_ties_across_the_cut_give_a_probability() -> None:
     assert roles["mover"]["ranking"]["auroc"] == pytest.approx(0.5 / 3)
 
 
-def test_graph_has_every_edge_once() -> None:
-    edges = all_edges(2, 2, mlps=True)
-    # embed->6 inputs, 3 senders->m0, 4 senders->6 inputs, 6 senders->m1, 7 senders->logits
-    assert len(edges) == len(set(edges)) == 6 + 3 + 24 + 6 + 7
-    assert len(all_edges(12, 12, mlps=True)) == 32491  # GPT-2 small, as in Conmy et al. 2023
-    assert Edge("m0", "1.0.k") in edges
-    assert Edge("m0", "0.0.k") not in edges
-    assert not any("m" in "".join(e).replace("embed", "") for e in all_edges(2, 2, mlps=False))
-
-
 def test_an_unlisted_true_edge_is_ranked_last_not_found() -> None:
     truth = frozenset({Edge("0.0", "1.0.k"), Edge("1.0", "logits")})
     result = edge_metrics({Edge("0.0", "1.0.k"): 2.0, Edge("embed", "0.0.q"): 1.0}, truth, 2, 1)
-    n = len(all_edges(2, 1, mlps=False))
+    n = len(Graph(2, 1, mlps=False).edges)
     assert (result["n_items"], result["n_truth_listed"]) == (n, 1)
     # one true edge above n - 2 false ones; the other below one and tied with n - 3
     assert result["auroc"] == pytest.approx((1 + (n - 3) / 2 / (n - 2)) / 2)

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from synthetic_records import TRUTHS, record
 
-from circuitbench.core.circuit import ABLATIONS, Circuit, Edge
+from circuitbench.core.circuit import Circuit, Edge
 from circuitbench.core.errors import InvalidPlugin, InvalidSpec, UnknownName
 from circuitbench.evaluation import evaluate, metrics
 from circuitbench.evaluation.metrics import Metric, metric, of_kind, ranking_metric, values_of
 from circuitbench.evaluation.outcome import EXAMPLE, Outcome
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 from circuitbench.results.discovery import read_discovery
 from circuitbench.results.record import truth_of
 
@@ -82,7 +83,7 @@ def test_every_metric_of_ours_has_a_direction_a_heading_and_a_value_for_the_exam
     assert all(m.title and m.about.endswith(".") for m in metrics.metrics().values())
     assert {m.better for m in of_kind("quality")} == {"higher"}
     assert {m.better for m in of_kind("cost")} == {"lower"}
-    assert len(of_kind("function")) == 3 * len(ABLATIONS)
+    assert len(of_kind("function")) == 3 * len(MEASURED_ABLATIONS)
     assert metric("cmd_zero").better == "lower"
 
 

@@ -13,6 +13,24 @@ from circuitbench.models.base import Model
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 from circuitbench.tasks.base import Prompts
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "attention-only": {},
+    "no-norm-mlp": dict(d_mlp=20, activation="relu"),
+    "gpt2": dict(d_mlp=20, normalization="layer"),
+    "attention-only-layernorm": dict(normalization="layer"),
+    "llama": dict(
+        d_mlp=20,
+        normalization="rms",
+        positions="rotary",
+        gated_mlp=True,
+        activation="silu",
+        n_kv_heads=2,
+    ),
+    "partial-rotary": dict(
+        d_mlp=8, normalization="layer", positions="rotary", rotary_dim=2, activation="gelu"
+    ),
+}
+
 
 def random_transformer(seed: int = 0, **changes: object) -> Transformer:
     """Random weights of any supported architecture, with activations of order one."""

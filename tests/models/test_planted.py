@@ -11,6 +11,7 @@ from oracle_kit import transformer_of
 
 from circuitbench.core.circuit import Head
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.models.forward import forward
 from circuitbench.models.planted import presets
 from circuitbench.models.planted.language import SPECIALS
 from circuitbench.models.planted.presets import Copies, PlantedConfig, plant, planted, planted_model
@@ -263,19 +264,4 @@ def test_loads_as_a_transformer_lens_model() -> None:
     bridge = to_transformer_lens(transformer_of(model))
     with torch.no_grad():
         theirs = bridge(prompts.tokens)
-    assert torch.allclose(theirs, forward(model.transformer, prompts.tokens), atol=1e-4)
-
-
-@torch.no_grad()
-def forward(transformer: Any, tokens: Any) -> Any:
-    """Plain reference: logits ``[batch, pos, d_vocab]``."""
-    resid = transformer.W_E[tokens] + transformer.W_pos[: tokens.shape[1]]
-    future = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).triu(1)
-    for layer in transformer.layers:
-        q, k, v = (
-            torch.einsum("bpd,hde->bhpe", resid, w) for w in (layer.W_Q, layer.W_K, layer.W_V)
-        )
-        scores = q @ k.transpose(-1, -2) * transformer.config.attn_scale
-        z = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
-        resid = resid + torch.einsum("bhpe,hed->bpd", z, layer.W_O)
-    return resid @ transformer.W_U
+    assert torch.allclose(theirs, forward(transformer_of(model), prompts.tokens).logits, atol=1e-4)

@@ -9,6 +9,7 @@ from oracle_kit import transformer_of
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models import pretrained
+from circuitbench.models.forward import forward
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 
 
@@ -41,29 +42,18 @@ def found(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(weights))
 
 
-def logits(transformer: Any, tokens: torch.Tensor, off: tuple[int, int] | None = None) -> Any:
-    """Written out plainly, as an independent reference."""
-    t, cfg = transformer, transformer.config
-    x = t.W_E[tokens] + t.W_pos[: tokens.shape[1]]
+def logits(
+    transformer: Transformer, tokens: torch.Tensor, off: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Of the reference forward pass, with one head's output set to zero."""
 
-    def norm(x: Any, w: Any, b: Any) -> Any:
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, cfg.norm_eps)
-
-    for layer, w in enumerate(t.layers):
-        n = norm(x, w.ln1_w, w.ln1_b)
-        q, k, v = (
-            torch.einsum("bpd,hdk->bhpk", n, W) + b[:, None]
-            for W, b in ((w.W_Q, w.b_Q), (w.W_K, w.b_K), (w.W_V, w.b_V))
-        )
-        scores = q @ k.transpose(-1, -2) * cfg.attn_scale
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        z = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+    def zero(layer: int, z: torch.Tensor) -> torch.Tensor:
+        kept = torch.ones(z.shape[2])
         if off is not None and off[0] == layer:
-            z[:, off[1]] = 0
-        x = x + torch.einsum("bhpk,hkd->bpd", z, w.W_O) + w.b_O
-        hidden = norm(x, w.ln2_w, w.ln2_b) @ w.W_in + w.b_in
-        x = x + torch.nn.functional.gelu(hidden, approximate="tanh") @ w.W_out + w.b_out
-    return norm(x, t.lnf_w, t.lnf_b) @ t.W_U + (0 if t.b_U is None else t.b_U)
+            kept[off[1]] = 0
+        return z * kept[:, None]
+
+    return forward(transformer, tokens, zero).logits
 
 
 def test_raw_weights_compute_what_hugging_face_computes(weights: Any, found: Any) -> None:
@@ -109,6 +99,7 @@ def test_weights_survive_the_way_to_transformer_lens_and_back() -> None:
         config, draw(11, 6), draw(6, 11), (layer(), layer()), draw(8, 6), draw(11), draw(6), draw(6)
     )
     back = pretrained.from_transformer_lens(pretrained.to_transformer_lens(there))
+    assert back is not None
     tokens = torch.arange(8)[None]
     torch.testing.assert_close(logits(back, tokens), logits(there, tokens), atol=1e-4, rtol=1e-4)
 

@@ -9,11 +9,12 @@ from oracle_kit import transformer_of
 
 from circuitbench.checks.contracts import check_task
 from circuitbench.checks.health import render, validate_task
-from circuitbench.core.circuit import ABLATIONS
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
+from circuitbench.models.forward import forward
 from circuitbench.models.trained import load as trained
 from circuitbench.models.trained.algorithms import repeated_symbols
 from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, NAMES
+from circuitbench.models.trained.prompts import induction_prompts
 from circuitbench.models.trained.skipgrams import SkipGrams
 from circuitbench.models.trained.training import induction, siit
 from circuitbench.models.trained.training.exhaustive import (
@@ -24,10 +25,11 @@ from circuitbench.models.trained.training.exhaustive import (
     search,
     subset_table,
 )
-from circuitbench.models.trained.training.network import detached, forward, initial, keep
+from circuitbench.models.trained.training.network import REPLACEMENTS, detached, initial, keep
 from circuitbench.models.trained.training.reports import siit_report, text_loss
 from circuitbench.models.trained.weight_names import parameters
 from circuitbench.oracle import Oracle
+from circuitbench.oracle.ablations import ABLATIONS
 from circuitbench.plugins.registry import load_model, load_task
 
 MODELS = {name: load_model(name) for name in NAMES}
@@ -61,7 +63,7 @@ def test_siit_heads_matter_and_no_other_head_does(name: str) -> None:
     inside = grid_of(truth.heads, oracle.shape)
     assert truth.heads == frozenset(ALGORITHMS[name].nodes.values())
     subsets = torch.from_numpy(np.random.default_rng(1).random((16, *oracle.shape)) < 0.5)
-    for ablation in ABLATIONS:
+    for ablation in REPLACEMENTS:
         alone = oracle.query(oracle.head_masks(), ablation=ablation, control=False).task
         alone = alone.view(oracle.shape) / oracle.clean_metric
         assert alone[inside].min() > 0.3, ablation
@@ -71,7 +73,7 @@ def test_siit_heads_matter_and_no_other_head_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", REPLACEMENTS)
 def test_the_health_gate_passes(name: str, ablation: Any) -> None:
     card = validate_task(
         name, MODELS[name], load_task(name), ablation=ablation, prompts=24, subsets=6
@@ -104,8 +106,8 @@ def test_weights_are_small_and_reports_belong_to_them(name: str) -> None:
 
 
 def test_the_subset_table_is_what_ablating_each_subset_gives() -> None:
-    model, task = MODELS[INDUCTION], load_task(INDUCTION)
-    prompts = task.prompts(model, 16, np.random.default_rng(0))
+    model = MODELS[INDUCTION]
+    prompts = induction_prompts(16, np.random.default_rng(0))
     table = subset_table(transformer_of(model), prompts, "zero")
     for index in np.random.default_rng(1).integers(table.size, size=12):
         mask = grid_of(members(int(index), 8), (2, 8))
@@ -164,17 +166,19 @@ def test_counterfactual_answers_are_those_of_the_reordered_stretch() -> None:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_swapping_the_last_node_gives_the_donors_answer_and_none_changes_nothing(name: str) -> None:
+def test_swapping_the_last_node_gives_the_other_answer_and_none_changes_nothing(
+    name: str,
+) -> None:
     algorithm = ALGORITHMS[name]
     pairs = algorithm.draw(64, np.random.default_rng(5))
     last = list(algorithm.nodes)[-1]
     everywhere = torch.ones(64, dtype=torch.bool)
-    own, donors = (algorithm.values(x)[last] for x in (pairs.tokens, pairs.donors))
-    swapped = algorithm.values(pairs.tokens, pairs.donors, {last: everywhere})[last]
-    same = algorithm.values(pairs.tokens, pairs.donors, {last: ~everywhere})[last]
-    assert torch.equal(swapped, donors)
+    own, other = (algorithm.values(x)[last] for x in (pairs.tokens, pairs.counterfactual))
+    swapped = algorithm.values(pairs.tokens, pairs.counterfactual, {last: everywhere})[last]
+    same = algorithm.values(pairs.tokens, pairs.counterfactual, {last: ~everywhere})[last]
+    assert torch.equal(swapped, other)
     assert torch.equal(same, own)
-    assert not torch.equal(own, donors)
+    assert not torch.equal(own, other)
 
 
 def test_algorithms_on_prompts_written_by_hand() -> None:
@@ -187,10 +191,10 @@ def test_algorithms_on_prompts_written_by_hand() -> None:
     values = hop.values(chain)
     assert values["first"][0, 0] == 2
     assert values["second"][0, -1] == 3
-    # With the donor's keys, 1 stands before 9 and nothing follows that.
-    donor = torch.tensor([[0, 1, 9, 8, 2, 5, 6, 2, 3, 1]])
+    # With the counterfactual's keys, 1 stands before 9 and nothing follows that.
+    other = torch.tensor([[0, 1, 9, 8, 2, 5, 6, 2, 3, 1]])
     swap_keys = {"key": torch.tensor([True])}
-    assert hop.values(chain, donor, swap_keys)["second"][0, -1] == hop.none
+    assert hop.values(chain, other, swap_keys)["second"][0, -1] == hop.none
 
 
 def test_repeated_symbols_repeat_with_their_period() -> None:
@@ -234,3 +238,23 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
     assert again.config == model.config
     for key, value in parameters(model).items():
         assert torch.equal(parameters(again)[key], value)
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_training_replaces_heads_as_the_oracle_does(name: str) -> None:
+    z = torch.randn(5, 6, 4, 3, generator=torch.Generator().manual_seed(0))
+
+    class Given:
+        def __init__(self) -> None:
+            self.fitted: dict[str, list[torch.Tensor]] = {}
+
+        def heads(self, text: str, everywhere: bool = True, n: int | None = None) -> Any:
+            assert text == "counterfactual"
+            return [z]
+
+        def alone(self, layer: int, n: int) -> Any:
+            raise AssertionError("nothing is fitted here")
+
+    given = ABLATIONS[name].heads("task", Given())
+    want = torch.zeros_like(z) if given is None else given[0].expand_as(z)
+    assert torch.equal(REPLACEMENTS[name](z), want)

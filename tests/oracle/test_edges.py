@@ -10,7 +10,6 @@ from circuitbench.core.circuit import Edge
 from circuitbench.core.errors import BudgetExceeded, InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.oracle import Oracle
-from circuitbench.oracle.edges import Graph
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "attention-only": dict(n_layers=2, n_heads=3),
@@ -126,17 +125,6 @@ def test_keeping_every_edge_does_nothing() -> None:
     assert abs(float(damages.control)) < 1e-5
 
 
-def test_graph_counts() -> None:
-    graph = Graph(2, 3, mlps=False)
-    assert len(graph.edges) == 9 * 1 + 9 * 4 + 7
-    assert Edge("0.2", "1.0.k") in graph.edges
-    assert Edge("1.0", "1.1.q") not in graph.edges
-    with_mlps = Graph(2, 3, mlps=True)
-    assert Edge("0.2", "m0") in with_mlps.edges
-    assert Edge("m0", "1.0.v") in with_mlps.edges
-    assert Edge("m0", "m0") not in with_mlps.edges
-
-
 def test_edges_are_on_the_same_budget_and_meter() -> None:
     oracle = oracle_on("attention-only", budget=5)
     whole = torch.ones(2, len(oracle.edges.edges))
@@ -156,6 +144,8 @@ def test_bad_edge_questions_are_refused() -> None:
         oracle.edges.query(torch.ones(1, 3))
     with pytest.raises(InvalidSpec, match="must be bool"):
         oracle.edges.query(torch.full((1, len(oracle.edges.edges)), 0.5))
+    with pytest.raises(InvalidSpec, match=r"optimal .* heads only.*valid: zero, mean"):
+        oracle.edges.query(torch.ones(1, len(oracle.edges.edges)), ablation="optimal")
     assert oracle.meter.queries == 0
 
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from oracle_kit import Hooked, RandomTask, random_model, transformer_of
 
-from circuitbench.core.circuit import ABLATIONS
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models.base import Model
 from circuitbench.oracle import Oracle
-from circuitbench.oracle.engine.choice import dtypes, engine_for, usable_device
+from circuitbench.oracle.ablations import ABLATIONS
+from circuitbench.oracle.engine.choice import engine_for
+from circuitbench.oracle.engine.devices import dtypes, resolve_device
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.engine.hooks import HookEngine
-from circuitbench.oracle.engine.memory import halving
+from circuitbench.oracle.engine.limits import halving
 from circuitbench.oracle.engine.prefix_cache import State, StateCache
 
 
@@ -251,11 +252,11 @@ def test_a_rough_unembedding_that_is_too_rough_is_replaced(
 
 def test_precisions_by_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr("circuitbench.oracle.engine.choice.bfloat16_is_fast", lambda _: True)
+    monkeypatch.setattr("circuitbench.oracle.engine.linear.bfloat16_is_fast", lambda _: True)
     assert dtypes(cpu, "exact") == (torch.float32, torch.float32)
     assert dtypes(cpu, "fast") == (torch.float32, torch.bfloat16)
     assert dtypes(cpu, "approx") == (torch.bfloat16, torch.bfloat16)
-    monkeypatch.setattr("circuitbench.oracle.engine.choice.bfloat16_is_fast", lambda _: False)
+    monkeypatch.setattr("circuitbench.oracle.engine.linear.bfloat16_is_fast", lambda _: False)
     assert dtypes(cpu, "approx") == (torch.float32, torch.float32)
     with pytest.raises(InvalidSpec, match="did you mean 'exact'"):
         engine_for(model, precision="exat")
@@ -263,11 +264,11 @@ def test_precisions_by_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_devices_that_are_not_there_are_refused() -> None:
     with pytest.raises(InvalidSpec, match="not a device"):
-        usable_device("gpu")
+        resolve_device("gpu")
     with pytest.raises(InvalidSpec, match="expected cpu or cuda"):
-        usable_device("meta")
+        resolve_device("meta")
     with pytest.raises(ModelUnavailable, match="CUDA devices were found"):
-        usable_device("cuda:99")
+        resolve_device("cuda:99")
 
 
 def test_models_without_anything_to_run_are_refused() -> None:

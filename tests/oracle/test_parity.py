@@ -4,28 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle_kit import Hooked, RandomTask, random_model, transformer_of
+from oracle_kit import ARCHITECTURES, Hooked, RandomTask, random_model, transformer_of
 
-from circuitbench.core.circuit import ABLATIONS, DIRECTIONS
+from circuitbench.core.circuit import DIRECTIONS
 from circuitbench.oracle import Oracle
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "attention-only": {},
-    "no-norm-mlp": dict(d_mlp=20, activation="relu"),
-    "gpt2": dict(d_mlp=20, normalization="layer"),
-    "attention-only-layernorm": dict(normalization="layer"),
-    "llama": dict(
-        d_mlp=20,
-        normalization="rms",
-        positions="rotary",
-        gated_mlp=True,
-        activation="silu",
-        n_kv_heads=2,
-    ),
-    "partial-rotary": dict(
-        d_mlp=8, normalization="layer", positions="rotary", rotary_dim=2, activation="gelu"
-    ),
-}
+ABLATIONS = ("zero", "mean", "resample")  # those that the reference computes
 
 
 @pytest.fixture(scope="module")

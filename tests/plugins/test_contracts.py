@@ -14,28 +14,33 @@ from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidPlugin, ModelUnavailable
 from circuitbench.models import Model
 from circuitbench.oracle import Oracle
+from circuitbench.plugins.method import TrainableMethod
 from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
+from circuitbench.runs.spec import configure, setting_names
 
 pytestmark = pytest.mark.filterwarnings("ignore::circuitbench.checks.contracts.UndescribedPlugin")
 
 # What makes a learning method short enough to check; others run with their defaults.
 QUICK = {
-    "total_steps": 80,
-    "n_envs": 2,
-    "n_steps": 10,
-    "minibatch": 10,
-    "steps": 5,
-    "width": 8,
+    "training.total_steps": 80,
+    "training.n_envs": 2,
+    "ppo.n_steps": 10,
+    "ppo.minibatch": 10,
+    "dqn.minibatch": 10,
+    "search.steps": 5,
+    "knockout.steps": 5,
+    "pruning.steps": 5,
+    "network.width": 8,
     "explore": 20,
 }
 
 
 @pytest.mark.parametrize("name", [p.name for p in list_plugins("method")])
 def test_every_method_keeps_the_contract(name: str) -> None:
-    cls: Any = method_class(name)
-    known = {f.name for f in dataclasses.fields(cls)}
-    quick = QUICK if hasattr(cls, "train") else {}
-    check_method(lambda: cls(**{k: v for k, v in quick.items() if k in known}))
+    cls = method_class(name)
+    known = setting_names(cls) if issubclass(cls, TrainableMethod) else []
+    quick = {key: value for key, value in QUICK.items() if key in known}
+    check_method(lambda: configure(cls, quick, name))
 
 
 @pytest.mark.parametrize("name", [p.name for p in list_plugins("task")])
@@ -204,6 +209,11 @@ class TruthElsewhere(ToyTask):
         return super().truth(toy_model(9, 4))
 
 
+class NoSuchAblation(ToyTask):
+    def truth(self, model: Any) -> Any:
+        return dataclasses.replace(super().truth(model), ablations=("zero", "resmple"))
+
+
 def test_a_good_task_passes() -> None:
     check_task(ToyTask(), toy_model())
 
@@ -218,6 +228,7 @@ def test_a_good_task_passes() -> None:
         (NoBos, "same token"),
         (TooFew, "asked for"),
         (TruthElsewhere, "outside the model"),
+        (NoSuchAblation, "truth: no ablation 'resmple'; did you mean 'resample'"),
         (object, "needs default_model"),
     ],
 )

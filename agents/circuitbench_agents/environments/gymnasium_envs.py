@@ -1,4 +1,4 @@
-"""The gymnasium environments, one episode at a time (see :mod:`.episodes` for the rules)."""
+"""The gymnasium environments, one episode at a time (the rules: baselines' ``episodes``)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench_agents.environments.batch import EpisodeBatch, Place
+from circuitbench import InvalidSpec
+from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_baselines.episodes.knockout import KnockoutRules
 from circuitbench_baselines.episodes.rules import (
     Observation,
@@ -19,7 +19,7 @@ from circuitbench_baselines.episodes.rules import (
 )
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 
 class OracleEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -31,11 +31,11 @@ class OracleEnv(gymnasium.Env[np.ndarray, np.int64]):
     Args:
         oracles: one per task, all on models of one grid.
         observation: ``flat`` or ``tokens``.
-        task_ids, n_tasks: as in :class:`circuitbench_agents.environments.batch.EpisodeBatch`.
+        task_ids, n_tasks: as in :class:`.episode_batch.EpisodeBatch`.
         constants: fields of the environment's rules.
 
     Raises:
-        InvalidSpec: see :class:`circuitbench_agents.environments.batch.EpisodeBatch`.
+        InvalidSpec: see :class:`.episode_batch.EpisodeBatch`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -100,7 +100,7 @@ class OracleEnv(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class HeadDiscoveryEnv(OracleEnv):
-    """``circuitbench/HeadDiscovery-v0``: the seed paper's environment (arXiv 2605.26343)."""
+    """``circuitbench/HeadDiscovery-v0``: MechRL's environment (Khadka 2026, arXiv 2605.26343)."""
 
     rules = SearchRules
 

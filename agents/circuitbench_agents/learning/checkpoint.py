@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from circuitbench.core.errors import CorruptRecord, InvalidSpec
+from circuitbench import CorruptRecord, InvalidSpec
 
-VERSION = 1
+VERSION = 2
 INDEX = "checkpoint.json"
 
 
@@ -106,10 +106,20 @@ def load(folder: Path, layout: Mapping[str, Any] | None = None) -> Checkpoint:
     return found
 
 
-def same_settings(folder: Path, found: Checkpoint, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with other hyperparameters than the checkpoint's; names those."""
-    theirs = found.state["settings"]
-    differ = [key for key, value in settings.items() if theirs.get(key) != value]
+def same_origin(folder: Path, found: Checkpoint, origin: Mapping[str, Any]) -> None:
+    """Refuse to go on with another training than the checkpoint's.
+
+    Args:
+        folder: where it was found, for the message.
+        found: its state holds an ``origin`` too.
+        origin: everything that shapes the training, in groups.
+
+    Raises:
+        InvalidSpec: naming by dotted name what differs.
+    """
+    theirs = _dotted(found.state["origin"])
+    ours = _dotted(json.loads(json.dumps(origin)))
+    differ = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
     if differ:
         raise InvalidSpec(
             f"the checkpoint in {folder} was trained with another {', '.join(differ)}; "
@@ -134,6 +144,14 @@ def parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         part, _, rest = name.partition(".")
         found.setdefault(part, {})[rest] = tensor
     return found
+
+
+def _dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        members = _dotted(value).items() if isinstance(value, dict) else ()
+        flat |= {f"{key}.{name}": member for name, member in members} or {key: value}
+    return flat
 
 
 def _sha256(path: Path) -> str:

@@ -1,12 +1,14 @@
 """The networks: a flat MLP for one grid of heads, and attention over head tokens for any.
 
-Both are policies of sb3-contrib's MaskablePPO.
+Both are policies of sb3-contrib's MaskablePPO, and each is a group of settings.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import gymnasium
 import torch
@@ -15,13 +17,94 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from circuitbench import InvalidSpec
+from circuitbench_agents.learning.settings import require_at_least_1
+from circuitbench_baselines.episodes.rules import Observation
+
 DEPTH = 2  # the column of a token that says how deep its layer is
 WAVES = 6
 
 
-def mlp_arguments(width: int) -> dict[str, Any]:
-    """The seed's network, for sb3's ``MlpPolicy``: two tanh layers, policy and value apart."""
-    return {"net_arch": [width, width], "activation_fn": nn.Tanh}
+@dataclass(frozen=True)
+class Network(ABC):
+    """A network by its settings; ``name`` and ``width`` are part of a checkpoint's layout.
+
+    Args:
+        width: of a hidden layer.
+    """
+
+    width: int
+
+    name: ClassVar[str]
+    observation: ClassVar[Observation]
+
+    def __post_init__(self) -> None:
+        require_at_least_1(self, "width")
+
+    @abstractmethod
+    def policy(self) -> str | type[MaskableActorCriticPolicy]:
+        """What MaskablePPO takes as its policy."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """The policy's keyword arguments."""
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """Two hidden layers of ``width`` units on the flat observation of one grid of heads.
+
+    In an actor-critic they are tanh layers, policy and value apart (MechRL's network, Khadka
+    2026, arXiv 2605.26343).
+    """
+
+    width: int = 256
+
+    name: ClassVar[str] = "mlp"
+    observation: ClassVar[Observation] = "flat"
+
+    def policy(self) -> str:
+        """sb3's own."""
+        return "MlpPolicy"
+
+    def arguments(self) -> dict[str, Any]:
+        """The sizes."""
+        return {"net_arch": [self.width, self.width], "activation_fn": nn.Tanh}
+
+
+@dataclass(frozen=True)
+class TokenAttention(Network):
+    """Attention over head tokens, :class:`TokenPolicy`; its weights fit any grid of heads.
+
+    Args:
+        width: of a token.
+        layers: attention blocks.
+        attention_heads: of a block; they divide ``width``.
+    """
+
+    width: int = 32
+    layers: int = 2
+    attention_heads: int = 4
+
+    name: ClassVar[str] = "tokens"
+    observation: ClassVar[Observation] = "tokens"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least_1(self, "layers", "attention_heads")
+        if self.width % self.attention_heads:
+            raise InvalidSpec(
+                f"attention_heads must divide width; {self.attention_heads} does not divide "
+                f"{self.width}"
+            )
+
+    def policy(self) -> type[MaskableActorCriticPolicy]:
+        """Ours."""
+        return TokenPolicy
+
+    def arguments(self) -> dict[str, Any]:
+        """The sizes."""
+        return {"d": self.width, "layers": self.layers, "heads": self.attention_heads}
 
 
 class TokenEncoder(BaseFeaturesExtractor):
@@ -117,7 +200,7 @@ class TokenLogits(nn.Module):
 class TokenPolicy(MaskableActorCriticPolicy):
     """An actor-critic whose weights fit any number of heads."""
 
-    def __init__(self, *args: Any, d: int = 32, layers: int = 2, heads: int = 4, **kw: Any) -> None:
+    def __init__(self, *args: Any, d: int, layers: int, heads: int, **kw: Any) -> None:
         kw["features_extractor_class"] = TokenEncoder
         kw["features_extractor_kwargs"] = {"d": d, "layers": layers, "heads": heads}
         super().__init__(*args, **kw)

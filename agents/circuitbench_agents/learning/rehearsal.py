@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench_agents.learning.training import PolicyTraining
+from circuitbench_agents.learning.policy_training import PolicyTraining
+from circuitbench_agents.learning.settings import require_above_0
 from circuitbench_baselines.episodes.rules import Answer, Episode
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 FLOOR = 0.02  # scores below this share of the largest count as nothing
 
 
 @dataclass(frozen=True)
 class RehearsalSettings:
-    """How to rehearse.
+    """How a policy rehearses after a warm start (DAgger, Ross et al. 2011, arXiv 1011.0686).
 
     Args:
         rounds: times that episodes are played and learnt from.
@@ -52,9 +52,7 @@ class RehearsalSettings:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "episodes", "share", "minibatch", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InvalidSpec(f"rehearsal: {name} must be above 0, not {getattr(self, name)}")
+        require_above_0(self, "rounds", "episodes", "share", "minibatch", "learning_rate")
 
 
 class Lesson(NamedTuple):

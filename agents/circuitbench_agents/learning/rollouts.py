@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench_agents.environments.batch import EpisodeBatch, Place
+from circuitbench import InvalidSpec
+from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_baselines.episodes.evidence import Evidence
 
 # A policy: observations [n, ...] and legal actions [n, n_actions] to probabilities.

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from circuitbench.plugins.registry import method_class
-from circuitbench_agents.environments.batch import EpisodeBatch, Place
+from circuitbench import method_class
+from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
+from circuitbench_agents.learning.policy_training import PolicyTraining
 from circuitbench_agents.learning.rollouts import Acting, play_episode, uniform
-from circuitbench_agents.learning.training import PolicyTraining
 from circuitbench_baselines.episodes.evidence import Evidence
 from circuitbench_baselines.episodes.rules import Rules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 EPOCHS = 20
 MINIBATCH = 50

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from circuitbench.core.circuit import heads_of
-from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench import Discovery, TracePoint, heads_of
 from circuitbench_baselines.episodes.rules import Episode
 
 TRACE_EVERY = 10  # queries between two points of a discovery's trace

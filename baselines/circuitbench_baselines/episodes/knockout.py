@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 from circuitbench_baselines.episodes.rules import Answer, Episode, Outcome, require_positive
 
 
@@ -29,7 +29,7 @@ class KnockoutRules:
        disjoint, so it lies in another stage of the circuit.
 
     Args:
-        steps: longest episode, in questions.
+        steps: longest episode, in questions; None allows as many as there are heads.
         collapse: the fraction of the clean metric beyond which nothing more can be learned.
         cuts: disjoint minimal cuts to find; 0 ends the episode at the first collapse.
         tolerance: fraction of the clean metric that makes no difference in 1.
@@ -38,7 +38,7 @@ class KnockoutRules:
         penalty, scale, bound: as in :class:`circuitbench_baselines.episodes.rules.SearchRules`.
     """
 
-    steps: int = 50
+    steps: int | None = 50
     collapse: float = 0.98
     cuts: int = 0
     tolerance: float = 0.05
@@ -48,8 +48,9 @@ class KnockoutRules:
     bound: float = 20.0
 
     def __post_init__(self) -> None:
+        if self.steps is not None:
+            require_positive(steps=self.steps)
         require_positive(
-            steps=self.steps,
             scale=self.scale,
             bound=self.bound,
             collapse=self.collapse,
@@ -124,7 +125,8 @@ class KnockoutEpisode(Episode):
         else:
             reward = self._ablate(action, answer)
         done = self.collapsed if self.rules.cuts == 0 else self.cuts == self.rules.cuts
-        self.over = done or self.steps >= self.rules.steps or not self.legal().any()
+        longest = self.n if self.rules.steps is None else self.rules.steps
+        self.over = done or self.steps >= longest or not self.legal().any()
         return Outcome(reward, self.over, False)
 
     def put_back(self, order: np.ndarray, answer: Answer) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench import InvalidSpec
 
 Observation = Literal["flat", "tokens"]
 
@@ -100,7 +100,7 @@ class Episode(ABC):
         """The observation, a fresh float32 array.
 
         ``flat``: task one-hot, chosen, signal, globals, ``[n_tasks + 2 n + n_globals]``; for
-        HeadDiscovery this is the seed's layout. ``tokens``: one row per head, ``[n,
+        HeadDiscovery this is MechRL's layout. ``tokens``: one row per head, ``[n,
         3 + n_globals + n_tasks]``: chosen, signal, depth in [0, 1], then the
         globals and the task one-hot repeated. A head's number is not in its token.
         """

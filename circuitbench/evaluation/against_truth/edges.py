@@ -10,33 +10,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from circuitbench.core.circuit import Edge
+from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import RunFailed
 from circuitbench.evaluation.against_truth.ranking import (
     TiedRanking,
     ranking_metrics,
     tied_ranking,
 )
-
-
-@lru_cache(maxsize=4)
-def all_edges(n_layers: int, n_heads: int, mlps: bool) -> tuple[Edge, ...]:
-    """Every sender-to-receiver connection of a model whose heads come before its layer's MLP."""
-    senders, edges = ["embed"], []
-    for layer in range(n_layers):
-        heads = [f"{layer}.{head}" for head in range(n_heads)]
-        inputs = [f"{head}.{part}" for head in heads for part in "qkv"]
-        edges += [Edge(sender, receiver) for receiver in inputs for sender in senders]
-        senders += heads
-        if mlps:
-            edges += [Edge(sender, f"m{layer}") for sender in senders]
-            senders.append(f"m{layer}")
-    return (*edges, *(Edge(sender, "logits") for sender in senders))
 
 
 def _touches_mlp(edge: Edge) -> bool:
@@ -78,7 +63,7 @@ def edge_ranking(
     """
     listed = {Edge(*edge): float(score) for edge, score in scores.items()}
     mlps = any(map(_touches_mlp, truth))
-    possible = all_edges(n_layers, n_heads, mlps)
+    possible = graph_of(n_layers, n_heads, mlps).edges
     items = [*possible, *sorted(truth.difference(possible))]
     known = set(items)
     outside = sorted(edge for edge in listed if edge not in known)

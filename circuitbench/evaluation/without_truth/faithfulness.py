@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Ablation
 from circuitbench.core.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ RESOLUTION = 1e-4  # logits: the accuracy the oracle promises; smaller differenc
 class Probe:
     """Asks one oracle for the task metric of circuits, under one ablation, on given batches."""
 
-    def __init__(self, oracle: Oracle, batches: Sequence[Batch], ablation: Ablation) -> None:
+    def __init__(self, oracle: Oracle, batches: Sequence[Batch], ablation: str) -> None:
         self._oracle, self._batches, self.ablation = oracle, tuple(batches), ablation
         self.shape = (oracle.n_layers, oracle.n_heads)
         self.clean = np.concatenate([_array(b.clean(b, "task")) for b in self._batches])

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitbench.core.circuit import ABLATIONS, Ablation
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.against_truth.evaluate import checked_scores, checked_selection
-from circuitbench.evaluation.without_truth import hypotheses
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS, hypotheses
 from circuitbench.evaluation.without_truth.faithfulness import (
     RESOLUTION,
     Probe,
@@ -40,7 +39,7 @@ class MeasurementSettings:
         quantile, epsilon: of Shi et al.'s tests.
     """
 
-    ablations: tuple[Ablation, ...] = ABLATIONS
+    ablations: tuple[str, ...] = MEASURED_ABLATIONS
     batches: int = 2
     subsets: int = 8
     random_circuits: int = 60

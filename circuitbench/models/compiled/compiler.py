@@ -304,6 +304,7 @@ class _Compiler:
             roles=roles,
             source=source,
             kind="constructed",
+            ablations=("zero", "mean", "resample"),
             edges=frozenset(edges),
             mlps=tuple(sorted(mlps)),
             blind_spots=(

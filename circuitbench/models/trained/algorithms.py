@@ -1,7 +1,7 @@
 """High-level algorithms that trained models are made to follow, as causal models.
 
 An algorithm is a chain of named nodes. Each node's value is a function of the tokens and of
-earlier nodes, and an *interchange* gives a node the value it has on another prompt, the donor
+earlier nodes, and an *interchange* gives a node the value it has on the counterfactual prompt
 (Geiger et al. 2021, arXiv 2106.02997). Training aligns each node with one attention head.
 """
 
@@ -20,15 +20,15 @@ from circuitbench.core.circuit import Head
 BOS = 0
 
 Swaps = Mapping[str, Tensor]
-"""Per node ``[batch]`` bool: the prompts on which it takes the donor's value."""
+"""Per node ``[batch]`` bool: the prompts on which it takes the counterfactual's value."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Prompts and donors ``[batch, pos]`` long, and ``[batch, k]`` the positions to read."""
+    """Prompts and their counterfactuals ``[batch, pos]`` long; ``[batch, k]`` positions to read."""
 
     tokens: Tensor
-    donors: Tensor
+    counterfactual: Tensor
     positions: Tensor
 
 
@@ -55,22 +55,22 @@ class Algorithm(Protocol):
         ...
 
     def draw(self, n: int, rng: np.random.Generator) -> Pairs:
-        """``n`` prompts, each with a donor on which every node's value is defined for it."""
+        """``n`` prompts and counterfactuals on which every node's value is defined for them."""
         ...
 
     def values(
-        self, tokens: Tensor, donors: Tensor | None = None, swaps: Swaps | None = None
+        self, tokens: Tensor, counterfactual: Tensor | None = None, swaps: Swaps | None = None
     ) -> dict[str, Tensor]:
         """Every node's value, the last being the answer at each position ``[batch, pos]``."""
         ...
 
 
-def _either(swaps: Swaps | None, node: str, own: Tensor, donors: dict[str, Tensor]) -> Tensor:
-    """The node's own value, or the donor's on the prompts where it is swapped."""
+def _either(swaps: Swaps | None, node: str, own: Tensor, other: dict[str, Tensor]) -> Tensor:
+    """The node's own value, or that in ``other`` on the prompts where it is swapped."""
     if swaps is None or node not in swaps:
         return own
     mask = swaps[node].view(-1, *[1] * (own.dim() - 1))
-    return torch.where(mask, donors[node], own)
+    return torch.where(mask, other[node], own)
 
 
 def _latest(matches: Tensor, source: Tensor, default: int) -> Tensor:
@@ -123,10 +123,10 @@ class InductionAlgorithm:
         return Pairs(torch.from_numpy(half()), torch.from_numpy(half()), positions)
 
     def values(
-        self, tokens: Tensor, donors: Tensor | None = None, swaps: Swaps | None = None
+        self, tokens: Tensor, counterfactual: Tensor | None = None, swaps: Swaps | None = None
     ) -> dict[str, Tensor]:
         """See :class:`Algorithm`."""
-        given = {} if donors is None else self.values(donors)
+        given = {} if counterfactual is None else self.values(counterfactual)
         none = torch.full_like(tokens[:, :1], -1)
         previous = _either(swaps, "previous", torch.cat([none, tokens[:, :-1]], 1), given)
         found = _latest(previous[:, None, :] == tokens[:, :, None], tokens, self.none)
@@ -177,14 +177,14 @@ class IOIAlgorithm:
             return torch.from_numpy(tokens)
 
         base = write(names[:, 0], names[:, 1], odd_one[0])
-        donor = write(names[:, 1], names[:, 0], odd_one[1])
-        return Pairs(base, donor, torch.full((n, 1), self.length - 1))
+        other = write(names[:, 1], names[:, 0], odd_one[1])
+        return Pairs(base, other, torch.full((n, 1), self.length - 1))
 
     def values(
-        self, tokens: Tensor, donors: Tensor | None = None, swaps: Swaps | None = None
+        self, tokens: Tensor, counterfactual: Tensor | None = None, swaps: Swaps | None = None
     ) -> dict[str, Tensor]:
         """See :class:`Algorithm`."""
-        given = {} if donors is None else self.values(donors)
+        given = {} if counterfactual is None else self.values(counterfactual)
         named = (tokens > BOS) & (tokens < self.none)
         same = (tokens[:, :, None] == tokens[:, None, :]) & named[:, None, :]
         earlier = torch.tril(torch.ones(self.length, self.length, dtype=torch.bool), -1)
@@ -239,14 +239,14 @@ class TwoHopAlgorithm:
 
         crossed, requery = rng.random(n) < 0.5, rng.random(n) < 0.5
         base = write(a, crossed)
-        donor = write(np.where(requery, a2, a), np.where(requery, crossed, ~crossed))
-        return Pairs(base, donor, torch.full((n, 1), self.length - 1))
+        other = write(np.where(requery, a2, a), np.where(requery, crossed, ~crossed))
+        return Pairs(base, other, torch.full((n, 1), self.length - 1))
 
     def values(
-        self, tokens: Tensor, donors: Tensor | None = None, swaps: Swaps | None = None
+        self, tokens: Tensor, counterfactual: Tensor | None = None, swaps: Swaps | None = None
     ) -> dict[str, Tensor]:
         """See :class:`Algorithm`."""
-        given = {} if donors is None else self.values(donors)
+        given = {} if counterfactual is None else self.values(counterfactual)
         key = torch.full_like(tokens, -1)
         key[:, 2:9:2] = tokens[:, 1:8:2]
         key = _either(swaps, "key", key, given)

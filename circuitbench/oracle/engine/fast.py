@@ -1,64 +1,25 @@
-"""What the oracle asks of whatever computes, and the fast way of computing it."""
+"""The fast way of answering: plain weights, shared prefixes, no logits."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, finalize
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Ablation, Direction
 from circuitbench.models.transformer import Transformer
-from circuitbench.oracle.batch import Source
+from circuitbench.oracle.ablations import Half, Objective, Text, ablation_named
 from circuitbench.oracle.engine import readout
+from circuitbench.oracle.engine.base import Question, Source
 from circuitbench.oracle.engine.layers import Forward, at_positions
-from circuitbench.oracle.engine.memory import Memory, halving
+from circuitbench.oracle.engine.limits import Memory, halving
 from circuitbench.oracle.engine.prefix_cache import Run, Runner, Stream, Swap
 
-Half = Literal["task", "control"]
 FAST_TOLERANCE = 1e-3  # nats/token of a span's control loss
-
-
-class Ask(NamedTuple):
-    """One mask on some rows of a source (all of them if ``rows`` is None).
-
-    ``mask [n_layers, n_heads]``: bool for :meth:`Engine.measure`, float for
-    :meth:`Engine.gradient`; True or 1 where the head is kept.
-    """
-
-    source: Source
-    rows: np.ndarray | None
-    mask: np.ndarray
-    ablation: Ablation = "zero"
-    direction: Direction = "noising"
-
-
-class Engine(Protocol):
-    """Computes values per prompt or per control span; knows nothing of budgets or memos."""
-
-    @property
-    def flops(self) -> float:
-        """Floating-point operations of all matrix products so far; 0 if unknown."""
-        ...
-
-    def measure(
-        self, half: Half, asks: Sequence[Ask], kl: bool = False
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Metric or control loss ``[n_asks, rows]``, and the KL divergence if asked for."""
-        ...
-
-    def accuracy(self, source: Source, rows: np.ndarray | None) -> float:
-        """The intact model's accuracy."""
-        ...
-
-    def gradient(self, half: Half, ask: Ask) -> np.ndarray:
-        """Derivative ``[n_layers, n_heads]`` of the mean metric or control loss by the mask."""
-        ...
 
 
 @dataclass(eq=False)
@@ -69,7 +30,8 @@ class _Prepared:
     counter: Stream
     control: Stream
     directions: readout.Directions
-    swaps: dict[tuple[str, str], Swap] = field(default_factory=dict)
+    swaps: dict[tuple[Half, str], Swap | None] = field(default_factory=dict)
+    fitted: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 class FastEngine:
@@ -114,22 +76,23 @@ class FastEngine:
 
     @torch.no_grad()
     def measure(
-        self, half: Half, asks: Sequence[Ask], kl: bool = False
+        self, questions: Sequence[Question], kl: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """See :meth:`Engine.measure`."""
+        half = questions[0].half
         groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        runs = [self._run(half, ask) for ask in asks]
+        runs = [self._run(question) for question in questions]
         for i, run in enumerate(runs):
             reads = run.reads
             groups[(run.tokens.shape, None if reads is None else reads.shape)].append(i)
         n_rows = runs[0].tokens.shape[0]
-        values = np.empty((len(asks), n_rows), np.float32)
-        divergence = np.empty((len(asks), n_rows), np.float32) if kl else None
+        values = np.empty((len(questions), n_rows), np.float32)
+        divergence = np.empty((len(questions), n_rows), np.float32) if kl else None
         for members in groups.values():
 
             def read(chunk: list[int], x: Tensor, members: list[int] = members) -> None:
                 index = [members[c] for c in chunk]
-                some = [asks[i] for i in index]
+                some = [questions[i] for i in index]
                 normed = self.forward.final(x).unflatten(0, (len(index), -1))
                 if half == "control":
                     out = self._control_loss([runs[i] for i in index], normed)
@@ -139,7 +102,7 @@ class FastEngine:
                     divergence[index] = self._kl(some, normed)
                 values[index] = out.cpu().numpy()
 
-            keeps = np.stack([_kept(asks[i]) for i in members])
+            keeps = np.stack([_kept(questions[i]) for i in members])
             self.runner.finals([runs[i] for i in members], keeps, read)
         return values, divergence
 
@@ -154,31 +117,32 @@ class FastEngine:
         hit = (prompts.token_ids == top[..., None]) & (prompts.weights > 0)
         return float(hit.any(-1).float().mean())
 
-    def gradient(self, half: Half, ask: Ask) -> np.ndarray:
+    def gradient(self, question: Question) -> np.ndarray:
         """See :meth:`Engine.gradient`."""
-        n = len(ask.source.prompts)
-        rows = np.arange(n) if ask.rows is None else ask.rows
-        pos = self._run(half, ask).stream.tokens.shape[1]
-        out = np.zeros(ask.mask.shape, np.float32)
+        n = len(question.source.prompts)
+        rows = np.arange(n) if question.rows is None else question.rows
+        pos = self._run(question).stream.tokens.shape[1]
+        out = np.zeros(question.mask.shape, np.float32)
         start, at_once = 0, max(1, self.runner.chunk_tokens // pos)
         while start < len(rows):
 
             def run(size: int, start: int = start) -> np.ndarray:
                 part = rows[start : start + size]
-                whole = len(part) == n and ask.rows is None
-                return self._gradient(half, ask._replace(rows=None if whole else part))
+                whole = len(part) == n and question.rows is None
+                return self._gradient(question._replace(rows=None if whole else part))
 
             grad, at_once = halving(run, min(at_once, len(rows) - start), self.runner.recover)
             out += grad * (at_once / len(rows))
             start += at_once
         return out
 
-    def _gradient(self, half: Half, ask: Ask) -> np.ndarray:
-        """All rows of an ask at once."""
+    def _gradient(self, question: Question) -> np.ndarray:
+        """All rows of a question at once."""
         f = self.forward
-        run = self._run(half, ask)
-        mask = torch.tensor(ask.mask, dtype=torch.float32, device=self.device, requires_grad=True)
-        gates = 1 - mask if ask.direction == "denoising" else mask
+        run = self._run(question)
+        given = torch.tensor(question.mask, dtype=torch.float32, device=self.device)
+        mask = given.requires_grad_()
+        gates = 1 - mask if question.direction == "denoising" else mask
         before = f.flops
         with torch.enable_grad():
             x, reads = f.embed(run.tokens), run.reads
@@ -192,11 +156,11 @@ class FastEngine:
                     x = at_positions(x, reads)
                 x = f.add_mlp(layer, f.add_attention(layer, x, z))
             normed = f.final(x)
-            if half == "control":
+            if question.half == "control":
                 value = readout.control_loss(f.weights.unembed, normed, run.tokens).mean()
                 f.flops += run.tokens.numel() * self._unembed_flops
             else:
-                value = self._metric([ask], normed[None]).mean()
+                value = self._metric([question], normed[None]).mean()
             (grad,) = torch.autograd.grad(value, mask)
         f.flops += f.flops - before  # every product has one of the same size on the way back
         return grad.cpu().numpy()
@@ -219,47 +183,46 @@ class FastEngine:
             finalize(source, self.runner.cache.dead.append, streams)
         return prepared
 
-    def _run(self, half: Half, ask: Ask) -> Run:
-        """The stream an ask runs on, and what takes the place of the heads it ablates."""
-        prepared = self._prepare(ask.source)
-        rows = None if ask.rows is None else torch.from_numpy(ask.rows).to(self.device)
-        kind: str = ask.ablation
+    def _run(self, question: Question) -> Run:
+        """The stream a question runs on, and what takes the place of the heads it ablates."""
+        prepared, half = self._prepare(question.source), question.half
+        rows = None if question.rows is None else torch.from_numpy(question.rows).to(self.device)
+        kind = question.ablation.name
         if half == "control":
             stream = prepared.control
-        elif ask.direction == "denoising":
+        elif question.direction == "denoising":
             stream, kind = prepared.counter, "clean"
         else:
             stream = prepared.task
-        if kind == "zero":
-            return Run(stream, rows)
-        swap = prepared.swaps.get((half, kind))
-        if swap is None:
-            swap = prepared.swaps[half, kind] = self._swap(half, kind, prepared)
-        return Run(stream, rows, swap)
+        if (half, kind) not in prepared.swaps:
+            prepared.swaps[half, kind] = self._swap(question, prepared)
+        return Run(stream, rows, prepared.swaps[half, kind])
 
     @torch.no_grad()
-    def _swap(self, half: Half, kind: str, prepared: _Prepared) -> Swap:
-        if half == "control":
-            z = self._clean_heads(prepared.control)
-            if kind == "resample":
-                return Swap([layer.roll(-1, 0) for layer in z])
-        else:
-            stream = prepared.task if kind == "clean" else prepared.counter
-            z = self._clean_heads(stream, everywhere=kind == "mean")
-        if kind == "mean":
-            z = [layer.mean(0, keepdim=True) for layer in z]
-            reads = prepared.task.reads
-            if half == "task" and reads is not None:
-                z[-1] = z[-1][0][reads]
+    def _swap(self, question: Question, prepared: _Prepared) -> Swap | None:
+        if question.direction == "denoising":
+            return Swap(self._clean_heads(prepared.task))
+        ablation, half = question.ablation, question.half
+        z = ablation.heads(half, _Activations(self, prepared))
+        if z is None:
+            return None
+        reads = prepared.task.reads
+        if half == "task" and reads is not None and ablation.everywhere:
+            z = [*z[:-1], at_positions(z[-1].expand(len(reads), -1, -1, -1), reads)]
         return Swap(z)
 
-    def _clean_heads(self, stream: Stream, everywhere: bool = False) -> list[Tensor]:
-        """Every layer's head outputs in the intact model (the last's only where it is read)."""
-        f, parts = self.forward, []
+    def _clean_heads(
+        self, stream: Stream, everywhere: bool = False, n: int | None = None
+    ) -> list[Tensor]:
+        """Every layer's head outputs in the intact model, of the first ``n`` rows.
+
+        The last layer's are given only where it is read, unless ``everywhere``.
+        """
+        f, parts, rows = self.forward, [], stream.tokens[:n]
         step = max(1, self.runner.chunk_tokens // stream.tokens.shape[1])
         last = len(f.weights.layers) - 1
-        for start in range(0, len(stream.tokens), step):
-            x, z = f.embed(stream.tokens[start : start + step]), []
+        for start in range(0, len(rows), step):
+            x, z = f.embed(rows[start : start + step]), []
             for layer in range(last + 1):
                 reads = stream.reads if layer == last and not everywhere else None
                 reads = None if reads is None else reads[start : start + step]
@@ -272,7 +235,7 @@ class FastEngine:
     def _clean_final(self, source: Source, rows: np.ndarray | None) -> Tensor:
         f = self.forward
         intact = np.ones((1, f.config.n_layers, f.config.n_heads), bool)
-        run = self._run("task", Ask(source, rows, intact[0]))
+        run = self._run(Question(source, "task", rows, intact[0], ablation_named("zero")))
         found: list[Tensor] = []
         self.runner.finals([run], intact, lambda _, x: found.append(f.final(x)))
         return found[-1]
@@ -292,27 +255,105 @@ class FastEngine:
                 out = exact
         return out.view(len(runs), -1)
 
-    def _metric(self, asks: list[Ask], normed: Tensor) -> Tensor:
+    def _metric(self, questions: list[Question], normed: Tensor) -> Tensor:
         """``[n, rows, k, d_model]`` to ``[n, rows]``."""
-        same = all(a.source is asks[0].source and a.rows is asks[0].rows for a in asks)
+        first = questions[0]
+        same = all(q.source is first.source and q.rows is first.rows for q in questions)
         out = []
-        for ask, one in [(asks[0], normed)] if same else zip(asks, normed[:, None], strict=True):
-            rows = None if ask.rows is None else torch.from_numpy(ask.rows).to(self.device)
-            out.append(self._prepare(ask.source).directions.metric(one, rows))
+        for q, one in [(first, normed)] if same else zip(questions, normed[:, None], strict=True):
+            rows = None if q.rows is None else torch.from_numpy(q.rows).to(self.device)
+            out.append(self._prepare(q.source).directions.metric(one, rows))
         return torch.cat(out)
 
-    def _kl(self, asks: list[Ask], normed: Tensor) -> np.ndarray:
+    def _kl(self, questions: list[Question], normed: Tensor) -> np.ndarray:
         clean: dict[object, Tensor] = {}
         out = []
-        for ask, one in zip(asks, normed, strict=True):
-            key = id(ask.source), None if ask.rows is None else ask.rows.tobytes()
+        for q, one in zip(questions, normed, strict=True):
+            key = id(q.source), None if q.rows is None else q.rows.tobytes()
             if key not in clean:
-                clean[key] = self._clean_final(ask.source, ask.rows)
+                clean[key] = self._clean_final(q.source, q.rows)
             out.append(readout.kl_divergence(self.forward.weights.unembed, clean[key], one[None]))
             self.forward.flops += one.shape[0] * one.shape[1] * self._unembed_flops
         return torch.cat(out).cpu().numpy()
 
 
-def _kept(ask: Ask) -> np.ndarray:
+class _Activations:
+    """See :class:`circuitbench.oracle.ablations.Activations`."""
+
+    def __init__(self, engine: FastEngine, prepared: _Prepared) -> None:
+        self._engine, self._prepared = engine, prepared
+        self.fitted = prepared.fitted
+
+    def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
+        """See :meth:`Activations.heads`."""
+        prepared = self._prepared
+        streams = {
+            "prompts": prepared.task,
+            "counterfactual": prepared.counter,
+            "control": prepared.control,
+        }
+        return self._engine._clean_heads(streams[text], everywhere, n)
+
+    def alone(self, layer: int, n: int) -> Objective:
+        """See :meth:`Activations.alone`; the layers below are run once, heads in chunks."""
+        engine, f, stream = self._engine, self._engine.forward, self._prepared.task
+        tokens, reads = stream.tokens[:n], stream.reads
+        assert reads is not None  # prompts are read at the metric's positions
+        reads = reads[:n]
+        last, unembed = f.n_layers - 1, f.weights.unembed
+
+        def below(layer: int, x: Tensor) -> tuple[Tensor, Tensor]:
+            """The stream that a layer's outputs are added to, and these outputs."""
+            z = f.heads(layer, x, reads.repeat(len(x) // len(tokens), 1) if layer == last else None)
+            if layer == last:
+                x = at_positions(x, reads.repeat(len(x) // len(tokens), 1))
+            return x, z
+
+        def above(layer: int, x: Tensor, z: Tensor) -> Tensor:
+            """What the unembedding reads, ``[n, k, d_model]``."""
+            x = f.add_mlp(layer, f.add_attention(layer, x, z))
+            for later in range(layer + 1, last + 1):
+                x, z = below(later, x)
+                x = f.add_mlp(later, f.add_attention(later, x, z))
+            return f.final(x)
+
+        x = f.embed(tokens)
+        for lower in range(layer):
+            x = f.add_mlp(lower, f.add_attention(lower, x, f.heads(lower, x)))
+        x, z = below(layer, x)
+        clean = above(layer, x, z)
+
+        def some(heads: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+            n, before = len(heads), f.flops
+            off = torch.nn.functional.one_hot(heads, z.shape[2]).bool()[:, None, None, :, None]
+            given = constants.detach().requires_grad_()
+            with torch.enable_grad():
+                changed = torch.where(off, given[:, None, None, None], z).flatten(0, 1)
+                normed = above(layer, x.repeat(n, 1, 1), changed).unflatten(0, (n, -1))
+                loss = readout.kl_divergence(unembed, clean, normed).mean(1)
+                f.flops += normed.shape[:3].numel() * engine._unembed_flops
+                (gradient,) = torch.autograd.grad(loss.sum(), given)
+            f.flops += f.flops - before
+            return loss.detach(), gradient
+
+        def objective(heads: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+            parts, start = [], 0
+            at_once = max(1, engine.runner.chunk_tokens // tokens.numel())
+            while start < len(heads):
+
+                def run(size: int, start: int = start) -> tuple[Tensor, Tensor]:
+                    return some(heads[start : start + size], constants[start : start + size])
+
+                size = min(at_once, len(heads) - start)
+                part, at_once = halving(run, size, engine.runner.recover)
+                parts.append(part)
+                start += at_once
+            losses, gradients = zip(*parts, strict=True)
+            return torch.cat(losses), torch.cat(gradients)
+
+        return objective
+
+
+def _kept(question: Question) -> np.ndarray:
     """The heads that keep the run's own output: in a denoising run, those *not* restored."""
-    return ~ask.mask if ask.direction == "denoising" else ask.mask
+    return ~question.mask if question.direction == "denoising" else question.mask

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.oracle.batch import Source
-from circuitbench.oracle.engine.fast import Ask, Half
+from circuitbench.oracle.ablations import Objective, Text, ablation_named
+from circuitbench.oracle.engine.base import Question, Source
 from circuitbench.tasks.base import Prompts
 
 Hook = tuple[str, Callable[..., Any]]
@@ -31,75 +31,69 @@ class HookEngine:
     def __init__(self, hooked: Any, n_layers: int, n_heads: int, device: str = "cpu") -> None:
         self.hooked = hooked.to(device)
         self.n_layers, self.n_heads, self.device = n_layers, n_heads, device
-        self._activations: WeakKeyDictionary[Source, dict[str, list[Tensor]]] = WeakKeyDictionary()
+        self._activations: WeakKeyDictionary[Source, _Activations] = WeakKeyDictionary()
 
     @torch.no_grad()
     def measure(
-        self, half: Half, asks: Sequence[Ask], kl: bool = False
+        self, questions: Sequence[Question], kl: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """See :meth:`Engine.measure`."""
         values, divergence = [], []
-        for ask in asks:
-            logits = self._logits(half, ask, torch.from_numpy(ask.mask).float())
-            values.append(self._read(half, ask, logits).cpu())
+        for question in questions:
+            logits = self._logits(question, torch.from_numpy(question.mask).float())
+            values.append(self._read(question, logits).cpu())
             if kl:
-                divergence.append(self._kl(ask, logits).cpu())
+                prompts = self._prompts(question)
+                clean = self.hooked(prompts.tokens)
+                divergence.append(_divergence(prompts, clean, logits).cpu())
         return torch.stack(values).numpy(), torch.stack(divergence).numpy() if kl else None
 
     @torch.no_grad()
     def accuracy(self, source: Source, rows: np.ndarray | None) -> float:
         """See :meth:`Engine.accuracy`."""
-        ask = Ask(source, rows, np.ones((self.n_layers, self.n_heads), bool))
-        logits = self._logits("task", ask, torch.ones(self.n_layers, self.n_heads))
-        return float(self._prompts(ask).correct(logits).float().mean())
+        intact = np.ones((self.n_layers, self.n_heads), bool)
+        question = Question(source, "task", rows, intact, ablation_named("zero"))
+        logits = self._logits(question, torch.from_numpy(intact).float())
+        return float(self._prompts(question).correct(logits).float().mean())
 
-    def gradient(self, half: Half, ask: Ask) -> np.ndarray:
+    def gradient(self, question: Question) -> np.ndarray:
         """See :meth:`Engine.gradient`."""
-        mask = torch.tensor(ask.mask, dtype=torch.float32, requires_grad=True)
+        mask = torch.tensor(question.mask, dtype=torch.float32, requires_grad=True)
         with torch.enable_grad():
-            value = self._read(half, ask, self._logits(half, ask, mask)).mean()
+            value = self._read(question, self._logits(question, mask)).mean()
         return torch.autograd.grad(value, mask)[0].numpy()
 
-    def _prompts(self, ask: Ask) -> Prompts:
-        prompts = ask.source.prompts
-        if ask.rows is not None:
-            prompts = prompts.take(torch.from_numpy(ask.rows))
+    def _prompts(self, question: Question) -> Prompts:
+        prompts = question.source.prompts
+        if question.rows is not None:
+            prompts = prompts.take(torch.from_numpy(question.rows))
         return prompts.to(self.device)
 
-    def _control(self, ask: Ask) -> Tensor:
-        control = ask.source.control
-        control = control if ask.rows is None else control[torch.from_numpy(ask.rows)]
+    def _control(self, question: Question) -> Tensor:
+        control = question.source.control
+        control = control if question.rows is None else control[torch.from_numpy(question.rows)]
         return control.to(self.device)
 
-    def _read(self, half: Half, ask: Ask, logits: Tensor) -> Tensor:
+    def _read(self, question: Question, logits: Tensor) -> Tensor:
         """Metric or control loss ``[rows]`` from full logits."""
-        if half == "task":
-            return self._prompts(ask).metric(logits)
-        tokens = self._control(ask)
+        if question.half == "task":
+            return self._prompts(question).metric(logits)
+        tokens = self._control(question)
         loss = torch.nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
         )
         return loss.view(len(tokens), -1).mean(1)
 
-    def _kl(self, ask: Ask, logits: Tensor) -> Tensor:
-        """KL(clean || ablated) ``[rows]`` at the metric's positions."""
-        prompts = self._prompts(ask)
-        clean = self.hooked(prompts.tokens)
-        rows = torch.arange(len(prompts), device=logits.device)[:, None]
-        log_p, log_q = (x[rows, prompts.positions].log_softmax(-1) for x in (clean, logits))
-        return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
-
-    def _logits(self, half: Half, ask: Ask, mask: Tensor) -> Tensor:
+    def _logits(self, question: Question, mask: Tensor) -> Tensor:
         """Full logits under a soft mask ``[n_layers, n_heads]``."""
-        kind: str = ask.ablation
-        if half == "control":
-            tokens = self._control(ask)
+        if question.half == "control":
+            tokens = self._control(question)
         else:
-            prompts = self._prompts(ask)
+            prompts = self._prompts(question)
             tokens = prompts.tokens
-            if ask.direction == "denoising":
-                tokens, kind, mask = prompts.counterfactual, "clean", 1 - mask
-        swap = None if kind == "zero" else self._swap(half, kind, ask)
+            if question.direction == "denoising":
+                tokens, mask = prompts.counterfactual, 1 - mask
+        swap = self._swap(question)
         mask = mask.to(self.device)
         hooks = [self._edit(x, mask[x], None if swap is None else swap[x]) for x in self._layers]
         logits: Tensor = self.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
@@ -121,26 +115,68 @@ class HookEngine:
         return f"blocks.{layer}.attn.hook_z", hook
 
     @torch.no_grad()
-    def _swap(self, half: Half, kind: str, ask: Ask) -> list[Tensor]:
-        """What ablated heads put out instead, one tensor per layer for the ask's rows."""
-        known = self._activations.setdefault(ask.source, {})
-        which = half if half == "control" or kind == "clean" else "counterfactual"
-        if which not in known:
-            prompts = ask.source.prompts
-            tokens = {
-                "task": prompts.tokens,
-                "counterfactual": prompts.counterfactual,
-                "control": ask.source.control,
-            }[which]
-            known[which] = self._heads(tokens.to(self.device))
-        z = known[which]
-        if kind == "mean":
-            return [layer.mean(0, keepdim=True) for layer in z]
-        if which == "control":
-            z = [layer.roll(-1, 0) for layer in z]
-        return z if ask.rows is None else [layer[torch.from_numpy(ask.rows)] for layer in z]
+    def _swap(self, question: Question) -> list[Tensor] | None:
+        """What ablated heads put out instead, one tensor per layer for the question's rows."""
+        activations = self._activations.get(question.source)
+        if activations is None:
+            activations = _Activations(self, question.source)
+            self._activations[question.source] = activations
+        if question.direction == "denoising":
+            z: list[Tensor] | None = activations.heads("prompts")
+        else:
+            z = question.ablation.heads(question.half, activations)
+        if z is None or question.rows is None:
+            return z
+        rows = torch.from_numpy(question.rows)
+        return [layer if len(layer) == 1 else layer[rows] for layer in z]
 
-    def _heads(self, tokens: Tensor) -> list[Tensor]:
+
+class _Activations:
+    """See :class:`circuitbench.oracle.ablations.Activations`."""
+
+    def __init__(self, engine: HookEngine, source: Source) -> None:
+        self._hooked, self._layers = engine.hooked, engine._layers
+        self._prompts = source.prompts.to(engine.device)
+        self._tokens: dict[Text, Tensor] = {
+            "prompts": self._prompts.tokens,
+            "counterfactual": self._prompts.counterfactual,
+            "control": source.control.to(engine.device),
+        }
+        self._known: dict[Text, list[Tensor]] = {}
+        self.fitted: dict[str, list[Tensor]] = {}
+
+    def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
+        """See :meth:`Activations.heads`; always at all positions."""
+        if text not in self._known:
+            self._known[text] = self._run(self._tokens[text])
+        return [z[:n] for z in self._known[text]]
+
+    def alone(self, layer: int, n: int) -> Objective:
+        """See :meth:`Activations.alone`."""
+        prompts = self._prompts.take(torch.arange(n)) if n < len(self._prompts) else self._prompts
+        name = f"blocks.{layer}.attn.hook_z"
+        clean = self._hooked(prompts.tokens)
+
+        def objective(heads: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+            losses, gradients = [], []
+            for head, given in zip(heads.tolist(), constants, strict=True):
+                constant = given.detach().requires_grad_()
+
+                def hook(z: Tensor, hook: object, head: int = head, c: Tensor = constant) -> Tensor:
+                    out = z.clone()
+                    out.view(*z.shape[:2], -1, len(c))[:, :, head] = c
+                    return out
+
+                with torch.enable_grad():
+                    logits = self._hooked.run_with_hooks(prompts.tokens, fwd_hooks=[(name, hook)])
+                    loss = _divergence(prompts, clean, logits).mean()
+                gradients.append(torch.autograd.grad(loss, constant)[0])
+                losses.append(loss.detach())
+            return torch.stack(losses), torch.stack(gradients)
+
+        return objective
+
+    def _run(self, tokens: Tensor) -> list[Tensor]:
         """The intact model's head outputs."""
         found: dict[int, Tensor] = {}
 
@@ -150,5 +186,12 @@ class HookEngine:
 
             return f"blocks.{layer}.attn.hook_z", hook
 
-        self.hooked.run_with_hooks(tokens, fwd_hooks=[save(x) for x in self._layers])
+        self._hooked.run_with_hooks(tokens, fwd_hooks=[save(x) for x in self._layers])
         return [found[x] for x in self._layers]
+
+
+def _divergence(prompts: Prompts, clean: Tensor, logits: Tensor) -> Tensor:
+    """KL(clean || ablated) ``[rows]`` at the metric's positions, from full logits."""
+    rows = torch.arange(len(prompts), device=logits.device)[:, None]
+    log_p, log_q = (x[rows, prompts.positions].log_softmax(-1) for x in (clean, logits))
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuitbench.models.forward import normalize, rotary_angles, rotate
 from circuitbench.models.transformer import Transformer
-from circuitbench.oracle.engine.linear import normalize
 from circuitbench.oracle.engine.weights import Weights
 
 
@@ -124,12 +124,7 @@ class Forward:
     def angles(self, pos: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of rotary positions, ``[pos, rotary_dim]`` each."""
         if self._rotary is None:
-            cfg = self.config
-            dim = cfg.rotary_dim or cfg.d_head
-            speed = cfg.rotary_base ** (-torch.arange(0, dim, 2, device=self.device) / dim)
-            angle = torch.outer(torch.arange(cfg.n_ctx, device=self.device).float(), speed)
-            angle = angle.repeat_interleave(2, -1)
-            self._rotary = angle.cos(), angle.sin()
+            self._rotary = rotary_angles(self.config, self.device)
         return self._rotary[0][:pos], self._rotary[1][:pos]
 
 
@@ -137,11 +132,3 @@ def at_positions(x: Tensor, reads: Tensor) -> Tensor:
     """``x[b, reads[b, k]]``: ``[batch, pos, ...]`` to ``[batch, k, ...]``."""
     rows = torch.arange(x.shape[0], device=x.device)[:, None]
     return x[rows, reads]
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on adjacent pairs of ``x [batch, heads, pos, d_head]`` (Su et al. 2021)."""
-    dim = cos.shape[-1]
-    turned, rest = x[..., :dim], x[..., dim:]
-    pairs = torch.stack((-turned[..., 1::2], turned[..., 0::2]), -1).flatten(-2)
-    return torch.cat([turned * cos + pairs * sin, rest], -1)

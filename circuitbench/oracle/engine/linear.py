@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuitbench.models.forward import activate
+
 _ROWS_HINT = 2048  # rows the blocked layout is chosen for
 _GELU_ROWS = 64  # rows whose activations stay in the cache
 _GELU = (2 / math.pi) ** 0.5
@@ -128,17 +130,6 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     return device.type == "cpu" and pack(torch.zeros(64, 64, dtype=torch.bfloat16)) is not None
 
 
-def activate(x: Tensor, kind: str) -> Tensor:
-    """The MLP's nonlinearity by its name in :class:`TransformerConfig`; ``""`` is none."""
-    if kind == "relu":
-        return F.relu(x)
-    if kind == "silu":
-        return F.silu(x)
-    if kind:
-        return F.gelu(x, approximate="tanh" if kind == "gelu_new" else "none")
-    return x
-
-
 def _activate_in_place(x: Tensor, kind: str) -> Tensor:
     """:func:`activate`, overwriting ``x``: on CPUs the tanh GELU goes through the sigmoid.
 
@@ -151,13 +142,4 @@ def _activate_in_place(x: Tensor, kind: str) -> Tensor:
         gate = part * part
         gate.mul_(2 * _GELU * 0.044715).add_(2 * _GELU).mul_(part).sigmoid_()
         part.mul_(gate)
-    return x
-
-
-def normalize(x: Tensor, kind: str, eps: float) -> Tensor:
-    """The norm without its scale and shift (those are folded into what follows)."""
-    if kind == "layer":
-        return F.layer_norm(x, x.shape[-1:], eps=eps)
-    if kind == "rms":
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
     return x

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.oracle.engine.layers import Forward, at_positions
-from circuitbench.oracle.engine.memory import halving, state_bytes
+from circuitbench.oracle.engine.limits import halving, state_bytes
 
 _serial = itertools.count()
 _SPARSE = 0.5  # share of heads kept under which pruning beats batching on a CPU

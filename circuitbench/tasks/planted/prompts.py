@@ -56,6 +56,7 @@ def planted_truth(model: Model, task: str, modelled_on: str) -> Circuit:
         source=f"written by hand (circuitbench.models.planted.presets, {model.name}), modelled on "
         f"{modelled_on}",
         kind="constructed",
+        ablations=("zero", "mean", "resample"),
         blind_spots=tuple(f"{name}: {role.shows}" for name, role in roles.items() if _blind(role)),
     )
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitbench.core.circuit import Circuit, head_grid
+from circuitbench import Circuit, head_grid
 from circuitbench.evaluation.against_truth.ranking import (
     auroc,
     average_precision,
     recall_at,
     tied_ranking,
 )
-from circuitbench_agents.environments.batch import EpisodeBatch, Place
+from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_agents.learner import LearningAgent
 from circuitbench_agents.learning.rollouts import Acting, Policy, play_episode, uniform
 from circuitbench_baselines.bandits import HeadBelief
@@ -27,7 +27,7 @@ from circuitbench_baselines.episodes.evidence import Evidence
 from circuitbench_baselines.episodes.rules import SearchRules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench import Oracle
 
 HORIZON = 50  # queries after which recovery is judged: about a third of a 144-head sweep
 
@@ -73,7 +73,7 @@ class Contender:
 
     name: str
     policy: Callable[[Stage, np.ndarray, np.random.Generator], Policy] | None = None
-    agent: LearningAgent | None = None
+    agent: LearningAgent[Any] | None = None
     candidates: int = 1
     shown_as: str | None = None
 
@@ -115,11 +115,11 @@ def play(
         batch = agent.seat(stage.oracle, rng, contender.shown_as)
         preference = agent.preference(batch)
         policy: Policy = agent.policy()
-        greedy = agent.greedy
+        greedy = agent.discovery.greedy
     else:
         if contender.policy is None:
             raise ValueError(f"{contender.name} has neither a policy nor an agent")
-        rules = SearchRules(steps=min(steps, len(rewards)))
+        rules = SearchRules(steps)
         batch = EpisodeBatch([stage.oracle], rules, 1, rng, task_ids=[None], n_tasks=1)
         policy = contender.policy(stage, rewards, rng)
     acting = Acting(greedy, contender.candidates)

@@ -1,4 +1,4 @@
-"""The seed paper's experiment (Khadka 2026, arXiv 2605.26343), with its evaluation repaired.
+"""MechRL's experiment (Khadka 2026, arXiv 2605.26343), with its evaluation repaired.
 
 One policy is trained on several tasks and judged on each of them, on a task it never saw (shown
 as unknown and pretending each training task) and, as a policy over head tokens trained on other
@@ -14,28 +14,38 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.core.seeding import derive_seed, generator
+from circuitbench import (
+    InvalidSpec,
+    Model,
+    Oracle,
+    TrainingTools,
+    derive_seed,
+    generator,
+    load_model,
+    load_task,
+)
 from circuitbench.evaluation.against_truth.ranking import (
     auroc,
     average_precision,
     recall_at,
     tied_ranking,
 )
-from circuitbench.models import Model
-from circuitbench.oracle import Oracle
 from circuitbench.oracle.engine.fast import FastEngine
-from circuitbench.plugins.registry import load_model, load_task
+from circuitbench.plugins.method import Report, unreported
 from circuitbench_agents.learner import LearningAgent
+from circuitbench_agents.learning.policy_training import PPOSettings
+from circuitbench_agents.learning.rehearsal import RehearsalSettings
+from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.policy_gradient import TransformerHeadDiscovery
 from circuitbench_agents.ppo import PPOHeadDiscovery
+from circuitbench_baselines.episodes.rules import SearchRules
 from circuitbench_experiments.mechrl.matched_episodes import (
     Contender,
     Score,
@@ -48,13 +58,12 @@ from circuitbench_experiments.mechrl.matched_episodes import (
     random_control,
 )
 
-Progress = Callable[[float, str], None]
 SMALL_CACHE = 16 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class MechRL:
-    """What is run; the defaults are the seed's protocol on the embedded model, five seeds.
+    """What is run; the defaults are MechRL's protocol on the embedded model, with five seeds.
 
     Args:
         model: trained and judged on; ``@seed`` variants of it are the held-out models.
@@ -105,31 +114,36 @@ class MechRL:
 
     def flat_agent(self) -> PPOHeadDiscovery:
         """The policy over addresses, untrained."""
-        return PPOHeadDiscovery(total_steps=self.total_steps, steps=self.steps)
+        return PPOHeadDiscovery(
+            training=TrainingSettings(total_steps=self.total_steps),
+            search=SearchRules(self.steps),
+        )
 
     def token_agent(self) -> TransformerHeadDiscovery:
         """The policy over head tokens, untrained."""
-        # What was rehearsed is polished, so PPO goes gently; its value network starts from
-        # nothing and shares the encoder, so it must not speak too loudly.
         return TransformerHeadDiscovery(
-            total_steps=self.token_steps,
-            steps=self.steps,
-            greedy=True,
+            discovery=DiscoverySettings(greedy=True),
+            training=TrainingSettings(total_steps=self.token_steps),
+            # What was rehearsed is polished, so PPO goes gently; its value network starts from
+            # nothing and shares the encoder, so it must not speak too loudly.
+            ppo=PPOSettings(
+                learning_rate=5e-5,
+                gamma=0.9,
+                gae_lambda=0.9,
+                minibatch=100,
+                epochs=2,
+                entropy=0.0,
+                value=0.01,
+            ),
             warm_start=self.token_start,
-            rehearsal=self.token_rehearsal,
-            learning_rate=5e-5,
-            gamma=0.9,
-            gae_lambda=0.9,
-            minibatch=100,
-            epochs=2,
-            entropy=0.0,
-            value=0.01,
+            search=SearchRules(self.steps),
+            rehearsal=RehearsalSettings(self.token_rehearsal),
         )
 
     @property
     def identity(self) -> str:
         """A hash of everything that can change a number, the agents' hyperparameters included."""
-        agents = [asdict(a.settings()) for a in (self.flat_agent(), self.token_agent())]
+        agents = [asdict(agent) for agent in (self.flat_agent(), self.token_agent())]
         text = json.dumps([asdict(self), agents], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -148,7 +162,7 @@ QUICK = MechRL(
 )
 
 
-def reproduce(settings: MechRL, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+def reproduce(settings: MechRL, out: Path, tell: Report = unreported) -> dict[str, Any]:
     """Run what is not yet done in ``out`` and return everything that was measured.
 
     Finished seeds are kept in ``out/seed-<n>.json`` and not run again; a training that was
@@ -157,7 +171,6 @@ def reproduce(settings: MechRL, out: Path, progress: Progress | None = None) -> 
     Raises:
         InvalidSpec: ``out`` holds a run of other settings, or cannot be written.
     """
-    tell = progress or (lambda fraction, text: None)
     claim(out, settings)
     seeds = []
     lab = Lab(settings)
@@ -206,7 +219,7 @@ class Lab:
         self.engines: dict[str, FastEngine] = {}
         self.oracles: dict[tuple[str, str, str], Oracle] = {}
 
-    def run(self, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
+    def run(self, seed: int, folder: Path, progress: Report) -> dict[str, Any]:
         """Train and judge with one seed; JSON-able."""
         s = self.settings
         part = 0.5 if s.token_models else 1.0
@@ -272,7 +285,10 @@ class Lab:
         return self.oracles[key]
 
     def _engine(self, model: Model) -> FastEngine | None:
-        """One engine for a planting's oracles, with little cache: there are many plantings."""
+        """One engine for a planting's oracles, with little cache: there are many plantings.
+
+        Oracles make engines of their own, sized for the one model that is usually studied.
+        """
         if model.transformer is None:
             return None
         if model.name not in self.engines:
@@ -291,16 +307,15 @@ class Lab:
 
     def _train(
         self,
-        agent: LearningAgent,
+        agent: LearningAgent[Any],
         oracles: Sequence[Oracle],
         seed: int,
         folder: Path,
-        progress: Progress,
+        progress: Report,
     ) -> int:
         """Queries spent on training."""
-        agent.progress, agent.checkpoints = progress, folder
-        agent.train(oracles, generator(seed, "mechrl", agent.name))
-        return agent.training.queries if agent.training is not None else 0
+        agent.train(oracles, generator(seed, "mechrl", agent.name), TrainingTools(progress, folder))
+        return int(agent.trained.queries)
 
     def _values(self, training: Sequence[Oracle]) -> dict[str, np.ndarray]:
         """Mean reward of every head on the training prompts, by task, over its models."""
@@ -311,7 +326,7 @@ class Lab:
         return {task: np.mean(values, axis=0) for task, values in found.items()}
 
     def _contenders(
-        self, agent: LearningAgent, task: str, known: dict[str, np.ndarray]
+        self, agent: LearningAgent[Any], task: str, known: dict[str, np.ndarray]
     ) -> Iterator[Contender]:
         for k in self.settings.candidates:
             yield self._agent("rl-ppo", agent, k)
@@ -321,7 +336,7 @@ class Lab:
                     yield dataclasses.replace(contender, shown_as=pretended)
         yield from self._controls(known)
 
-    def _agent(self, name: str, agent: LearningAgent, candidates: int) -> Contender:
+    def _agent(self, name: str, agent: LearningAgent[Any], candidates: int) -> Contender:
         return Contender(f"{name} (K={candidates})", agent=agent, candidates=candidates)
 
     def _controls(self, known: dict[str, np.ndarray]) -> Iterator[Contender]:
@@ -361,7 +376,7 @@ class Lab:
         )
         return rows
 
-    def _preferences(self, agent: LearningAgent) -> dict[str, Any]:
+    def _preferences(self, agent: LearningAgent[Any]) -> dict[str, Any]:
         """For every task what the policy would try first, beside the truth."""
         s = self.settings
         found = {}
@@ -373,8 +388,8 @@ class Lab:
         return found
 
 
-def _curve(agent: LearningAgent) -> list[dict[str, Any]]:
-    return [] if agent.training is None else [asdict(point) for point in agent.training.curve]
+def _curve(agent: LearningAgent[Any]) -> list[dict[str, Any]]:
+    return [asdict(point) for point in agent.trained.curve]
 
 
 def _mean(scores: Sequence[Score]) -> dict[str, Any]:

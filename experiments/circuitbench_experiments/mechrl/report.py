@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from circuitbench.core.seeding import generator
+from circuitbench import generator
 
 METRICS = {
     "ratio": "best head / oracle's",

@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Ablation, Head
-from circuitbench.models.trained.training.network import forward, replacement
+from circuitbench.core.circuit import Head
+from circuitbench.models.forward import forward
+from circuitbench.models.trained.prompts import AnsweredPrompts
+from circuitbench.models.trained.training.network import REPLACEMENTS
 from circuitbench.models.transformer import Transformer
-from circuitbench.tasks.base import Prompts
 
 TOLERANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
 @torch.no_grad()
-def subset_table(model: Transformer, prompts: Prompts, ablation: Ablation) -> np.ndarray:
+def subset_table(model: Transformer, prompts: AnsweredPrompts, ablation: str) -> np.ndarray:
     """The mean metric of every subset of kept heads, ``[2^n, 2^n]``.
 
     The index of a row is the subset of layer 0 (bit ``h`` is head ``h``), of a column that of
-    layer 1; the other heads are ablated.
+    layer 1; the other heads are ablated (one of :data:`REPLACEMENTS`).
     """
     n = model.config.n_heads
-    _, clean, _ = forward(model, prompts.tokens)
-    _, donors, _ = forward(model, prompts.counterfactual)
-    given = replacement(donors, ablation)
+    clean = forward(model, prompts.tokens).z
+    given = [REPLACEMENTS[ablation](z) for z in forward(model, prompts.counterfactual).z]
     bits = torch.tensor([[bool(i >> h & 1) for h in range(n)] for i in range(2**n)])
     rows = torch.arange(len(prompts))[:, None]
-    read = torch.einsum("bkc,bkcd->bkd", prompts.weights, model.W_U.T[prompts.token_ids])
+    read = model.W_U.T[prompts.right] - model.W_U.T[prompts.wrong]
 
     def writes(layer: int, z: Tensor) -> Tensor:
         """What each head adds to the metric directly, ``[n_heads]``."""
@@ -43,8 +43,8 @@ def subset_table(model: Transformer, prompts: Prompts, ablation: Ablation) -> np
         added = torch.einsum("bkhe,hed,bkd->bkh", at, model.layers[layer].W_O, read)
         return added.mean((0, 1))
 
-    bare, _, _ = forward(model, prompts.tokens, lambda layer, z: torch.zeros_like(z))
-    floor = prompts.metric(bare).mean()
+    bare = forward(model, prompts.tokens, lambda layer, z: torch.zeros_like(z))
+    floor = prompts.metric(bare.logits).mean()
     off = writes(1, given[1])
     table = torch.empty(2**n, 2**n)
     for i, kept in enumerate(bits):

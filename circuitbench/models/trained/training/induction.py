@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from circuitbench.models.forward import forward
 from circuitbench.models.trained.algorithms import repeated_symbols
 from circuitbench.models.trained.load import INDUCTION, language
-from circuitbench.models.trained.training.network import adam, detached, forward, initial
+from circuitbench.models.trained.training.network import adam, detached, initial
 from circuitbench.models.transformer import Transformer, TransformerConfig
 
 CONFIG = TransformerConfig(

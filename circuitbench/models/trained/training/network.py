@@ -1,4 +1,4 @@
-"""A differentiable forward pass over plain :class:`Transformer` weights, for training them."""
+"""Weights to train, and what is done to heads' outputs while they are trained and measured."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from circuitbench.core.circuit import Ablation
-from circuitbench.core.errors import InvalidSpec
+from circuitbench.models.forward import Edit
 from circuitbench.models.trained.weight_names import parameters, with_parameters
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
-
-Edit = Callable[[int, Tensor], Tensor]
-"""Given a layer and its heads' outputs z ``[batch, pos, n_heads, d_head]``, what to use instead."""
 
 
 def initial(config: TransformerConfig, rng: np.random.Generator) -> Transformer:
@@ -70,60 +65,13 @@ def detached(model: Transformer) -> Transformer:
     )
 
 
-def forward(
-    model: Transformer, tokens: Tensor, edit: Edit | None = None
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Logits ``[batch, pos, d_vocab]``, and per layer z ``[batch, pos, n_heads, d_head]`` and
-    attention patterns ``[batch, n_heads, query, key]``.
-
-    ``edit`` may replace z before it is written to the residual stream. For models with learned
-    positions, with layer norm or none, with ReLU MLPs or none.
-    """
-    config = model.config
-    n, length = tokens.shape
-    if model.W_pos is None or model.b_U is None:
-        raise InvalidSpec("only models with learned positions and an output bias are trained here")
-    residual = model.W_E[tokens] + model.W_pos[:length]
-    hidden = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
-    zs, patterns = [], []
-
-    def normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        if weight is None:
-            return x
-        return functional.layer_norm(x, (config.d_model,), weight, bias, config.norm_eps)
-
-    def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        flat = weight.transpose(0, 1).reshape(config.d_model, -1)
-        out = (x @ flat).view(n, length, config.n_heads, config.d_head)
-        return (out if bias is None else out + bias).transpose(1, 2)
-
-    for i, layer in enumerate(model.layers):
-        x = normed(residual, layer.ln1_w, layer.ln1_b)
-        q = project(x, layer.W_Q, layer.b_Q)
-        k = project(x, layer.W_K, layer.b_K)
-        v = project(x, layer.W_V, layer.b_V)
-        scores = (q @ k.transpose(-1, -2)) * config.attn_scale
-        pattern = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        z = (pattern @ v).transpose(1, 2)
-        if edit is not None:
-            z = edit(i, z)
-        zs.append(z)
-        patterns.append(pattern)
-        residual = residual + z.flatten(2) @ layer.W_O.flatten(0, 1)
-        if layer.W_in is not None and layer.W_out is not None and layer.b_in is not None:
-            inner = normed(residual, layer.ln2_w, layer.ln2_b) @ layer.W_in + layer.b_in
-            residual = residual + inner.relu() @ layer.W_out
-    residual = normed(residual, model.lnf_w, model.lnf_b)
-    return residual @ model.W_U + model.b_U, zs, patterns
-
-
 def keep(mask: Tensor) -> Edit:
     """Zero the heads where ``mask [n_layers, n_heads]`` is False."""
     return lambda layer, z: z * mask[layer, :, None]
 
 
-def swap(heads: Iterable[tuple[int, int]], donors: list[Tensor]) -> Edit:
-    """Take the named heads' z from ``donors`` (one tensor a layer, as :func:`forward` gives)."""
+def swap(heads: Iterable[tuple[int, int]], given: list[Tensor]) -> Edit:
+    """Take the named heads' z from ``given`` (one tensor a layer)."""
     by_layer: dict[int, list[int]] = {}
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
@@ -133,18 +81,19 @@ def swap(heads: Iterable[tuple[int, int]], donors: list[Tensor]) -> Edit:
             return z
         chosen = torch.zeros(z.shape[2], dtype=torch.bool)
         chosen[by_layer[layer]] = True
-        return torch.where(chosen[:, None], donors[layer], z)
+        return torch.where(chosen[:, None], given[layer], z)
 
     return edit
 
 
-def replacement(donors: list[Tensor], ablation: Ablation) -> list[Tensor]:
-    """What a head's output becomes under an ablation, one tensor a layer."""
-    if ablation == "zero":
-        return [torch.zeros_like(z) for z in donors]
-    if ablation == "mean":
-        return [z.mean(0, keepdim=True).expand_as(z) for z in donors]
-    return donors
+REPLACEMENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zero": torch.zeros_like,
+    "mean": lambda z: z.mean(0, keepdim=True).expand_as(z),
+    "resample": lambda z: z,
+}
+"""The ablations a trained circuit is verified under: from z on the counterfactual prompts to what
+takes a head's place (the same as the oracle's ablations of these names).
+"""
 
 
 def adam(

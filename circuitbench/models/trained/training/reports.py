@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from circuitbench.core.circuit import ABLATIONS, Head
-from circuitbench.models.base import Model
+from circuitbench.core.circuit import Head
+from circuitbench.models.forward import forward
 from circuitbench.models.trained.algorithms import Algorithm
-from circuitbench.models.trained.load import TrainedConstruction
+from circuitbench.models.trained.prompts import induction_prompts
 from circuitbench.models.trained.skipgrams import SkipGrams
 from circuitbench.models.trained.training.exhaustive import (
     attention_scores,
@@ -21,10 +21,9 @@ from circuitbench.models.trained.training.exhaustive import (
     search,
     subset_table,
 )
-from circuitbench.models.trained.training.network import forward, keep, replacement, swap
+from circuitbench.models.trained.training.network import REPLACEMENTS, keep, swap
 from circuitbench.models.trained.training.siit import Interventions, node_mask, read
 from circuitbench.models.transformer import Transformer
-from circuitbench.tasks.trained import TrainedInduction
 
 PROMPTS = 256
 TOLERANCE = 0.15
@@ -59,18 +58,19 @@ def siit_report(
 ) -> dict[str, Any]:
     """Behaviour, interchange accuracy, and what heads outside the circuit can do at most.
 
-    Effects are moves of the metric (right answer's logit minus the donor's answer's) as a share
-    of its clean value. ``alone``: replace one outside head. ``in_context``: replace one outside
-    head after a random set of other heads, of the circuit or not, has been replaced alike; the
-    largest over ``contexts`` draws. ``answers_changed``: with random sets of outside heads
-    replaced on each prompt, the share of answers that are no longer the algorithm's.
+    Effects are moves of the metric (logit of the right answer minus that of the counterfactual's
+    answer) as a share of its clean value. ``alone``: replace one outside head. ``in_context``:
+    replace one outside head after a random set of other heads, of the circuit or not, has been
+    replaced alike; the largest over ``contexts`` draws. ``answers_changed``: with random sets of
+    outside heads replaced on each prompt, the share of answers that are no longer the algorithm's.
     """
     rng = np.random.default_rng(seed)
     grid = (model.config.n_layers, model.config.n_heads)
     pairs = algorithm.draw(PROMPTS, rng)
     last = list(algorithm.nodes)[-1]
     right, wrong = (
-        algorithm.values(x)[last].gather(1, pairs.positions) for x in (pairs.tokens, pairs.donors)
+        algorithm.values(x)[last].gather(1, pairs.positions)
+        for x in (pairs.tokens, pairs.counterfactual)
     )
     apart = (right != wrong).float()
     rows = torch.arange(PROMPTS)[:, None]
@@ -85,29 +85,29 @@ def siit_report(
         return float((top == answers).float().mean())
 
     clean, _, _ = forward(model, pairs.tokens)
-    _, donors, _ = forward(model, pairs.donors)
+    other = forward(model, pairs.counterfactual).z
     interchange = {}
     for node, (layer, head) in algorithm.nodes.items():
         swaps = {node: torch.ones(PROMPTS, dtype=torch.bool)}
-        answers = algorithm.values(pairs.tokens, pairs.donors, swaps)[last]
-        logits, _, _ = forward(model, pairs.tokens, swap([(layer, head)], donors))
+        answers = algorithm.values(pairs.tokens, pairs.counterfactual, swaps)[last]
+        logits, _, _ = forward(model, pairs.tokens, swap([(layer, head)], other))
         interchange[node] = hits(logits, answers.gather(1, pairs.positions), pairs.positions)
 
     changes = Interventions(algorithm, pairs, grid, rng)
     twice = torch.cat([pairs.tokens, pairs.tokens])
-    changed, _, _ = forward(model, twice, changes.edit(donors))
+    changed, _, _ = forward(model, twice, changes.edit(other))
     halves = list(zip(changed.split(PROMPTS), changes.answers.split(PROMPTS), strict=True))
     together, strict = (hits(x, y, pairs.positions) for x, y in halves)
 
     inside = node_mask(algorithm, grid)
-    alone, in_context = _outside_effects(model, pairs.tokens, donors, inside, metric, contexts, rng)
+    alone, in_context = _outside_effects(model, pairs.tokens, other, inside, metric, contexts, rng)
     text = language.text(PROMPTS, model.config.n_ctx, algorithm.n_symbols + 2, rng)
     return {
         "roles": {
             node: {"heads": [str(head)], "shows": "alone it destroys the answer"}
             for node, head in algorithm.nodes.items()
         },
-        "ablations": list(ABLATIONS),
+        "ablations": list(REPLACEMENTS),
         "source": "trained by strict interchange-intervention training (arXiv 2407.14494)",
         "blind_spots": [
             "the truth is what training imposed and tests found no exception to, not a proof",
@@ -128,7 +128,7 @@ def siit_report(
 def _outside_effects(
     model: Transformer,
     tokens: Tensor,
-    donors: list[Tensor],
+    counterfactual: list[Tensor],
     inside: Tensor,
     metric: Callable[[Tensor], float],
     contexts: int,
@@ -140,8 +140,8 @@ def _outside_effects(
     whole = metric(forward(model, tokens)[0])
     alone: dict[str, dict[str, float]] = {}
     in_context: dict[str, dict[str, float]] = {}
-    for ablation in ABLATIONS:
-        given = replacement(donors, ablation)
+    for ablation, replace in REPLACEMENTS.items():
+        given = [replace(z) for z in counterfactual]
 
         def without(heads: set[tuple[int, int]], given: list[Tensor] = given) -> float:
             return metric(forward(model, tokens, swap(heads, given))[0])
@@ -164,9 +164,8 @@ def _outside_effects(
 def induction_report(model: Transformer, language: SkipGrams, seed: int = 1000) -> dict[str, Any]:
     """Exhaustive search over all subsets of heads, and what the heads attend to."""
     rng = np.random.default_rng(seed)
-    held = Model("", 2, 8, model, construction=TrainedConstruction(language, {}))
-    prompts = TrainedInduction().prompts(held, PROMPTS, rng)
-    tables = {a: subset_table(model, prompts, a) for a in ABLATIONS}
+    prompts = induction_prompts(PROMPTS, rng)
+    tables = {a: subset_table(model, prompts, a) for a in REPLACEMENTS}
     logits, _, patterns = forward(model, prompts.tokens)
     previous, matching = attention_scores(prompts.tokens, patterns)
     text = language.text(PROMPTS, model.config.n_ctx, 1, rng)
@@ -177,14 +176,14 @@ def induction_report(model: Transformer, language: SkipGrams, seed: int = 1000) 
             sets["zero"][str(TOLERANCE)]["heads"], previous, matching, changes["zero"]
         ),
         "tolerance": TOLERANCE,
-        "ablations": list(ABLATIONS),
+        "ablations": list(REPLACEMENTS),
         "source": "exhaustive search over all 65,536 subsets of heads of a model trained here",
         "blind_spots": [
             "the edge is gradual: heads just outside matter a little (see the exhaustive effects)",
             "heads that match prefixes but write nothing look like induction heads",
         ],
         "health": {"accuracy": 0.95, "sufficiency": 0.3, "tolerance": 0.12, "together": 0.3},
-        "accuracy": float(prompts.correct(logits).float().mean()),
+        "accuracy": float(prompts.correct(logits, torch.arange(1, 32)).float().mean()),
         "metric": round(float(prompts.metric(logits).mean()), 4),
         "previous_token_score": previous,
         "prefix_matching_score": matching,

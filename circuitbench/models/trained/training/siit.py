@@ -4,9 +4,9 @@ Four losses at once (Gupta et al. 2024, InterpBench, arXiv 2407.14494, sec. 3):
 
 - behaviour: the model gives the algorithm's answer;
 - interchange (IIT; Geiger et al. 2022, arXiv 2112.00826): giving a node's head the output it has
-  on a donor prompt gives the answer the algorithm has after the same interchange;
-- strictness: replacing any set of the other heads by their donor outputs, or by zero, changes
-  nothing;
+  on the counterfactual prompt gives the answer the algorithm has after the same interchange;
+- strictness: replacing any set of the other heads by their outputs on the counterfactual, or by
+  zero, changes nothing;
 - language: the model also predicts ordinary text, in which the other heads are free to help.
 
 The first three ask for fixed logits (``MARGIN`` above the mean of the choices), not only for the
@@ -23,16 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from circuitbench.models.forward import Edit, forward
 from circuitbench.models.trained.algorithms import Algorithm, Pairs
 from circuitbench.models.trained.skipgrams import SkipGrams
-from circuitbench.models.trained.training.network import (
-    Edit,
-    adam,
-    detached,
-    forward,
-    initial,
-    keep,
-)
+from circuitbench.models.trained.training.network import adam, detached, initial, keep
 from circuitbench.models.transformer import Transformer, TransformerConfig
 
 MARGIN = 8.0
@@ -60,7 +54,7 @@ class Interventions:
     The first half of the rows are interchanges of a random nonempty set of nodes, in half of them
     together with other heads; the second half replaces other heads only. ``chosen`` and
     ``zeroed`` are ``[2 * batch, n_layers, n_heads]`` bool: replaced, and that by zero rather than
-    by the donor's output (never for a node); ``answers [2 * batch, k]`` long.
+    by the output on the counterfactual (never for a node); ``answers [2 * batch, k]`` long.
     """
 
     def __init__(
@@ -73,7 +67,7 @@ class Interventions:
         swapped |= rng.random(swapped.shape) < 0.15
         swapped = np.concatenate([swapped, np.zeros_like(swapped)])
         swaps = {name: torch.from_numpy(swapped[:, i]) for i, name in enumerate(names)}
-        twice = [torch.cat([x, x]) for x in (pairs.tokens, pairs.donors, pairs.positions)]
+        twice = [torch.cat([x, x]) for x in (pairs.tokens, pairs.counterfactual, pairs.positions)]
         self.answers = algorithm.values(twice[0], twice[1], swaps)[names[-1]].gather(1, twice[2])
         inside = node_mask(algorithm, shape)
         rate = rng.choice([0.1, 0.5, 1.0], size=(2 * n, 1, 1))
@@ -83,13 +77,13 @@ class Interventions:
         for name, (layer, head) in algorithm.nodes.items():
             self.chosen[:, layer, head] = swaps[name]
 
-    def edit(self, donors: list[Tensor]) -> Edit:
-        """The edit that applies them, given each layer's donor z ``[batch, ...]``."""
+    def edit(self, counterfactual: list[Tensor]) -> Edit:
+        """The edit that applies them, given each layer's z on the counterfactual."""
 
         def apply(layer: int, z: Tensor) -> Tensor:
-            donor = torch.cat([donors[layer]] * 2)
-            donor = donor.masked_fill(self.zeroed[:, layer][:, None, :, None], 0.0)
-            return torch.where(self.chosen[:, layer][:, None, :, None], donor, z)
+            given = torch.cat([counterfactual[layer]] * 2)
+            given = given.masked_fill(self.zeroed[:, layer][:, None, :, None], 0.0)
+            return torch.where(self.chosen[:, layer][:, None, :, None], given, z)
 
         return apply
 
@@ -148,7 +142,7 @@ def train(
             group["lr"] = lr * min(1.0, (step + 1) / 100) * max(0.01, 1 - step / steps)
         pairs = algorithm.draw(batch, rng)
         answers = algorithm.values(pairs.tokens)[last].gather(1, pairs.positions)
-        logits, zs, _ = forward(model, torch.cat([pairs.tokens, pairs.donors]))
+        logits, zs, _ = forward(model, torch.cat([pairs.tokens, pairs.counterfactual]))
         changes = Interventions(algorithm, pairs, grid, rng)
         changed, _, _ = forward(
             model,

@@ -1,8 +1,4 @@
-"""Many episodes at once, answered by one batched oracle call per step.
-
-:class:`EpisodeBatch` holds the episodes; :class:`OracleVecEnv` shows them to
-stable-baselines3, :class:`OracleVectorEnv` to gymnasium.
-"""
+"""Many episodes at once, answered by one batched oracle call per step."""
 
 from __future__ import annotations
 
@@ -12,16 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
-from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.oracle import query_together
+from circuitbench import InvalidSpec, query_together
 from circuitbench_baselines.episodes.rules import Answer, Episode, Observation, Outcome, Rules
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Batch, Oracle
+    from circuitbench import Batch, Meter, Oracle
 
 
 class Place(NamedTuple):
@@ -83,6 +75,7 @@ class EpisodeBatch:
         self.episodes: list[Episode] = [rules.episode(self.shape, self.n_tasks) for _ in range(n)]
         self.places = [Place(0, 0)] * n
         self.batches: list[Batch | None] = [None] * n
+        self.opened = [meter.copy() for meter in self.meters]
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -99,9 +92,14 @@ class EpisodeBatch:
         return gymnasium.spaces.Discrete(self.episodes[0].n_actions)
 
     @property
+    def meters(self) -> list[Meter]:
+        """The oracles' meters, each once (they may share them)."""
+        return list({id(oracle.meter): oracle.meter for oracle in self.oracles}.values())
+
+    @property
     def queries(self) -> int:
-        """Queries counted by the oracles' meters (which they may share)."""
-        return sum(m.queries for m in {id(o.meter): o.meter for o in self.oracles}.values())
+        """Queries counted by the meters."""
+        return sum(meter.queries for meter in self.meters)
 
     def begin(self, index: Sequence[int], places: Sequence[Place] | None = None) -> None:
         """Start the episodes ``index`` anew, at given places or at freshly drawn ones."""
@@ -171,14 +169,24 @@ class EpisodeBatch:
             "rng": self.rng.bit_generator.state,
             "places": [list(place) for place in self.places],
             "episodes": [episode.state() for episode in self.episodes],
+            "spent": [
+                vars(meter.since(opened))
+                for meter, opened in zip(self.meters, self.opened, strict=True)
+            ],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Return to a :meth:`state`; batches are drawn again from their seeds."""
+        """Return to a :meth:`state`; batches are drawn again from their seeds.
+
+        The meters then show what was spent up to there, as if it had been spent here.
+        """
         self.rng.bit_generator.state = state["rng"]
         for i, (place, episode) in enumerate(zip(state["places"], state["episodes"], strict=True)):
             self._place(i, Place(*place))
             self.episodes[i].restore(episode)
+        for meter, opened, spent in zip(self.meters, self.opened, state["spent"], strict=True):
+            for name, count in spent.items():
+                setattr(meter, name, getattr(opened, name) + count)
 
     def _place(self, i: int, place: Place) -> None:
         self.places[i] = place
@@ -210,119 +218,3 @@ class EpisodeBatch:
         if batch is None:
             raise InvalidSpec("no batch yet; call reset() first")
         return self.oracles[self.places[i].oracle], torch.from_numpy(mask), batch
-
-
-class OracleVecEnv(VecEnv):
-    """An :class:`EpisodeBatch` for stable-baselines3, with ``action_masks``.
-
-    Finished episodes restart at once; their last observation is in the info dict under
-    ``terminal_observation`` and their return and length under ``episode``.
-    """
-
-    def __init__(self, batch: EpisodeBatch) -> None:
-        self.batch = batch
-        self.returns = np.zeros(len(batch))
-        self.actions: dict[int, int] = {}
-        super().__init__(len(batch), batch.observation_space, batch.action_space)
-
-    def reset(self) -> np.ndarray:
-        """Start all episodes anew."""
-        self.returns[:] = 0.0
-        self.batch.begin(range(self.num_envs))
-        return self.batch.observe()
-
-    def step_async(self, actions: np.ndarray) -> None:
-        """Remember what to do."""
-        self.actions = {i: int(action) for i, action in enumerate(actions)}
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Do it: observations, rewards, dones, infos."""
-        outcomes = self.batch.advance(self.actions)
-        rewards = np.array([outcomes[i].reward for i in range(self.num_envs)], dtype=np.float32)
-        self.returns += rewards
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        finished = [i for i, outcome in outcomes.items() if outcome.terminated or outcome.truncated]
-        for i in finished:
-            episode = self.batch.episodes[i]
-            infos[i] = {
-                "terminal_observation": episode.observe(self.batch.observation),
-                "TimeLimit.truncated": outcomes[i].truncated and not outcomes[i].terminated,
-                "episode": {"r": float(self.returns[i]), "l": episode.steps},
-            }
-            self.returns[i] = 0.0
-        if finished:
-            self.batch.begin(finished)
-        dones = np.zeros(self.num_envs, dtype=bool)
-        dones[finished] = True
-        return self.batch.observe(), rewards, dones, infos
-
-    def action_masks(self) -> np.ndarray:
-        """Legal actions ``[n, n_actions]``."""
-        return self.batch.legal()
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Whether :meth:`get_attr` would answer."""
-        return attr_name in ("action_masks", "render_mode")
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Episodes have no attributes of their own but ``render_mode`` (none)."""
-        if attr_name != "render_mode":
-            raise AttributeError(attr_name)
-        return [None] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refused: the rules are fixed at construction."""
-        raise AttributeError(f"{attr_name} cannot be set; the rules are fixed at construction")
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
-    ) -> list[Any]:
-        """Answers ``action_masks`` for each episode."""
-        if method_name != "action_masks":
-            raise AttributeError(method_name)
-        return [self.batch.episodes[i].legal() for i in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """No episode is wrapped."""
-        return [False] * len(list(self._get_indices(indices)))
-
-
-class OracleVectorEnv(gymnasium.vector.VectorEnv):
-    """An :class:`EpisodeBatch` as a gymnasium vector environment (next-step autoreset)."""
-
-    def __init__(self, batch: EpisodeBatch) -> None:
-        self.batch = batch
-        self.num_envs = len(batch)
-        self.single_observation_space = batch.observation_space
-        self.single_action_space = batch.action_space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start all episodes anew; a seed restarts the stream of tasks and batches."""
-        if seed is not None:
-            self.batch.rng = np.random.default_rng(seed)
-        self.batch.begin(range(self.num_envs))
-        return self.batch.observe(), {"action_mask": self.batch.legal()}
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Act in every running episode; those that had ended are reset instead."""
-        ended = [i for i, episode in enumerate(self.batch.episodes) if episode.over]
-        outcomes = self.batch.advance(
-            {i: int(a) for i, a in enumerate(actions) if not self.batch.episodes[i].over}
-        )
-        if ended:
-            self.batch.begin(ended)
-        quiet = Outcome(0.0, False, False)
-        rows = [outcomes.get(i, quiet) for i in range(self.num_envs)]
-        rewards, terminated, truncated = (np.array(column) for column in zip(*rows, strict=True))
-        info = {"action_mask": self.batch.legal()}
-        return self.batch.observe(), rewards, terminated, truncated, info

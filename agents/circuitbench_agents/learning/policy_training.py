@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,42 +12,40 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.logger import Logger
 
-from circuitbench.core.errors import InvalidSpec, RunFailed
-from circuitbench_agents.environments.batch import EpisodeBatch, OracleVecEnv
+from circuitbench import InvalidSpec, RunFailed, TrainingTools
+from circuitbench_agents.environments.episode_batch import EpisodeBatch
+from circuitbench_agents.environments.stable_baselines import OracleVecEnv
 from circuitbench_agents.learning import checkpoint
-from circuitbench_agents.learning.policies import TokenPolicy, mlp_arguments
+from circuitbench_agents.learning.curve import EXPLODED, CurvePoint, event_writer
+from circuitbench_agents.learning.policies import Network
 from circuitbench_agents.learning.randomness import LibraryStreams
-
-Progress = Callable[[float, str], None]
-EXPLODED = 1e6  # a loss beyond this has left the range of any reward in this project
+from circuitbench_agents.learning.settings import (
+    require_above_0,
+    require_at_least_1,
+    require_share,
+)
 
 
 @dataclass(frozen=True)
-class PolicySettings:
-    """Hyperparameters of a policy-gradient run; the defaults are the seed's PPO.
+class PPOSettings:
+    """Hyperparameters of PPO; the defaults are those of MechRL (Khadka 2026, arXiv 2605.26343).
 
     ``A2C`` is PPO with one epoch over one undivided batch, RMSprop and raw advantages (Huang
     et al. 2022, arXiv 2205.09123), REINFORCE with baseline the same with ``gae_lambda`` 1.
 
     Args:
-        total_steps: environment steps, over all episodes run side by side.
-        n_envs, n_steps: episodes side by side, and steps of each per update.
+        n_steps: steps of each episode per update.
         learning_rate, final_rate: annealed linearly to ``final_rate`` times itself.
         gamma, gae_lambda: discount, and the horizon of advantage estimates.
         minibatch, epochs, clip: of PPO.
         entropy, value, grad_norm: loss coefficients and gradient clipping.
         normalize: whether advantages are standardised per minibatch.
         optimizer: ``adam`` (eps 1e-5) or ``rmsprop`` (alpha 0.99, eps 1e-5).
-        network: ``mlp`` on flat observations or ``tokens``.
-        width, layers, attention_heads: of the network (``width`` is d of a token).
         patience: stop early after this many updates without a better mean return; 0 never.
     """
 
-    total_steps: int = 200_000
-    n_envs: int = 8
     n_steps: int = 50
     learning_rate: float = 2.5e-4
     final_rate: float = 0.2
@@ -63,91 +59,57 @@ class PolicySettings:
     grad_norm: float = 0.5
     normalize: bool = True
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    network: Literal["mlp", "tokens"] = "mlp"
-    width: int = 256
-    layers: int = 2
-    attention_heads: int = 4
     patience: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "n_envs", "n_steps", "minibatch", "epochs", "width"):
-            if getattr(self, name) < 1:
-                raise InvalidSpec(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "grad_norm"):
-            if not getattr(self, name) > 0:
-                raise InvalidSpec(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.n_envs * self.n_steps < 2 or self.minibatch < 2:
-            raise InvalidSpec("an update needs at least 2 steps, and a minibatch of at least 2")
-
-    @property
-    def rollout(self) -> int:
-        """Steps per update."""
-        return self.n_envs * self.n_steps
-
-    @property
-    def updates(self) -> int:
-        """Number of updates, at least one."""
-        return max(1, self.total_steps // self.rollout)
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Learning after ``steps`` environment steps: means over the last update's episodes."""
-
-    steps: int
-    queries: int
-    episode_return: float | None
-    entropy: float
-    loss: float
-    seconds: float
-
-    def line(self, done: float) -> str:
-        """The figures for a progress bar, with the time left if ``done`` is the share done."""
-        mean = "-" if self.episode_return is None else f"{self.episode_return:.2f}"
-        left = self.seconds * (1 / done - 1)
-        return (
-            f"return {mean}, entropy {self.entropy:.2f}, {self.queries} queries, {left:.0f} s left"
-        )
-
-
-@contextmanager
-def event_writer(folder: Path | None) -> Iterator[Callable[[CurvePoint], None]]:
-    """A function that writes curve points as TensorBoard events; does nothing without a folder.
-
-    Raises:
-        InvalidSpec: the ``tensorboard`` package is not installed.
-    """
-    if folder is None:
-        yield lambda point: None
-        return
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InvalidSpec(
-            "TensorBoard events need the tensorboard package: pip install tensorboard"
-        )
-    output = make_output_format("tensorboard", str(folder))
-
-    def write(point: CurvePoint) -> None:
-        figures = {key: value for key, value in asdict(point).items() if value is not None}
-        output.write(figures, dict.fromkeys(figures, ()), point.steps)
-
-    try:
-        yield write
-    finally:
-        output.close()
+        require_at_least_1(self, "n_steps", "epochs")
+        require_above_0(self, "learning_rate", "clip", "grad_norm")
+        require_share(self, "gamma", "gae_lambda")
+        if self.minibatch < 2:
+            raise InvalidSpec(f"minibatch must be 2 or more, not {self.minibatch}")
+        if self.patience < 0:
+            raise InvalidSpec(f"patience must be 0 or more, not {self.patience}")
 
 
 class PolicyTraining:
     """One training run; after it, or between its updates, a policy to act with.
 
     Args:
-        batch: the episodes to learn on.
+        batch: the episodes to learn on, side by side.
         settings: hyperparameters.
+        network: of the policy; its kind of observation must be the batch's.
+        total_steps: environment steps over all episodes; at least one update is made.
         seed: of the network's initial weights, the sampled actions and the minibatches.
         name: the agent, part of a checkpoint's layout.
+        origin: what else a checkpoint must agree in to be taken up, JSON-able.
+
+    Raises:
+        InvalidSpec: updates of a single step, or a network for other observations.
     """
 
-    def __init__(self, batch: EpisodeBatch, settings: PolicySettings, seed: int, name: str) -> None:
-        self.batch, self.settings, self.name = batch, settings, name
+    def __init__(
+        self,
+        batch: EpisodeBatch,
+        settings: PPOSettings,
+        network: Network,
+        total_steps: int,
+        seed: int,
+        name: str,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.batch, self.settings, self.network, self.name = batch, settings, network, name
+        self.rollout = len(batch) * settings.n_steps  # steps per update
+        if self.rollout < 2:
+            raise InvalidSpec("an update needs at least 2 steps: raise n_envs or n_steps")
+        if network.observation != batch.observation:
+            raise InvalidSpec(f"network {network.name} cannot see {batch.observation} observations")
+        self.updates = max(1, total_steps // self.rollout)
+        self.origin = {
+            "training": {"total_steps": total_steps, "n_envs": len(batch)},
+            "ppo": asdict(settings),
+            "network": asdict(network),
+            **(origin or {}),
+        }
         self.curve: list[CurvePoint] = []
         self.stopped_early = False
         self.seconds, self.queries = 0.0, 0
@@ -159,39 +121,36 @@ class PolicyTraining:
 
     def learn(
         self,
-        progress: Progress | None = None,
-        folder: Path | None = None,
+        tools: TrainingTools = TrainingTools(),
         checkpoint_every: int = 25,
-        tensorboard: Path | None = None,
     ) -> None:
         """Run all updates that are left.
 
         Args:
-            progress: told the fraction done and a line of figures after every update.
-            folder: where checkpoints go (and are taken up from, if there is one).
+            tools: where figures and checkpoints go; a checkpoint found there is taken up.
             checkpoint_every: updates between two checkpoints.
-            tensorboard: where event files go; needs the ``tensorboard`` package.
 
         Raises:
             RunFailed: the loss or the weights stopped being numbers, or exploded; the last
                 checkpoint written before is left as it is.
+            InvalidSpec, CorruptRecord: see :meth:`load`.
         """
+        folder = tools.checkpoints
         if folder is not None and checkpoint.exists(folder):
             self.load(folder)
         began = time.perf_counter() - self.seconds
-        with event_writer(tensorboard) as write:
-            while len(self.curve) < self.settings.updates and not self.stopped_early:
+        with event_writer(tools.tensorboard) as write:
+            while len(self.curve) < self.updates and not self.stopped_early:
                 self._update()
                 self.seconds = time.perf_counter() - began
                 self.curve.append(self._watch())
                 self.stopped_early = self._plateau()
                 write(self.curve[-1])
-                last = len(self.curve) == self.settings.updates or self.stopped_early
+                last = len(self.curve) == self.updates or self.stopped_early
                 if folder is not None and (last or len(self.curve) % checkpoint_every == 0):
                     self.save(folder)
-                if progress is not None:
-                    done = 1.0 if last else len(self.curve) / self.settings.updates
-                    progress(done, self.curve[-1].line(done))
+                done = 1.0 if last else len(self.curve) / self.updates
+                tools.report(done, self.curve[-1].line(done))
 
     def probabilities(self, observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
         """The policy ``[n, n_actions]`` for observations ``[n, ...]``; 0 where not legal."""
@@ -206,15 +165,15 @@ class PolicyTraining:
     @property
     def layout(self) -> dict[str, Any]:
         """What a checkpoint must agree in to be taken up; tokens fit any grid."""
-        flat = self.settings.network == "mlp"
+        shape = self.batch.observation_space.shape
+        flat = self.network.observation == "flat"
         return {
             "agent": self.name,
-            "network": self.settings.network,
+            "network": self.network.name,
             "grid": list(self.batch.shape) if flat else "any",
-            "observation": list(self.batch.observation_space.shape) if flat
-            else self.batch.observation_space.shape[1],
-            "width": self.settings.width,
-        }  # fmt: skip
+            "observation": list(shape) if flat else shape[1],
+            "width": self.network.width,
+        }
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint from which :meth:`learn` goes on exactly."""
@@ -224,7 +183,7 @@ class PolicyTraining:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
         tensors |= {f"streams.{k}": v for k, v in self.streams.tensors().items()}
         state = {
-            "settings": asdict(self.settings),
+            "origin": self.origin,
             "curve": [asdict(point) for point in self.curve],
             "stopped_early": self.stopped_early,
             "seconds": self.seconds,
@@ -244,7 +203,7 @@ class PolicyTraining:
             CorruptRecord: it cannot be read.
         """
         found = checkpoint.load(folder, self.layout)
-        checkpoint.same_settings(folder, found, asdict(self.settings))
+        checkpoint.same_origin(folder, found, self.origin)
         parts = checkpoint.parts(found.tensors)
         self.model.policy.load_state_dict(parts["policy"])
         checkpoint.restore_optimizer(self.model.policy.optimizer, parts.get("optimizer", {}))
@@ -256,28 +215,24 @@ class PolicyTraining:
         self.batch.restore(state["batch"])
         self.env.returns[:] = state["returns"]
         self.model._n_updates = state["updates"]
-        self.model.num_timesteps = len(self.curve) * self.settings.rollout
+        self.model.num_timesteps = len(self.curve) * self.rollout
         self.model._last_obs = self.batch.observe()
         self.model._last_episode_starts = np.array(state["starts"], dtype=bool)
 
     def _model(self) -> MaskablePPO:
         s = self.settings
-        policy: str | type[MaskableActorCriticPolicy] = "MlpPolicy"
-        arguments = mlp_arguments(s.width)
-        if s.network == "tokens":
-            policy = TokenPolicy
-            arguments = {"d": s.width, "layers": s.layers, "heads": s.attention_heads}
+        arguments = self.network.arguments()
         if s.optimizer == "rmsprop":
             arguments |= {
                 "optimizer_class": torch.optim.RMSprop,
                 "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5},
             }
         return MaskablePPO(
-            policy,
+            self.network.policy(),
             self.env,
             learning_rate=lambda _: self._rate(),
             n_steps=s.n_steps,
-            batch_size=min(s.minibatch, s.rollout),
+            batch_size=min(s.minibatch, self.rollout),
             n_epochs=s.epochs,
             gamma=s.gamma,
             gae_lambda=s.gae_lambda,
@@ -286,13 +241,13 @@ class PolicyTraining:
             ent_coef=s.entropy,
             vf_coef=s.value,
             max_grad_norm=s.grad_norm,
-            stats_window_size=s.n_envs,
+            stats_window_size=len(self.batch),
             policy_kwargs=arguments,
             device="cpu",
         )
 
     def _rate(self) -> float:
-        left = 1 - len(self.curve) / self.settings.updates
+        left = 1 - len(self.curve) / self.updates
         low = self.settings.final_rate
         return self.settings.learning_rate * (low + (1 - low) * left)
 
@@ -302,7 +257,7 @@ class PolicyTraining:
         with self.streams.active():
             try:
                 self.model.learn(
-                    self.settings.rollout,
+                    self.rollout,
                     log_interval=None,
                     reset_num_timesteps=self.model.num_timesteps == 0,
                 )
@@ -317,7 +272,7 @@ class PolicyTraining:
     def _watch(self) -> CurvePoint:
         figures = self.model.logger.name_to_value
         loss = float(figures["train/loss"])
-        done = (len(self.curve) + 1) * self.settings.rollout
+        done = (len(self.curve) + 1) * self.rollout
         if not math.isfinite(loss) or abs(loss) > EXPLODED or not self._finite():
             raise RunFailed(f"{self.name}: training failed after {done} steps, the loss is {loss}")
         returns = [info["r"] for info in self.model.ep_info_buffer or ()]

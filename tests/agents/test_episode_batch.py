@@ -1,21 +1,16 @@
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 from agents_kit import GAINS, additive_model
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle import Oracle, query_together
-from circuitbench_agents.environments import batch as vector_env
-from circuitbench_agents.environments.batch import (
-    EpisodeBatch,
-    OracleVecEnv,
-    OracleVectorEnv,
-    Place,
-)
+from circuitbench_agents.environments import episode_batch
+from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_agents.environments.gymnasium_envs import HeadDiscoveryEnv
+from circuitbench_agents.environments.stable_baselines import OracleVecEnv
 from circuitbench_baselines.episodes.knockout import KnockoutRules
 from circuitbench_baselines.episodes.rules import PruningRules, SearchRules
 
@@ -34,7 +29,7 @@ def test_one_oracle_call_answers_all_episodes(
         calls.append(len(asked))
         return query_together(asked, **options)
 
-    monkeypatch.setattr(vector_env, "query_together", counted)
+    monkeypatch.setattr(episode_batch, "query_together", counted)
     env = OracleVecEnv(
         EpisodeBatch(two_tasks(make_oracle), SearchRules(4), 8, np.random.default_rng(0))
     )
@@ -72,22 +67,6 @@ def test_finished_episodes_restart_and_report(make_oracle: Callable[..., Oracle]
     assert infos[1]["terminal_observation"][1:10].sum() == 2
     assert observation[:, 1:].sum() == 0
     assert np.stack(env.env_method("action_masks")).all()
-
-
-def test_gymnasium_vector_env_resets_on_the_next_step(make_oracle: Callable[..., Oracle]) -> None:
-    env = OracleVectorEnv(
-        EpisodeBatch([make_oracle()], SearchRules(1), 2, np.random.default_rng(0))
-    )
-    assert isinstance(env, gymnasium.vector.VectorEnv)
-    env.reset(seed=1)
-    _, rewards, terminated, _, _ = env.step(np.array([0, 4]))
-    assert rewards == pytest.approx([3.0, 2.0])
-    assert terminated.all()
-    observation, rewards, terminated, _, info = env.step(np.array([0, 4]))
-    assert not terminated.any()
-    assert not rewards.any()
-    assert observation[:, 1:].sum() == 0
-    assert info["action_mask"].all()
 
 
 @pytest.mark.parametrize("rules", [SearchRules(6), KnockoutRules(6), PruningRules()])

@@ -1,0 +1,88 @@
+"""An :class:`EpisodeBatch` as stable-baselines3 wants to see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+
+from circuitbench_agents.environments.episode_batch import EpisodeBatch
+
+
+class OracleVecEnv(VecEnv):
+    """An :class:`EpisodeBatch` for stable-baselines3, with ``action_masks``.
+
+    Finished episodes restart at once; their last observation is in the info dict under
+    ``terminal_observation`` and their return and length under ``episode``.
+    """
+
+    def __init__(self, batch: EpisodeBatch) -> None:
+        self.batch = batch
+        self.returns = np.zeros(len(batch))
+        self.actions: dict[int, int] = {}
+        super().__init__(len(batch), batch.observation_space, batch.action_space)
+
+    def reset(self) -> np.ndarray:
+        """Start all episodes anew."""
+        self.returns[:] = 0.0
+        self.batch.begin(range(self.num_envs))
+        return self.batch.observe()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Remember what to do."""
+        self.actions = {i: int(action) for i, action in enumerate(actions)}
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Do it: observations, rewards, dones, infos."""
+        outcomes = self.batch.advance(self.actions)
+        rewards = np.array([outcomes[i].reward for i in range(self.num_envs)], dtype=np.float32)
+        self.returns += rewards
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        finished = [i for i, outcome in outcomes.items() if outcome.terminated or outcome.truncated]
+        for i in finished:
+            episode = self.batch.episodes[i]
+            infos[i] = {
+                "terminal_observation": episode.observe(self.batch.observation),
+                "TimeLimit.truncated": outcomes[i].truncated and not outcomes[i].terminated,
+                "episode": {"r": float(self.returns[i]), "l": episode.steps},
+            }
+            self.returns[i] = 0.0
+        if finished:
+            self.batch.begin(finished)
+        dones = np.zeros(self.num_envs, dtype=bool)
+        dones[finished] = True
+        return self.batch.observe(), rewards, dones, infos
+
+    def action_masks(self) -> np.ndarray:
+        """Legal actions ``[n, n_actions]``."""
+        return self.batch.legal()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether :meth:`get_attr` would answer."""
+        return attr_name in ("action_masks", "render_mode")
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Episodes have no attributes of their own but ``render_mode`` (none)."""
+        if attr_name != "render_mode":
+            raise AttributeError(attr_name)
+        return [None] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refused: the rules are fixed at construction."""
+        raise AttributeError(f"{attr_name} cannot be set; the rules are fixed at construction")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Answers ``action_masks`` for each episode."""
+        if method_name != "action_masks":
+            raise AttributeError(method_name)
+        return [self.batch.episodes[i].legal() for i in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """No episode is wrapped."""
+        return [False] * len(list(self._get_indices(indices)))

@@ -1,0 +1,62 @@
+"""The learning curve: its points, where they are shown, and when training has failed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stable_baselines3.common.logger import make_output_format
+
+from circuitbench import InvalidSpec
+
+EXPLODED = 1e6  # a loss beyond this has left the range of any reward in this project
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Learning after ``steps`` environment steps: means over the last update's episodes."""
+
+    steps: int
+    queries: int
+    episode_return: float | None
+    entropy: float
+    loss: float
+    seconds: float
+
+    def line(self, done: float) -> str:
+        """The figures for a progress bar, with the time left if ``done`` is the share done."""
+        mean = "-" if self.episode_return is None else f"{self.episode_return:.2f}"
+        left = self.seconds * (1 / done - 1)
+        return (
+            f"return {mean}, entropy {self.entropy:.2f}, {self.queries} queries, {left:.0f} s left"
+        )
+
+
+@contextmanager
+def event_writer(folder: Path | None) -> Iterator[Callable[[CurvePoint], None]]:
+    """A function that writes curve points as TensorBoard events; does nothing without a folder.
+
+    Raises:
+        InvalidSpec: the ``tensorboard`` package is not installed.
+    """
+    if folder is None:
+        yield lambda point: None
+        return
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InvalidSpec(
+            "TensorBoard events need the package tensorboard: "
+            "pip install 'circuitbench[tensorboard]'"
+        )
+    output = make_output_format("tensorboard", str(folder))
+
+    def write(point: CurvePoint) -> None:
+        figures = {key: value for key, value in asdict(point).items() if value is not None}
+        output.write(figures, dict.fromkeys(figures, ()), point.steps)
+
+    try:
+        yield write
+    finally:
+        output.close()

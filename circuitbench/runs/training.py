@@ -1,0 +1,42 @@
+"""What a run hands a learner to train with: where it is saved, where it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from circuitbench.core.errors import InvalidSpec
+from circuitbench.plugins.method import Learner, Method, TrainingTools
+from circuitbench.results import check_folder
+
+# What of a run's identity comes after training, or is the method's own to compare.
+AFTER_TRAINING = ("budget", "functional", "hyperparameters")
+
+
+def training_tools(
+    method: Method, name: str, checkpoints: Path | None, tensorboard: Path | None
+) -> TrainingTools:
+    """The tools of a training whose folders were named by a user (None: no such folder).
+
+    Raises:
+        InvalidSpec: a folder is named but the method takes none, a folder that cannot be
+            written, or TensorBoard events without the package that writes them.
+    """
+    for option, folder in (("--checkpoints", checkpoints), ("--tensorboard", tensorboard)):
+        if folder is None:
+            continue
+        if not isinstance(method, Learner):
+            raise InvalidSpec(f"{name} is no learner, so it has no use for {option}; leave it out")
+        check_folder(folder)
+    if tensorboard is not None and find_spec("tensorboard") is None:
+        raise InvalidSpec(
+            "--tensorboard needs the package tensorboard: pip install 'circuitbench[tensorboard]'"
+        )
+    return TrainingTools(checkpoints=checkpoints, tensorboard=tensorboard)
+
+
+def shaping(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's identity shapes its training: a checkpoint must agree in it."""
+    return {key: value for key, value in identity.items() if key not in AFTER_TRAINING}
