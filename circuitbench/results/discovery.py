@@ -56,5 +56,14 @@ def read_discovery(stored: Mapping[str, Any]) -> Discovery:
 
 
 def _rounded(scores: np.ndarray) -> list[list[float]]:
-    """Six significant digits: a trace is drawn, not computed with, and is most of a record."""
-    return [[float(f"{x:.6g}") for x in row] for row in np.asarray(scores, dtype=float)]
+    """Six significant digits, more only where six would tie scores that differ.
+
+    A trace is drawn and ranked, not computed with, and is most of a record.
+    """
+    exact = np.asarray(scores, dtype=float)
+    distinct = len(np.unique(exact))
+    for digits in (6, 9, 12):
+        rounded = [[float(f"{x:.{digits}g}") for x in row] for row in exact]
+        if len(np.unique(rounded)) == distinct:
+            return rounded
+    return [[float(x) for x in row] for row in exact]
