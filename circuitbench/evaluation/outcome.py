@@ -14,6 +14,7 @@ from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation.against_truth.edges import edge_ranking
 from circuitbench.evaluation.against_truth.efficiency import (
     HORIZON_PER_ITEM,
+    MEASURES,
     TARGET,
     QualityCurve,
     area_on_log_axis,
@@ -144,6 +145,11 @@ class Outcome:
 
     def area(self, measure: Callable[[TiedRanking], float]) -> float | None:
         """Area under the measure's curve, from 1 to 100 queries per head on a log axis."""
+        if self._measured_efficiency is not None:
+            measured: float | None = self._measured_efficiency["area"][
+                next(name for name, known in MEASURES.items() if known is measure)
+            ]
+            return measured
         found = self._quality
         if found is None:
             return None
@@ -154,6 +160,9 @@ class Outcome:
     @property
     def queries_to_target(self) -> int | None:
         """Queries after which R-precision first reached 0.9; None if it never did."""
+        if self._measured_efficiency is not None:
+            measured: int | None = self._measured_efficiency["queries_to_90"]
+            return measured
         points = self.curve(r_precision)
         quality = [float(value) for _, value in points if value is not None]
         return queries_to([q for q, _ in points], quality, TARGET)
@@ -179,6 +188,11 @@ class Outcome:
         if self.scores.ndim != 2:
             raise InvalidSpec(f"scores must be [n_layers, n_heads], not {self.scores.shape}")
         return self.scores.shape[0], self.scores.shape[1]
+
+    @property
+    def _measured_efficiency(self) -> Mapping[str, Any] | None:
+        """What schema 1 measured before it rounded the trace that it stored."""
+        return self.measurements.get("efficiency")
 
     @cached_property
     def _quality(self) -> QualityCurve | None:

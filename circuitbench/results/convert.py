@@ -44,7 +44,9 @@ def from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of today's record; ``content`` has schema 1's entries.
 
     Metrics that follow from discovery and truth are dropped, as they are computed on read;
-    ``metrics.functional`` becomes ``measurements``. ``family``, which was the name of the
+    ``metrics.functional`` becomes ``measurements``. The area under the curve of quality against
+    queries, and the queries to 90 %, stay there as ``efficiency``: schema 1 measured them and
+    then rounded the trace, which makes ties. ``family``, which was the name of the
     method's source file, gives way to what the plug-ins say of themselves.
     """
     metrics, spec = content["metrics"], content["spec"]
@@ -52,9 +54,17 @@ def from_schema_1(content: Mapping[str, Any]) -> dict[str, Any]:
     del kept["checksum"]
     return {
         **kept,
-        "measurements": (metrics.get("functional") or {}) if isinstance(metrics, dict) else metrics,
+        "measurements": _measurements(metrics) if isinstance(metrics, dict) else metrics,
         "info": _info(spec) if isinstance(spec, dict) else {},
     }
+
+
+def _measurements(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(metrics.get("functional") or {})
+    efficiency = metrics.get("efficiency")
+    if isinstance(efficiency, dict) and isinstance(efficiency.get("area"), dict):
+        kept["efficiency"] = {key: efficiency.get(key) for key in ("area", "queries_to_90")}
+    return kept
 
 
 def _info(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from circuitbench.core.circuit import Head
 from circuitbench.core.errors import BudgetExceeded, InvalidSpec
 from circuitbench.plugins.method import Method
 from circuitbench_baselines.bandits import BanditThompson, BanditUCB, HeadBelief, SuccessiveHalving
-from circuitbench_baselines.mask_search import CovarianceMatrixAdaptation, CrossEntropy
+from circuitbench_baselines.evolution_strategy import CovarianceMatrixAdaptation
+from circuitbench_baselines.mask_search import CrossEntropy
 from circuitbench_baselines.tree_search import MCTS
 
 PULLERS = [BanditUCB, BanditThompson, SuccessiveHalving, MCTS]

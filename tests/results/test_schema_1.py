@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from circuitbench.core.errors import CorruptRecord
+from circuitbench.evaluation.against_truth.ranking import average_precision
+from circuitbench.evaluation.outcome import Outcome
 from circuitbench.results import read_folder, read_record, write_record
 from circuitbench.results.convert import checksum
 from circuitbench.results.packing import pack_folder
@@ -24,13 +26,24 @@ def test_it_is_the_same_run_without_what_follows_from_it(path: Path, tmp_path: P
     assert record.run_id == old["run_id"]
     for name in ("spec", "status", "discovery", "truth", "costs", "model", "versions", "created"):
         assert getattr(record, name) == old[name]
-    assert record.measurements == old["metrics"]["functional"]
+    measured = old["metrics"]["efficiency"]
+    efficiency = {key: measured[key] for key in ("area", "queries_to_90")}
+    assert record.measurements == {**old["metrics"]["functional"], "efficiency": efficiency}
     assert (record.stage, record.traceback) == ("", "")
     assert record.info["method"]["title"]
     written = write_record(record, tmp_path)
     assert written.name == path.name
     assert read_record(written) == record
     assert "metrics" not in json.loads(written.read_text())
+
+
+def test_what_it_measured_before_it_rounded_the_trace_is_kept() -> None:
+    old = json.loads(FILES[-1].read_text())
+    measurements = read_record(FILES[-1]).measurements
+    measurements["efficiency"]["area"]["average_precision"] = 0.125
+    outcome = Outcome(old["discovery"], old["truth"], old["costs"], measurements)
+    assert outcome.area(average_precision) == 0.125
+    assert outcome.queries_to_target == old["metrics"]["efficiency"]["queries_to_90"]
 
 
 def test_it_is_read_packed_and_validated_like_any_other(tmp_path: Path) -> None:
