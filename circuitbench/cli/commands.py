@@ -12,7 +12,6 @@ import click
 
 from circuitbench.cli.circuits import export, import_, score
 from circuitbench.cli.display import (
-    ending,
     err_console,
     head_grid_lines,
     one_line,
@@ -83,6 +82,7 @@ def run(
     """
     reraise = reraise or _debug()
     settings, out = settings_of(options)
+    from circuitbench.evaluation.metrics import metrics
     from circuitbench.results import check_folder
     from circuitbench.runs.once import run_and_write
     from circuitbench.runs.prepare import prepare
@@ -90,6 +90,7 @@ def run(
     from circuitbench.runs.training import training_tools
 
     spec = build_spec(*settings)
+    metrics()  # a metric that is refused is said now, not after the work
     check_folder(out)
     with progress_bar(f"{spec.method} on {spec.task}") as progress, letting_through(reraise):
         progress("loading", None)
@@ -102,7 +103,7 @@ def run(
         out_console.print(summary(record))
         out_console.print(f"record: {record.path}", soft_wrap=True)
     if record.status != "done":
-        fail(f"run {ending(record)}: {record.reason} (record: {record.path})", 1)
+        fail(f"run {record.ending}: {record.reason} (record: {record.path})", 1)
 
 
 @cli.command()
@@ -131,12 +132,14 @@ def sweep(
     """
     reraise = reraise or _debug()
     settings, out = settings_of(options, single=False)
+    from circuitbench.evaluation.metrics import metrics
     from circuitbench.runs.spec import build_spec
     from circuitbench.runs.sweep import grid, run_all
 
     specs = grid(
         build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)
     )
+    metrics()  # a metric that is refused is said now, not after the work
     failures = 0
     with progress_bar("sweep") as progress, letting_through(reraise):
 
@@ -213,7 +216,7 @@ def show(record: str, results: Path, as_json: bool) -> None:
         return
     out_console.print(summary(loaded))
     if loaded.status != "done":
-        out_console.print(f"{ending(loaded)}: {loaded.reason}", markup=False, soft_wrap=True)
+        out_console.print(f"{loaded.ending}: {loaded.reason}", markup=False, soft_wrap=True)
         if loaded.traceback:
             out_console.print(loaded.traceback.rstrip(), markup=False, soft_wrap=True)
     else:
@@ -238,7 +241,7 @@ def validate(results: Path) -> None:
         raise InvalidSpec(f"no records in {results}")
     click.echo(report.text(), nl=False)
     if not report.ok:
-        fail(f"{len(report.problems)} problems in {results}", 1)
+        fail(f"{_counted(len(report.problems), 'problem')} in {results}", 1)
 
 
 @cli.command()
@@ -261,8 +264,8 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     packed = pack_folder(results, out or results, remove, warn=warn)
     size = sum(path.stat().st_size for path in packed.archives)
     click.echo(
-        f"{packed.n_records} records in {len(packed.archives)} archives in {out or results} "
-        f"({size:,} bytes); {packed.n_removed} files removed"
+        f"{_counted(packed.n_records, 'record')} in {_counted(len(packed.archives), 'archive')} "
+        f"in {out or results} ({size:,} bytes); {_counted(packed.n_removed, 'file')} removed"
     )
 
 
@@ -308,6 +311,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         return 0
     raise raised
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def _report(message: str, status: int) -> int:

@@ -115,14 +115,9 @@ def one_line(record: Record, new: bool) -> str:
         (_, value, _), *_ = _quality(record)
         what = f"AUROC {value}"
     else:
-        what = f"{ending(record)}: {record.reason}"
+        what = f"{record.ending}: {record.reason}"
     kept = "" if new else " (kept)"
     return f"{record.method} on {record.task} seed {record.seed}: {what}{kept}"
-
-
-def ending(record: Record) -> str:
-    """How a run ended that is not done, and where."""
-    return f"{record.status} while {record.stage}" if record.stage else record.status
 
 
 def _quality(record: Record) -> list[tuple[str, str, str]]:

@@ -28,6 +28,7 @@ from circuitbench.evaluation.against_truth import ranking
 from circuitbench.evaluation.against_truth.ranking import TiedRanking
 from circuitbench.evaluation.outcome import EXAMPLE, Outcome
 from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
+from circuitbench.plugins.registry import load_entry, origin, registered_twice
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["quality", "edges", "function", "cost"]
@@ -132,6 +133,7 @@ def metrics() -> Mapping[str, Metric]:
     Raises:
         InvalidPlugin: two metrics have one key; one cannot be imported, is no :class:`Metric`,
             or refers to something that no run has.
+        MissingExtra: one needs an optional package that is not installed.
     """
     return _load()
 
@@ -198,31 +200,20 @@ def _load() -> dict[str, Metric]:
     for found in (*_OURS, *map(_imported, entry_points(group=GROUP))):
         other = loaded.get(found.key)
         if other is not None:
-            raise InvalidPlugin(
-                f"metric {found.key!r} is registered twice: by {other.origin} and "
-                f"{found.origin}; uninstall one"
-            )
+            raise registered_twice("metric", found.key, [other.origin, found.origin])
         loaded[found.key] = found
         _try(found)
     return loaded
 
 
 def _imported(entry: EntryPoint) -> Metric:
-    dist = entry.dist
-    origin = f"{dist.name} {dist.version}" if dist is not None else "unknown distribution"
-    try:
-        loaded = entry.load()
-    except Exception as error:  # anything a third party's import may raise
-        raise InvalidPlugin(
-            f"metric {entry.name!r} could not be imported from {entry.value} ({origin}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    loaded = load_entry("metric", entry.name, [entry])
     if not isinstance(loaded, Metric):
         raise InvalidPlugin(
-            f"metric {entry.name!r}: {entry.value} ({origin}) is a {type(loaded).__name__}, "
-            "not a circuitbench Metric"
+            f"metric {entry.name!r}: {entry.value} ({origin(entry)}) is a "
+            f"{type(loaded).__name__}, not a circuitbench Metric"
         )
-    return replace(loaded, origin=origin)
+    return replace(loaded, origin=origin(entry))
 
 
 def _try(found: Metric) -> None:

@@ -138,6 +138,11 @@ class Record(BaseModel):
         return self._path
 
     @property
+    def ending(self) -> str:
+        """The status, with the stage in which a run failed; see :func:`ending`."""
+        return ending(self.status, self.stage)
+
+    @property
     def method(self) -> str:
         """The method's name."""
         return str(self.spec["method"])
@@ -201,6 +206,11 @@ def run_id(spec: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
         "versions": {k: plain(v) for k, v in versions.items() if k not in NOT_IDENTITY},
     }
     return hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+
+
+def ending(status: str, stage: str) -> str:
+    """How a run ended, and where if it failed: ``done``, ``failed while measuring``."""
+    return f"{status} while {stage}" if stage else status
 
 
 def truth_of(circuit: Circuit) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from circuitbench.evaluation.metrics import curves_of, values_of
 from circuitbench.evaluation.outcome import Outcome
 from circuitbench.results.content import outcome_of
-from circuitbench.results.record import Record, canonical
+from circuitbench.results.record import Record, canonical, ending
 from circuitbench.results.store import read_record
 
 _OWN = ("method", "task", "model", "seed")
@@ -91,6 +91,11 @@ class RunRow:
             errors,
             (lambda: record) if path is None else None,
         )
+
+    @property
+    def ending(self) -> str:
+        """The status, with the stage in which a run failed; see :func:`ending`."""
+        return ending(self.status, self.stage)
 
     @property
     def record(self) -> Record:

@@ -86,6 +86,8 @@ def read_record(path: Path | str) -> Record:
     file = file_of(path)
     if file != path:
         return from_bytes(archive.read_member(file, path.name), path)
+    if path.suffix == archive.SUFFIX and path.is_file():
+        raise CorruptRecord(f"{path}: an archive, not a record; one in it is {path}/NAME.json")
     try:
         data = path.read_bytes()
     except OSError as error:

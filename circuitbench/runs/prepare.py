@@ -10,7 +10,7 @@ from typing import Any, cast
 from circuitbench.models.base import Model
 from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
-from circuitbench.plugins.method import Method
+from circuitbench.plugins.method import Learner, Method
 from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
 from circuitbench.results import check_name, plain, run_id, versions
 from circuitbench.runs.spec import RunSpec, configure
@@ -61,6 +61,9 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     """
     method = load_method(spec.method, **spec.hyperparameters)
     task = load_task(spec.task)
+    if isinstance(method, Learner):
+        for name in method.curriculum().tasks:
+            load_task(name)
     device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
     for kind, name in (("method", spec.method), ("task", spec.task), ("model", model.name)):

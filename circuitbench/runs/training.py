@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.extras import MissingExtra
 from circuitbench.plugins.method import Learner, Method, TrainingTools
 from circuitbench.results import check_folder
 
@@ -21,8 +22,8 @@ def training_tools(
     """The tools of a training whose folders were named by a user (None: no such folder).
 
     Raises:
-        InvalidSpec: a folder is named but the method takes none, a folder that cannot be
-            written, or TensorBoard events without the package that writes them.
+        InvalidSpec: a folder is named but the method takes none, or it cannot be written.
+        MissingExtra: TensorBoard events without the package that writes them.
     """
     for option, folder in (("--checkpoints", checkpoints), ("--tensorboard", tensorboard)):
         if folder is None:
@@ -31,9 +32,7 @@ def training_tools(
             raise InvalidSpec(f"{name} is no learner, so it has no use for {option}; leave it out")
         check_folder(folder)
     if tensorboard is not None and find_spec("tensorboard") is None:
-        raise InvalidSpec(
-            "--tensorboard needs the package tensorboard: pip install 'circuitbench[tensorboard]'"
-        )
+        raise MissingExtra("tensorboard", "--tensorboard")
     return TrainingTools(checkpoints=checkpoints, tensorboard=tensorboard)
 
 

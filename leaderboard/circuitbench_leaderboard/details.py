@@ -106,6 +106,7 @@ def _together(runs: Sequence[RunRow], board: Board, base: Path) -> dict[str, Any
 def _own(run: RunRow, record: Record, by: Metric) -> dict[str, Any]:
     scores = record.discovery.get("scores") if run.status == "done" else None
     return {
+        "ending": run.ending,
         "reason": run.reason,
         "scores": None if scores is None else _rounded(scores),
         "selected": record.discovery.get("selected") or [],

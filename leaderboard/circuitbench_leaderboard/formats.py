@@ -198,6 +198,7 @@ def json_text(board: Board, tables: Sequence[Table], base: Path) -> str:
                 "model": r.model_name,
                 "seed": r.seed,
                 "status": r.status,
+                "stage": r.stage,
                 "reason": r.reason,
                 "record": link(r, base),
             }
@@ -211,7 +212,7 @@ def json_text(board: Board, tables: Sequence[Table], base: Path) -> str:
 def unfinished(board: Board) -> list[str]:
     """One line per run that failed, timed out or was skipped."""
     return [
-        one_line(f"{r.method}, {r.task} / {r.model_name}, seed {r.seed}: {r.status}: {r.reason}")
+        one_line(f"{r.method}, {r.task} / {r.model_name}, seed {r.seed}: {r.ending}: {r.reason}")
         for r in board.unfinished
     ]
 

@@ -8,6 +8,7 @@ import torch
 from agents_kit import GAINS
 
 from circuitbench.core.errors import CorruptRecord, InvalidSpec, RunFailed
+from circuitbench.core.extras import MissingExtra
 from circuitbench.plugins.method import TrainingTools
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.learning import checkpoint
@@ -222,7 +223,7 @@ def test_tensorboard_is_optional(
     make_oracle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InvalidSpec, match=r"pip install .circuitbench\[tensorboard\]"):
+    with pytest.raises(MissingExtra, match=r"pip install .circuitbench\[tensorboard\]"):
         start(make_oracle).learn(TrainingTools(tensorboard=tmp_path))
 
 

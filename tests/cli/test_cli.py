@@ -249,7 +249,7 @@ def test_a_folder_is_packed_and_its_runs_are_shown(call: Any, results: Any, tmp_
     n_runs = len(list(results.glob("*.json")))
     status, out, err = call("archive", results, "--out", tmp_path / "packed")
     assert status == 0, err
-    assert f"{n_runs} records in 1 archives" in out
+    assert f"{n_runs} records in 1 archive in" in out
     (archive,) = (tmp_path / "packed").iterdir()
     assert archive.name == "random.zip"
     path = next(results.glob("*.json"))

@@ -241,3 +241,9 @@ def test_a_killed_packing_leaves_every_record_readable(folder: Path, tmp_path: P
     assert subprocess.run([sys.executable, "-c", program]).returncode == 9
     assert (folder / "acdc.zip").exists()
     assert read_folder(folder) == (before, [])
+
+
+def test_an_archive_is_not_read_as_a_record(folder: Path, tmp_path: Path) -> None:
+    (path, _) = pack_folder(folder, tmp_path / "out").archives
+    with pytest.raises(CorruptRecord, match=r"acdc\.zip: an archive, not a record"):
+        read_record(path)

@@ -172,3 +172,12 @@ def test_records_hold_groups_as_mappings() -> None:
     assert found["ppo"]["n_steps"] == 8
     assert found["training"]["tasks"] == []
     assert json.dumps(found)
+
+
+def test_an_unknown_task_to_train_on_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = ["run", "--method", "rl-ppo", "--out", str(tmp_path)]
+    assert main([*verb, "--set", "training.tasks=[inductoin]"]) == 2
+    assert "did you mean 'induction'?" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stable_baselines3.common.logger import make_output_format
 
-from circuitbench import InvalidSpec
+from circuitbench import MissingExtra
 
 EXPLODED = 1e6  # a loss beyond this has left the range of any reward in this project
 
@@ -40,16 +40,13 @@ def event_writer(folder: Path | None) -> Iterator[Callable[[CurvePoint], None]]:
     """A function that writes curve points as TensorBoard events; does nothing without a folder.
 
     Raises:
-        InvalidSpec: the ``tensorboard`` package is not installed.
+        MissingExtra: the ``tensorboard`` package is not installed.
     """
     if folder is None:
         yield lambda point: None
         return
     if importlib.util.find_spec("tensorboard") is None:
-        raise InvalidSpec(
-            "TensorBoard events need the package tensorboard: "
-            "pip install 'circuitbench[tensorboard]'"
-        )
+        raise MissingExtra("tensorboard", "a folder for TensorBoard events")
     output = make_output_format("tensorboard", str(folder))
 
     def write(point: CurvePoint) -> None:

@@ -58,7 +58,7 @@ def queries_to(queries: Sequence[int], quality: Sequence[float], target: float) 
 class QualityCurve:
     """The rankings a method could have given, ``rankings[i]`` after ``queries[i]``, rising.
 
-    ``horizon`` is where areas end, in queries.
+    Areas end at ``horizon`` queries.
     """
 
     queries: list[int]

@@ -70,7 +70,7 @@ def feature_space(
 ) -> FeatureSpace:
     """Lay out the blocks for a language.
 
-    ``out_scale`` is how small logits are kept inside the residual stream, so that large logits
+    Inside the residual stream logits are smaller by the factor ``out_scale``, so that large ones
     do not drown the other features. ``shared``: the tasks share their previous-token heads.
     """
     n_names, n_nums, d_word = len(language.names), len(language.nums), language.codes.shape[1]

@@ -565,7 +565,7 @@
     right.append(functional(run), costs(run));
     left.append(facts(run));
     const body = [methodLine(run.method), chips(run.values)];
-    if (run.status !== "done") body.push(html("p", { class: "reason" }, `${run.status}: ${run.reason}`));
+    if (run.status !== "done") body.push(html("p", { class: "reason" }, `${run.ending}: ${run.reason}`));
     return [...body, html("div", { class: "split" }, left, right), command(run), about];
   }
 

@@ -27,7 +27,7 @@ from circuitbench.models.transformer import Transformer
 
 PROMPTS = 256
 TOLERANCE = 0.15
-"""Of the truth of the induction model: the smallest set sufficient up to this, zero ablation."""
+"""The truth of the induction model is the smallest set sufficient up to this, zero ablation."""
 
 
 def text_loss(model: Transformer, text: Tensor, mask: Tensor | None = None) -> float:
