@@ -152,7 +152,7 @@ class DQNTraining:
     def learn(
         self,
         tools: TrainingTools = TrainingTools(),
-        checkpoint_every: int = 25,
+        checkpoint_every: int = checkpoint.EVERY,
     ) -> None:
         """Run what is left, as :meth:`PolicyTraining.learn` does.
 

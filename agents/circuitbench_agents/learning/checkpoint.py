@@ -23,6 +23,7 @@ from circuitbench import CorruptRecord, InvalidSpec
 
 VERSION = 2
 INDEX = "checkpoint.json"
+EVERY = 25  # updates between two checkpoints
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class PolicyTraining:
     def learn(
         self,
         tools: TrainingTools = TrainingTools(),
-        checkpoint_every: int = 25,
+        checkpoint_every: int = checkpoint.EVERY,
     ) -> None:
         """Run all updates that are left.
 
