@@ -215,6 +215,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
         "kind": circuit.kind,
         "version": circuit.version,
         "ablations": list(circuit.ablations),
+        "edge_ablations": list(circuit.edge_ablations),
     }
 
 

@@ -24,7 +24,7 @@ from circuitbench.models.planted.roles import CATALOGUE, HeadMaps
 VARIES = 0.05
 """Least change that counts, relative to the largest of any sender to the same receiver."""
 
-ABLATIONS = ("mean", "resample")
+EDGE_ABLATIONS = ("mean", "resample")
 """The ablations under which what varies is what matters."""
 
 
