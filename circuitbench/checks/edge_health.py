@@ -165,7 +165,7 @@ def _true_ones_matter(bench: _Bench, limits: Limits) -> Check:
                 del waiting[edge]
     weakest = min(best, key=best.__getitem__)
     return Check(
-        "weakest true edge in its best context",
+        "weakest true edge in some context",
         best[weakest],
         ">=",
         limits.matters,

@@ -51,7 +51,7 @@ def test_every_task_passes(preset: str) -> None:
 
 
 SUFFICE = {f"faithfulness of the true edges alone - 1 ({kind})" for kind in ("mean", "resample")}
-MATTERS = "weakest true edge in its best context"
+MATTERS = "weakest true edge in some context"
 DAMAGED = "strongest other edge, in a damaged circuit"
 
 

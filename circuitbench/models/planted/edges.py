@@ -21,7 +21,7 @@ from circuitbench.core.circuit import Edge, Head
 from circuitbench.models.planted.build import PlantedModel, wiring_of
 from circuitbench.models.planted.roles import CATALOGUE, HeadMaps
 
-VARIES = 0.05
+VARIES = 0.01
 """Least change that counts, relative to the largest of any sender to the same receiver."""
 
 EDGE_ABLATIONS = ("mean", "resample")
