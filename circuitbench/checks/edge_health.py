@@ -22,6 +22,9 @@ from circuitbench.core.circuit import Circuit, Edge
 from circuitbench.models.limits import Limits
 from circuitbench.oracle import Oracle
 
+MASKS = 1 << 26
+"""Entries of masks that are asked about at once."""
+
 Cut = frozenset[Edge]
 Kind = tuple[str, str, str]  # roles of sender and receiver, and which input: q, k, v or none
 
@@ -59,6 +62,7 @@ class _Bench:
         self.true = sorted(truth.edges)
         self.others = [edge for edge in oracle.edges.edges if edge not in truth.edges]
         self._role = {str(h): name for name, role in truth.roles.items() for h in role.heads}
+        self._at_once = max(1, MASKS // len(oracle.edges.edges))
         self._known: dict[tuple[Cut, str], float] = {}
         everything = frozenset(oracle.edges.edges)
         self.gap = {
@@ -73,11 +77,12 @@ class _Bench:
         wanted = list(cuts)
         for kind in self.kinds:
             new = [c for c in dict.fromkeys(wanted) if (c, kind) not in self._known]
-            if new:
-                masks = torch.stack([self.oracle.edges.without(cut) for cut in new])
+            for start in range(0, len(new), self._at_once):
+                some = new[start : start + self._at_once]
+                masks = torch.stack([self.oracle.edges.without(cut) for cut in some])
                 lost = self.oracle.edges.query(masks, ablation=kind).task.tolist()
                 gap = self.gap[kind] or float("nan")
-                self._known |= {(c, kind): x / gap for c, x in zip(new, lost, strict=True)}
+                self._known |= {(c, kind): x / gap for c, x in zip(some, lost, strict=True)}
         rows = [[self._known[cut, kind] for kind in self.kinds] for cut in wanted]
         return np.array(rows).reshape(-1, len(self.kinds))
 

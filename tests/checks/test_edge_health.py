@@ -41,7 +41,7 @@ def failed(checks: tuple[Check, ...]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["planted-easy", "planted", "planted-redundant"])
+@pytest.mark.parametrize("preset", ["planted-easy", "planted", "planted-redundant", "planted-hard"])
 def test_every_task_passes(preset: str) -> None:
     model = registry.load_model(preset)
     for name in TASKS:
