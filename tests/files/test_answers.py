@@ -20,7 +20,6 @@ from circuitbench.files import FORMATS, CircuitFile, Config, read, write
 from circuitbench.files.records import (
     answer,
     config_of,
-    edge_overlap,
     external_record,
     from_record,
     read_for,
@@ -167,11 +166,12 @@ def test_edges_are_held_against_the_truth_without_mlps_it_does_not_speak_of() ->
     config = Config(1, 1, mlps=True)
     true = Edge("embed", "0.0.q")
     inside = np.array([edge == true or "m0" in edge for edge in config.graph.edges])
-    found = answer(CircuitFile(config, edges_in=inside))
-    overlap = edge_overlap(found, frozenset({true}))
+    truth = truth_of(Circuit({}, "invented", "constructed", edges=frozenset({true})))
+    found = answer(CircuitFile(config, edges_in=inside)).discovery
+    overlap = Outcome(plain_discovery(found), truth, {}, {}).edge_overlap
     assert overlap is not None
     assert (overlap.selected, overlap.both, overlap.items) == (1, 1, 5)
-    assert edge_overlap(answer(CircuitFile(config, edge_scores=inside)), frozenset()) is None
+    assert answer(CircuitFile(config, edge_scores=inside)).discovery.selected_edges is None
 
 
 def test_an_imported_circuit_is_a_record_that_holds_together(tmp_path: Path) -> None:
