@@ -11,7 +11,7 @@ from circuit_files import circuit
 from oracle_kit import random_model
 from synthetic_records import record
 
-from circuitbench.core.circuit import Edge, Head, heads_of
+from circuitbench.core.circuit import Circuit, Edge, Head, heads_of
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidCircuitFile, InvalidSpec
 from circuitbench.evaluation.metrics import values_of
@@ -28,6 +28,7 @@ from circuitbench.models.base import Model
 from circuitbench.results import read_record, write_record
 from circuitbench.results.content import faults
 from circuitbench.results.discovery import plain_discovery
+from circuitbench.results.record import truth_of
 from circuitbench.results.run_row import RunRow
 
 CONFIG = Config(6, 8, True, 16)  # the shape of the synthetic records
