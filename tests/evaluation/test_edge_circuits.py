@@ -17,7 +17,7 @@ from oracle_kit import RandomTask, random_model
 from circuitbench.core.circuit import Circuit, Edge, Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.edges import Graph
-from circuitbench.core.errors import RunFailed
+from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation.against_truth.edges import edge_metrics
 from circuitbench.evaluation.against_truth.ranking import TiedRanking, auroc, pessimistic_auroc
 from circuitbench.evaluation.answer_check import check_discovery
@@ -343,16 +343,28 @@ def test_minimality_and_the_tests_on_edges() -> None:
     assert quick["mib_greedy"] == {}
 
 
-def test_a_model_run_by_hooks_has_no_measurements_of_edges() -> None:
-    oracle = Oracle(random_model(), RandomTask(), task_name="random", seed=0, batch_size=4)
-    found = Discovery(np.ones((3, 4)), frozenset(), {Edge("embed", "logits"): 1.0})
-    result = measure(oracle, found, np.random.default_rng(0), QUICK, QUICK_EDGES)["edges"]
-    assert result["mib"]["resample"]["cpr"] is not None
-    hooked = Oracle(
-        random_model(), RandomTask(), task_name="random", seed=0, batch_size=4, ablation="optimal"
-    )
-    found = replace(found, selected_edges=frozenset({Edge("embed", "logits")}))
-    result = measure(hooked, found, np.random.default_rng(0), QUICK, EdgeSettings())["edges"]
+class Hooked(Additive):
+    """As a model that is run by hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.edges
+
+    def __getattr__(self, name: str) -> Any:
+        raise InvalidSpec("run by hooks, which know no edges")
+
+
+def test_where_the_oracle_knows_no_edges_the_reason_stands() -> None:
+    hooked: Any = Hooked()
+    result = measure(hooked, discovery(), np.random.default_rng(0), QUICK, QUICK_EDGES)["edges"]
+    assert result["mib"] == {}
+    assert "know no edges" in result["undefined"]["edges"]
+    optimal: Any = Additive()
+    optimal.ablation = "optimal"  # replaces heads only
+    found = discovery(selected_edges=TRUTH)
+    result = measure(optimal, found, np.random.default_rng(0), QUICK, EdgeSettings())["edges"]
+    assert result["mib"]["zero"]["cpr"] is not None
+    assert result["minimality"] is None
     assert "optimal" in result["undefined"]["tests"]
 
 
