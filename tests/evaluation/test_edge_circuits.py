@@ -43,7 +43,13 @@ from circuitbench.results.record import truth_of
 
 GRAPH = Graph(2, 1, mlps=False)
 # What each edge adds to the metric, and what a method says of it; ten in all.
-GAIN = {"1.0->logits": 2, "0.0->1.0.v": 4, "embed->0.0.v": 1, "0.0->logits": 1, "embed->logits": 2}
+GAIN = {
+    "1.0->logits": 2.0,
+    "0.0->1.0.v": 4.0,
+    "embed->0.0.v": 1.0,
+    "0.0->logits": 1.0,
+    "embed->logits": 2.0,
+}
 RAW = {
     "1.0->logits": 5.0,
     "embed->logits": 4.5,
@@ -196,6 +202,55 @@ def test_pruning_removes_what_dangles_again_and_again() -> None:
     beside = mask_of("embed->logits", "embed->1.0.v", "embed->0.0.q")
     assert (pruned(GRAPH, beside) == mask_of("embed->logits")).all()
     assert pruned(GRAPH, np.ones(12, dtype=bool)).all()
+
+
+WIDE = Graph(3, 2, mlps=True)
+
+
+def node_of(receiver: str) -> str:
+    return receiver if receiver[-1] not in "qkv" else receiver[:-2]
+
+
+def reached(start: str, steps: dict[str, set[str]]) -> set[str]:
+    """All nodes that steps lead to from a node."""
+    found, new = {start}, {start}
+    while new := {b for a in new for b in steps.get(a, ())} - found:
+        found |= new
+    return found
+
+
+@given(seed=st.integers(0, 999), share=st.sampled_from([0.02, 0.05, 0.1, 0.3]))
+def test_what_stays_lies_on_a_path_from_embedding_to_logits(seed: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random(len(WIDE.edges)) < share
+    down: dict[str, set[str]] = {}
+    up: dict[str, set[str]] = {}
+    for i in np.flatnonzero(mask):
+        sender, hears = WIDE.edges[i].sender, node_of(WIDE.edges[i].receiver)
+        down.setdefault(sender, set()).add(hears)
+        up.setdefault(hears, set()).add(sender)
+    fed, used = reached("embed", down), reached("logits", up)
+    expected = [
+        bool(kept) and edge.sender in fed and node_of(edge.receiver) in used
+        for edge, kept in zip(WIDE.edges, mask, strict=True)
+    ]
+    assert pruned(WIDE, mask).tolist() == expected
+
+
+@given(seed=st.integers(0, 99), absolute=st.booleans())
+def test_the_greedy_order_takes_the_best_edge_into_a_reached_node(
+    seed: int, absolute: bool
+) -> None:
+    scores = np.random.default_rng(seed).integers(-4, 5, len(WIDE.edges)).astype(float)
+    place = mib_places(WIDE)
+    inside, expected, left = {"logits"}, [], set(range(len(WIDE.edges)))
+    while left:
+        able = [i for i in left if node_of(WIDE.edges[i].receiver) in inside]
+        keys = {i: (-abs(scores[i]) if absolute else -scores[i], scores[i], place[i]) for i in able}
+        best = min(keys, key=lambda i: keys[i])
+        expected.append(best)
+        left.remove(best)
+        inside.add(WIDE.edges[best].sender)
+    assert greedy_first(WIDE, scores, absolute).tolist() == expected
 
 
 def test_the_same_circuit_is_asked_about_once_and_the_whole_model_never() -> None:
