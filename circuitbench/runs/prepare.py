@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from circuitbench.core.errors import CircuitBenchError, InvalidPlugin
 from circuitbench.models.base import Model
 from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
-from circuitbench.plugins.method import Learner, Method
+from circuitbench.plugins.method import Curriculum, Learner, Method
 from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
 from circuitbench.results import check_name, plain, run_id, versions
 from circuitbench.runs.spec import RunSpec, configure
@@ -62,7 +63,7 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     method = load_method(spec.method, **spec.hyperparameters)
     task = load_task(spec.task)
     if isinstance(method, Learner):
-        for name in method.curriculum().tasks:
+        for name in _curriculum(method, spec.method).tasks:
             load_task(name)
     device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
@@ -75,3 +76,14 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     plugin = next(p for p in list_plugins("method") if p.name == spec.method)
     extra = () if plugin.origin.startswith("circuitbench ") else (plugin.origin.split(" ")[0],)
     return Prepared(resolved, method, task, model, identity, versions(extra))
+
+
+def _curriculum(method: Learner, name: str) -> Curriculum:
+    try:
+        return method.curriculum()
+    except CircuitBenchError:
+        raise
+    except Exception as error:  # a third party's code
+        raise InvalidPlugin(
+            f"method {name!r}: curriculum() failed: {type(error).__name__}: {error}"
+        ) from error

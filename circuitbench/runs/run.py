@@ -93,6 +93,7 @@ class _Ongoing:
         self.outcome: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
         self.costs: dict[str, Any] = {}
+        self.hardware: dict[str, Any] = dict(hardware(prepared.spec.device))
 
     def discover(self) -> Discovery:
         """Load, train, discover."""
@@ -137,6 +138,7 @@ class _Ongoing:
             if key in record.model
         }
         self.costs = {key: record.costs[key] for key in ("discovery", "training")}
+        self.hardware = record.hardware  # the seconds above are that machine's
         return read_discovery(record.discovery)
 
     def measure(self, discovery: Discovery) -> None:
@@ -167,7 +169,7 @@ class _Ongoing:
                 **self.facts,
             },
             versions=dict(prepared.versions),
-            hardware=hardware(spec.device),
+            hardware=self.hardware,
             command=command_line(spec),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -10,7 +10,7 @@ import pytest
 
 from circuitbench.cli import main
 from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.errors import InvalidPlugin, InvalidSpec
 from circuitbench.plugins.method import Curriculum, Learner, TrainableMethod, TrainingTools
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.run import run
@@ -165,6 +165,15 @@ def test_a_curriculum_chooses_tasks_and_a_pool_of_at_least_a_batch() -> None:
     assert record.status == "done", record.reason
     assert method.trained == [("ioi", 4), ("induction", 4)]
     assert ("training half", 0.5) in stages
+
+
+def test_a_curriculum_that_fails_is_the_plugins_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> Curriculum:
+        raise KeyError("tasks")
+
+    monkeypatch.setattr("circuitbench_agents.ppo.PPOHeadDiscovery.curriculum", broken)
+    with pytest.raises(InvalidPlugin, match=r"'rl-ppo'.*curriculum.*KeyError"):
+        prepare(spec())
 
 
 def test_records_hold_groups_as_mappings() -> None:
