@@ -108,6 +108,7 @@ class GreedyForward:
     family="Mask search",
     paper="Guyon et al. 2002",
     link="https://doi.org/10.1023/A:1012487302797",
+    needs=("counterfactuals",),
 )
 @dataclass(frozen=True)
 class GreedyBackward:
@@ -121,19 +122,19 @@ class GreedyBackward:
 
     Heads removed rank by the order of removal, below those that stay; these by the change their
     removal would make. Of two heads that do the same, the one removed first ranks among
-    bystanders.
+    bystanders. The default ablation was chosen on ``planted-redundant@110``.
 
     Args:
         queries: at most this many (fewer if the budget is smaller).
         share: of the kept heads that a round tries to remove.
         threshold: how far the metric may be off, as a fraction of its clean value.
-        ablation: None takes the oracle's own.
+        ablation: what replaces a removed head; None takes the oracle's own.
     """
 
     queries: int = 1440
     share: float = 0.2
     threshold: float = 0.1
-    ablation: AblationName | None = None
+    ablation: AblationName | None = "resample"
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """A query per kept head and round, and one per batch tried."""

@@ -27,10 +27,12 @@ class HeadImportance:
     model, then, as they advise after Molchanov et al. 2017, an l2 norm over the heads of a
     layer. A gate multiplies the head's output, so the far end is zero ablation.
 
-    It departs from the paper in three ways: the derivative is of the task metric; the
-    expectation of magnitudes is over batches, not prompts (the oracle gives a batch's mean); and
-    since every layer has norm 1, a layer without any circuit head ranks as high as one with many.
-    That last is the paper's; ``per_layer=False`` leaves the norm out.
+    It departs from the paper in two ways: the derivative is of the task metric, and the
+    expectation of magnitudes is over batches, not prompts (the oracle gives a batch's mean).
+    Since every layer has norm 1, a layer without any circuit head ranks as high as one with many.
+    That last is the paper's; ``per_layer=False`` leaves the norm out, and with
+    ``ablation="resample"`` the far end is the counterfactual's output. Both help on planted
+    models (plantings 110); the defaults are the paper's all the same.
 
     Args:
         batches: batches of prompts, all but the first drawn afresh (fewer if the budget is
