@@ -30,7 +30,7 @@ class HeadImportance:
     It departs from the paper in two ways: the derivative is of the task metric, and the
     expectation of magnitudes is over batches, not prompts (the oracle gives a batch's mean).
     Since every layer has norm 1, a layer without any circuit head ranks as high as one with many.
-    That last is the paper's; ``per_layer=False`` leaves the norm out, and with
+    That is the paper's; ``per_layer=False`` leaves the norm out, and with
     ``ablation="resample"`` the far end is the counterfactual's output. Both help on planted
     models (plantings 110); the defaults are the paper's all the same.
 
