@@ -43,8 +43,9 @@ class SubnetworkProbing:
 
     It departs from the paper in what it probes: whole heads, not weights, and the task metric
     (damage as a fraction of its clean value) instead of a probe's loss. The penalty is in that
-    unit, so the paper's values mean nothing here; the default was chosen on ``planted-redundant@110``.
-    The gates' noise makes it worth to keep stand-ins, which a search for a smallest circuit drops.
+    unit, so the paper's values mean nothing here; the default was chosen among 0.3 and 1 on
+    ``planted-redundant@110``. The gates' noise makes it worth to keep stand-ins, which a search
+    for the smallest circuit drops.
 
     Args:
         steps: of Adam; each draws all gates and takes one gradient (fewer if the budget is
