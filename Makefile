@@ -34,7 +34,8 @@ $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.installed
 
 # The reference run; finished runs are not repeated, so it can be stopped and gone on with.
-# Training is shorter than by default, and on the prompts of one batch, to fit two cores.
+# Training is shorter than by default, and on the prompts of one batch, to fit two cores. Runs of
+# another version are other runs: move the records that are there away before you make new ones.
 EMBEDDED := induction,ioi,docstring,greater-than,two-hop,reverse,sort,histogram,frac-prevs,dyck,most-frequent,trained-induction,siit-induction,siit-ioi,siit-two-hop
 COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,edge-attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search
 TRAINED := rl-ppo,rl-ppo-plan,rl-a2c,rl-reinforce,rl-transformer,rl-dqn
@@ -45,6 +46,7 @@ published: $(VENV)/.installed
 	$(SWEEP) --methods $(TRAINED) --set training.pool=16 --set training.total_steps=10000
 	$(SWEEP) --methods rl-knockout --set training.pool=16
 	$(SWEEP) --methods rl-pruning --set training.pool=16 --set training.total_steps=4000
+	$(BIN)/circuitbench archive $(PUBLISHED)/records --remove
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 

@@ -4,4 +4,5 @@ import sys
 
 from circuitbench.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes that read records import it under another name
+    sys.exit(main())

@@ -92,7 +92,7 @@ class EdgeAttributionPatching:
     Args:
         ablation: what stands for the sender's output otherwise.
         signed: rank by the effect with its sign instead of its magnitude.
-        threshold: commits to heads above this fraction of the clean metric.
+        threshold: commits to heads, and to listed edges, above this fraction of the clean metric.
         listed: edges reported, the strongest; the rest ranks below them, tied.
     """
 
@@ -118,8 +118,11 @@ class EdgeAttributionPatching:
             if "." in edge.sender and size > best[head := Head.parse(edge.sender)]:
                 grid[head], best[head] = score, size
         strongest = np.argsort(-scores, kind="stable")[: self.listed]
+        enough = self.threshold * abs(oracle.clean_metric)
         return Discovery(
             grid,
-            above(grid, self.threshold * abs(oracle.clean_metric)),
+            above(grid, enough),
             {edges[i]: float(scores[i]) for i in strongest},
+            signed_edges=None if self.signed else {edges[i]: float(effects[i]) for i in strongest},
+            selected_edges=frozenset(edges[i] for i in strongest if scores[i] > enough),
         )

@@ -192,7 +192,7 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
         raise InvalidPlugin("the truth names no component")
     try:
         head_grid(truth.heads, model.n_layers, model.n_heads)
-        for name in truth.ablations:
+        for name in (*truth.ablations, *truth.edge_ablations):
             ablation_named(name)
     except CircuitBenchError as error:
         raise InvalidPlugin(f"truth: {error}") from error

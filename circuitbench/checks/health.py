@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from circuitbench.checks.edge_health import edge_checks
 from circuitbench.checks.health_card import Card, Check, RoleReport, figure, render
 from circuitbench.core.circuit import Circuit, Head
 from circuitbench.core.errors import InvalidSpec
@@ -31,6 +32,7 @@ from circuitbench.tasks.base import Prompts, Task
 __all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validate_task"]
 
 Context = frozenset[Head]
+EDGE_PROMPTS = 8
 SAMPLE = 24  # prompts, and control spans, over which accuracy and control loss are taken
 
 
@@ -43,6 +45,7 @@ def validate_task(
     limits: Limits | None = None,
     prompts: int = 32,
     subsets: int = 24,
+    edge_sets: int = 6,
     others: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -56,6 +59,8 @@ def validate_task(
         limits: by default those of the model.
         prompts: prompts and control spans per batch.
         subsets: random subsets in which heads outside the truth are tried.
+        edge_sets: random sets of edges outside the truth; 0 leaves the edges out. They are tested
+            under the ablations that the truth claims its edges for, on a few prompts.
         others: how many heads outside the truth are tried alone (a random choice); all by
             default.
         seed: of all draws.
@@ -78,22 +83,27 @@ def validate_task(
             f"valid: {', '.join(truth.ablations)}"
         )
     drawn = task.prompts(model, prompts, generator(seed, task_name, "health"))
-    bench = _Bench(
-        Oracle(
+
+    def oracle(batch_size: int) -> Oracle:
+        return Oracle(
             model,
             task,
             task_name=task_name,
             seed=seed,
             ablation=ablation,
-            batch_size=prompts,
+            batch_size=batch_size,
             device=device,
-        ),
-        truth,
-    )
+        )
+
+    bench = _Bench(oracle(prompts), truth)
     tried = sorted(truth.heads) + bench.choose(others, generator(seed, task_name, "others"))
     singles = bench.effects([frozenset({head}) for head in tried])
     effects = dict(zip(tried, singles, strict=True))
     in_context = _truth_in_context(bench, effects, limits.matters)
+    edges: tuple[Check, ...] = ()
+    if edge_sets:
+        few, rng = oracle(min(prompts, EDGE_PROMPTS)), generator(seed, task_name, "edges")
+        edges = edge_checks(few, truth, limits, edge_sets, rng)
     checks = (
         *_behaviour(bench, model, drawn, limits),
         *_shape(model, drawn),
@@ -101,6 +111,7 @@ def validate_task(
         *_truth_matters(bench, in_context, limits),
         *_others_do_not(bench, effects, limits, subsets, generator(seed, task_name, "subsets")),
         _stability(bench, effects, limits),
+        *edges,
     )
     roles = tuple(
         RoleReport(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Metrics of the committed set, which a file that only scores does not name.
 _OF_SETS = ("f1", "mcc")
+_OF_EDGE_SETS = ("edge_f1", "edge_mcc", "edge_precision", "edge_recall")
 
 
 def _file_options(command: Any) -> Any:
@@ -135,7 +136,6 @@ def score(as_json: bool, **options: Any) -> None:
     """
     from circuitbench.evaluation.metrics import metrics
     from circuitbench.evaluation.outcome import Outcome
-    from circuitbench.files.records import edge_overlap
     from circuitbench.results import truth_of
     from circuitbench.results.discovery import plain_discovery
 
@@ -145,12 +145,11 @@ def score(as_json: bool, **options: Any) -> None:
     for key, measure in metrics().items():
         if key in _OF_SETS and not found.discovery.selected:
             continue
+        if key in _OF_EDGE_SETS and found.discovery.selected_edges is None:
+            continue
         if measure.kind in ("quality", "edges") and (value := measure.of(outcome)) is not None:
             chance = None if measure.chance is None else measure.chance(outcome)
             rows.append((key, measure.title, value, chance))
-    overlap = None if truth.edges is None else edge_overlap(found, truth.edges)
-    if overlap is not None:
-        rows.append(("edge_f1", "Edge F1", overlap.f1, overlap.chance_f1))
     if as_json:
         content = {key: {"value": value, "chance": chance} for key, _, value, chance in rows}
         click.echo(json.dumps(content, indent=1))

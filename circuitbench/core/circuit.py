@@ -85,7 +85,8 @@ class Circuit:
 
     ``kind`` is ``constructed`` (weights written by hand), ``trained`` (established by
     exhaustive tests on a trained model), ``literature`` or ``ambiguous``. ``ablations`` names the
-    kinds under which the truth was verified; none are claimed by default.
+    kinds under which the truth was verified; none are claimed by default. ``edge_ablations`` says
+    the same of ``edges``: which edges carry anything depends on what an ablation puts in its place.
     """
 
     roles: Mapping[str, Role]
@@ -94,6 +95,7 @@ class Circuit:
     ablations: tuple[str, ...] = ()
     version: str = "1"
     edges: frozenset[Edge] | None = None
+    edge_ablations: tuple[str, ...] = ()
     mlps: tuple[int, ...] = ()
     blind_spots: tuple[str, ...] = field(default_factory=tuple)
 

@@ -31,6 +31,8 @@ class Discovery:
         info: optional JSON-able extras (learning curves, chosen thresholds).
         signed: optional scores of the same shape, positive where a head helps and negative where
             it works against the task, from a method whose ``scores`` are magnitudes.
+        signed_edges: the same of the edges that ``edges`` lists.
+        selected_edges: the edges the method commits to; None if to no set of edges.
     """
 
     scores: np.ndarray
@@ -39,3 +41,5 @@ class Discovery:
     trace: Sequence[TracePoint] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     signed: np.ndarray | None = None
+    signed_edges: Mapping[Edge, float] | None = None
+    selected_edges: frozenset[Edge] | None = None

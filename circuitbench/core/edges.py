@@ -6,7 +6,10 @@ takes them from here.
 
 from __future__ import annotations
 
+import re
 from functools import cached_property, lru_cache
+
+import numpy as np
 
 from circuitbench.core.circuit import Edge
 
@@ -48,6 +51,16 @@ class Graph:
     def edges(self) -> tuple[Edge, ...]:
         """Every edge, in the order of :attr:`pairs`."""
         return tuple(Edge(self.senders[s], self.receivers[r]) for r, s in self.pairs)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """``[n_edges, 2]``: each edge's sender, and the sender that hears through it.
+
+        Senders by their place in :attr:`senders`; the logits send nothing and stand behind them.
+        """
+        place = {name: i for i, name in enumerate(self.senders)}
+        hears = [place.get(re.sub(r"\.[qkv]$", "", name), len(place)) for name in self.receivers]
+        return np.array([(sender, hears[receiver]) for receiver, sender in self.pairs])
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import isfinite
 
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.edges import graph_of
@@ -25,10 +26,15 @@ def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
         checked_scores(point.scores, *shape)
     if any(b.queries <= a.queries for a, b in pairwise(discovery.trace)):
         raise RunFailed("trace must go by rising numbers of queries")
-    if discovery.edges:
-        strange = sorted(set(discovery.edges).difference(graph_of(*shape, True).edges))
+    for what, edges in (("scored", discovery.edges), ("selected", discovery.selected_edges)):
+        strange = sorted(set(edges or ()).difference(graph_of(*shape, True).edges))
         if strange:
             raise RunFailed(
-                f"{len(strange)} scored edges cannot exist in a {shape[0]} x {shape[1]} model, "
+                f"{len(strange)} {what} edges cannot exist in a {shape[0]} x {shape[1]} model, "
                 f"e.g. {strange[0]}; valid: embed->0.1.q, 0.1->2.3.k, m0->logits"
             )
+    if discovery.signed_edges is not None:
+        if discovery.signed_edges.keys() != (discovery.edges or {}).keys():
+            raise RunFailed("signed_edges must score the same edges as edges")
+        if not all(map(isfinite, discovery.signed_edges.values())):
+            raise RunFailed("an edge's signed score is not a finite number")

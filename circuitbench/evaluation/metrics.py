@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, get_args
 
@@ -26,6 +26,7 @@ from circuitbench.core.errors import (
 )
 from circuitbench.evaluation.against_truth import ranking
 from circuitbench.evaluation.against_truth.ranking import TiedRanking
+from circuitbench.evaluation.against_truth.selection import Overlap
 from circuitbench.evaluation.outcome import EXAMPLE, Outcome
 from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 
@@ -278,6 +279,80 @@ def _of_edges(
     )
 
 
+def _of_edge_set(
+    key: str,
+    title: str,
+    about: str,
+    measure: Callable[[Overlap], float | None],
+    chance: Callable[[Overlap], float | None],
+) -> Metric:
+    rule = "of the committed edges; where none are committed, of the R best ranked"
+    return Metric(
+        f"edge_{key}",
+        title,
+        lambda run: None if run.edge_overlap is None else measure(run.edge_overlap),
+        f"{about} {rule}, R being how many are true.",
+        kind="edges",
+        needs=("edges",),
+        chance=lambda run: None if run.edge_overlap is None else chance(run.edge_overlap),
+        minor=key in ("precision", "recall"),
+    )
+
+
+def _pessimistic(run: Outcome) -> float | None:
+    ranked = run.edge_ranking
+    if ranked is None or ranked.n_relevant == ranked.n_items:
+        return None
+    return ranking.pessimistic_auroc(ranked)
+
+
+def _function_of_edges(ablation: str) -> tuple[Metric, ...]:
+    """Faithfulness, CPR and CMD of circuits of edges under an ablation.
+
+    MIB's areas, which are defined under resampling, stand in the tables; all else is minor.
+    """
+    needs: tuple[Need, ...] = ("measurements",)
+    found = [
+        Metric(
+            f"edge_faithfulness_{ablation}",
+            f"Edge faith. {ablation}",
+            lambda run: run.measured("edges", "faithfulness", ablation, "value"),
+            f"Share of the metric that the committed edges keep under {ablation} ablation.",
+            kind="edges",
+            better="neither",
+            needs=needs,
+            minor=True,
+        )
+    ]
+    rules = (
+        ("mib", "", "as MIB computes it"),
+        ("mib_greedy", "_greedy", "as MIB computes it with the greedy option"),
+        ("exact", "_exact", "exact: nothing pruned, from no edge to all"),
+    )
+    for rule, suffix, words in rules:
+        for area, better in (("cpr", "neither"), ("cmd", "lower")):
+            what = "faithfulness" if area == "cpr" else "the distance of faithfulness from 1"
+            lower = "; lower is better" if area == "cmd" else ""
+            found.append(
+                Metric(
+                    f"edge_{area}{suffix}_{ablation}",
+                    f"Edge {area.upper()}{suffix.replace('_', ' ')} {ablation}",
+                    partial(_area, rule=rule, ablation=ablation, area=area),
+                    f"Area under {what} over numbers of edges, {ablation} ablation, "
+                    f"{words}{lower}.",
+                    kind="edges",
+                    better="lower" if better == "lower" else "neither",
+                    needs=needs,
+                    minor=rule != "mib" or ablation != "resample",
+                )
+            )
+    return tuple(found)
+
+
+def _area(run: Outcome, rule: str, ablation: str, area: str) -> float | None:
+    return run.measured("edges", rule, ablation, area)
+
+
 def _auroc(ranked: TiedRanking) -> float | None:
     return ranking.auroc(ranked) if ranked.n_relevant < ranked.n_items else None
 
@@ -399,13 +474,42 @@ _OURS: tuple[Metric, ...] = (
         "Average precision of the edge ranking.",
         ranking.average_precision,
     ),
-    _of_edges("auroc", "Edge AUROC", "Area under the ROC curve over edges.", _auroc),
+    _of_edges(
+        "auroc", "Edge AUROC", "Area under the ROC curve over edges, as in scikit-learn.", _auroc
+    ),
+    Metric(
+        "edge_auroc_pessimistic",
+        "Edge AUROC (ACDC)",
+        _pessimistic,
+        "Area under ACDC's pessimistic staircase below the ROC curve over edges; a tie counts "
+        "nothing, and one tie of all edges is worth 0.",
+        kind="edges",
+        needs=("edges",),
+        minor=True,
+    ),
     _of_edges(
         "r_precision",
         "Edge R-prec.",
         "Share of true edges among the R best ranked, R being how many are true.",
         ranking.r_precision,
     ),
+    _of_edge_set("f1", "Edge F1", "F1", lambda found: found.f1, lambda found: found.chance_f1),
+    _of_edge_set("mcc", "Edge MCC", "Matthews correlation", lambda found: found.mcc, lambda _: 0.0),
+    _of_edge_set(
+        "precision",
+        "Edge prec.",
+        "Precision",
+        lambda found: found.precision,
+        lambda found: found.chance_precision,
+    ),
+    _of_edge_set(
+        "recall",
+        "Edge recall",
+        "Recall",
+        lambda found: found.recall,
+        lambda found: found.chance_recall,
+    ),
+    *(found for ablation in MEASURED_ABLATIONS for found in _function_of_edges(ablation)),
     *(found for ablation in MEASURED_ABLATIONS for found in _function(ablation)),
     _cost(
         "queries",

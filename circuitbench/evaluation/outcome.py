@@ -11,7 +11,7 @@ import numpy as np
 from circuitbench.core.circuit import Circuit, Edge, Head, Role, TruthKind, head_grid
 from circuitbench.core.discovery import TracePoint
 from circuitbench.core.errors import InvalidSpec, UnknownName
-from circuitbench.evaluation.against_truth.edges import edge_ranking
+from circuitbench.evaluation.against_truth.edges import EdgeRanking, edge_overlap, edge_ranking
 from circuitbench.evaluation.against_truth.efficiency import (
     HORIZON_PER_ITEM,
     MEASURES,
@@ -43,7 +43,7 @@ class Outcome:
     Args:
         discovery: ``scores [n_layers][n_heads]``, ``selected`` heads ``"9.6"``, ``edges``
             (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
-            ``info``; empty where a run has no answer.
+            ``info``, perhaps ``selected_edges``; empty where a run has no answer.
         truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
             ``kind``; empty where there is none.
         costs: ``discovery``, ``training``, ``evaluation``: what each spent.
@@ -111,10 +111,26 @@ class Outcome:
         return tied_ranking(self.scores, self.relevant) if self.relevant.any() else None
 
     @cached_property
+    def selected_edges(self) -> frozenset[Edge] | None:
+        """The committed edges; None where the method commits to no set of edges."""
+        stored = self.discovery.get("selected_edges")
+        return None if stored is None else frozenset(map(Edge.parse, stored))
+
+    @cached_property
     def edge_ranking(self) -> TiedRanking | None:
         """How the scores of edges rank the true ones; None where the truth names no edge."""
-        edges = self.truth.edges
-        return edge_ranking(self.edges, edges, *self._shape).ranking if edges else None
+        return None if self._ranked_edges is None else self._ranked_edges.ranking
+
+    @cached_property
+    def edge_overlap(self) -> Overlap | None:
+        """The committed edges, or as many best ranked as are true, against the true ones.
+
+        None where the truth names no edge.
+        """
+        edges, ranked = self.truth.edges, self._ranked_edges
+        if ranked is None or edges is None:
+            return None
+        return edge_overlap(ranked, self.selected_edges, edges, *self._shape)
 
     @cached_property
     def overlap(self) -> Overlap:
@@ -189,6 +205,11 @@ class Outcome:
             raise InvalidSpec(f"scores must be [n_layers, n_heads], not {self.scores.shape}")
         return self.scores.shape[0], self.scores.shape[1]
 
+    @cached_property
+    def _ranked_edges(self) -> EdgeRanking | None:
+        edges = self.truth.edges
+        return edge_ranking(self.edges, edges, *self._shape) if edges else None
+
     @property
     def _measured_efficiency(self) -> Mapping[str, Any] | None:
         """What schema 1 measured before it rounded the trace that it stored."""
@@ -245,6 +266,10 @@ _METER = (
     "peak_memory_bytes", "method_seconds",
 )  # fmt: skip
 _EDGES = {"embed->0.0.q": 2.0, "0.1->1.2.k": 1.0}
+_FAITHFULNESS = {
+    name: {"value": 0.5, "circuit": 1.0, "empty": 0.0, "full": 2.0} for name in MEASURED_ABLATIONS
+}
+_AREAS = {name: {"cpr": 0.5, "cmd": 0.5} for name in MEASURED_ABLATIONS}
 # A run that has everything a run can have. Metrics are tried on it when they are loaded, and
 # what it lacks no metric may refer to.
 EXAMPLE = Outcome(
@@ -252,6 +277,7 @@ EXAMPLE = Outcome(
         "scores": [[0.1, 0.9, 0.3], [0.2, 0.4, 0.8]],
         "selected": ["0.1", "1.2"],
         "edges": _EDGES,
+        "selected_edges": list(_EDGES),
         "trace": [{"queries": 2, "scores": [[0.6, 0.5, 0.4], [0.3, 0.2, 0.1]]}],
         "info": {},
     },
@@ -266,12 +292,16 @@ EXAMPLE = Outcome(
     },
     costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
     measurements={
-        "faithfulness": {
-            name: {"value": 0.5, "circuit": 1.0, "empty": 0.0, "full": 2.0}
-            for name in MEASURED_ABLATIONS
-        },
-        "mib": {name: {"cpr": 0.5, "cmd": 0.5} for name in MEASURED_ABLATIONS},
+        "faithfulness": _FAITHFULNESS,
+        "mib": _AREAS,
         "completeness": dict.fromkeys(("mean", "max", "relative_mean", "relative_max"), 0.5),
         "minimality": dict.fromkeys(("min", "mean", "relative_min", "relative_mean"), 0.5),
+        "edges": {
+            "faithfulness": _FAITHFULNESS,
+            "mib": _AREAS,
+            "mib_greedy": _AREAS,
+            "exact": _AREAS,
+            "minimality": dict.fromkeys(("min", "mean", "relative_min", "relative_mean"), 0.5),
+        },
     },
 )

@@ -15,7 +15,6 @@ import numpy as np
 from circuitbench.core.circuit import Edge, heads_of
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidCircuitFile, InvalidSpec
-from circuitbench.evaluation.against_truth.selection import Overlap
 from circuitbench.evaluation.outcome import Outcome
 from circuitbench.files.circuit_file import CircuitFile, Config, Ranking, node_of
 from circuitbench.files.formats import fitted, read
@@ -156,7 +155,12 @@ def answer(circuit: CircuitFile, top: int | None = None) -> Answer:
         told = np.flatnonzero(edge_rank > edge_rank.min())
         listed = {graph.edges[i]: float(edge_rank[i]) for i in told}
     size = {} if edges_in is None else {"edges_in": int(edges_in.sum())}
-    discovery = Discovery(scores, heads_of(selected), listed, info=size, signed=signed)
+    chosen = None
+    if edges_in is not None:
+        chosen = frozenset(config.graph.edges[i] for i in np.flatnonzero(edges_in))
+    discovery = Discovery(
+        scores, heads_of(selected), listed, info=size, signed=signed, selected_edges=chosen
+    )
     return Answer(config, discovery, edges_in)
 
 
@@ -253,22 +257,3 @@ def external_record(
         command=shlex.join(words),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def edge_overlap(found: Answer, truth: frozenset[Edge]) -> Overlap | None:
-    """The edges of the circuit against the true ones; None where the file names none as in.
-
-    Where no true edge touches an MLP the truth says nothing of MLPs, and their edges are left
-    out, as in :func:`circuitbench.evaluation.against_truth.edges.edge_ranking`.
-    """
-    if found.edges_in is None:
-        return None
-    touched = [_touches_mlp(edge) for edge in found.config.graph.edges]
-    mlps = any(map(_touches_mlp, truth))
-    kept = np.ones(len(touched), dtype=bool) if mlps else ~np.array(touched)
-    true = np.array([edge in truth for edge in found.config.graph.edges])
-    return Overlap.of(found.edges_in[kept], true[kept])
-
-
-def _touches_mlp(edge: Edge) -> bool:
-    return any(end.startswith("m") for end in edge)

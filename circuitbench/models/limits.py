@@ -18,9 +18,10 @@ class Limits:
         control: greatest control loss, relative to a uniform guess.
         nothing: greatest share of the metric left with every head ablated.
         sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
-        matters: least effect of a truth head in its best context.
-        tolerance: greatest effect of any other head, in any context.
-        together: greatest effect of a random half of the other heads.
+        edge_sufficiency: the same of the true edges alone.
+        matters: least effect of a truth head, or a true edge, in its best context.
+        tolerance: greatest effect of any other head or edge, in any context.
+        together: greatest effect of a random half of the other heads or edges.
         stability: greatest change of a truth head's effect from one prompt seed to the next.
     """
 
@@ -29,6 +30,7 @@ class Limits:
     control: float = 0.6
     nothing: float = 0.1
     sufficiency: float = 0.1
+    edge_sufficiency: float = 0.05
     matters: float = 0.05
     tolerance: float = 0.02
     together: float = 0.05

@@ -85,6 +85,7 @@ class EdgeOracle:
         ablation: str | None = None,
         control: bool = False,
         kl: bool = False,
+        per_prompt: bool = False,
         batch: Batch | None = None,
     ) -> Damages:
         """Damages of edge masks ``[n_masks, n_edges]``, one query each.
@@ -94,6 +95,7 @@ class EdgeOracle:
             ablation: what replaces a sender's contribution, instead of the oracle's own kind.
             control: whether to measure control damage too.
             kl: whether to measure the KL divergence too.
+            per_prompt: whether to give the task damage of each prompt too.
             batch: instead of the oracle's default one.
 
         Raises:
@@ -107,24 +109,27 @@ class EdgeOracle:
         self._account.charge(len(kept))
         for _ in kept:
             self._account.ask(batch, kind, control=control)
-        task, loss, divergence = [], [], []
+        values, loss, divergence = [], [], []
         with self._account.timed():
             run = _Run(self, batch, "task", kind)
             text = _Run(self, batch, "control", kind) if control else None
             clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
             for mask in kept:
                 final = run.final(mask)
-                task.append(run.value(final))
+                values.append(run.value_tensor(final).double().cpu())
                 if clean is not None:
                     divergence.append(run.divergence(clean, final))
                 if text is not None:
                     loss.append(text.value(text.final(mask)))
             metric, control_loss = batch.metric, batch.control_loss if control else 0.0
+            clean_rows = torch.from_numpy(batch.clean(batch, "task")) if per_prompt else None
+        each = torch.stack(values) if values else torch.zeros(0, len(batch)).double()
         return Damages(
-            task=metric - torch.tensor(task),
+            task=metric - torch.tensor([float(row.mean()) for row in values]),
             control=torch.tensor(loss) - control_loss if control else None,
             weight=self._weight,
             kl=torch.tensor(divergence) if kl else None,
+            per_prompt_task=None if clean_rows is None else (clean_rows - each).float(),
         )
 
     def gradient(

@@ -56,6 +56,6 @@ def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
     # Reading these raises what is wrong with them.
     _ = outcome.selected, outcome.relevant
     if outcome.discovery["edges"] is not None:
-        _ = outcome.edges
+        _ = outcome.edges, outcome.selected_edges
         if outcome.truth.edges is not None:
-            _ = outcome.edge_ranking
+            _ = outcome.edge_ranking, outcome.edge_overlap

@@ -32,6 +32,11 @@ def plain_discovery(discovery: Discovery) -> dict[str, Any]:
     }
     if discovery.signed is not None:
         content["signed"] = np.asarray(discovery.signed, dtype=float)
+    if discovery.signed_edges is not None:
+        signed = discovery.signed_edges.items()
+        content["signed_edges"] = {str(edge): float(score) for edge, score in signed}
+    if discovery.selected_edges is not None:
+        content["selected_edges"] = [str(edge) for edge in sorted(discovery.selected_edges)]
     kept: dict[str, Any] = plain(content, "discovery")
     return kept
 
@@ -41,18 +46,26 @@ def read_discovery(stored: Mapping[str, Any]) -> Discovery:
 
     Raises ``LookupError``, ``TypeError`` or ``ValueError`` where it does not hold together.
     """
-    edges, signed = stored.get("edges"), stored.get("signed")
+    signed, selected_edges = stored.get("signed"), stored.get("selected_edges")
     return Discovery(
         scores=np.asarray(stored["scores"], dtype=float),
         selected=frozenset(map(Head.parse, stored["selected"])),
-        edges=None if edges is None else {Edge.parse(e): float(s) for e, s in edges.items()},
+        edges=_read_edges(stored.get("edges")),
         trace=[
             TracePoint(int(point["queries"]), np.asarray(point["scores"], dtype=float))
             for point in stored.get("trace") or ()
         ],
         info=stored.get("info") or {},
         signed=None if signed is None else np.asarray(signed, dtype=float),
+        signed_edges=_read_edges(stored.get("signed_edges")),
+        selected_edges=None
+        if selected_edges is None
+        else frozenset(map(Edge.parse, selected_edges)),
     )
+
+
+def _read_edges(stored: Mapping[str, float] | None) -> dict[Edge, float] | None:
+    return None if stored is None else {Edge.parse(e): float(s) for e, s in stored.items()}
 
 
 def _rounded(scores: np.ndarray) -> list[list[float]]:

@@ -12,8 +12,10 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 FILE = ".index.parquet"
 FORMAT = 1
+_WORTH_WORKERS = 5_000  # records: below, starting processes costs more than it saves
+_CHUNK = 500
 _BLOCK_BYTES = 1 << 24  # more than one run takes
 _TEXTS = ("method", "task", "model_name", "run_id", "status", "stage", "reason", "created")
 _JSON_TEXTS = ("settings", "versions_text", "info_text")
@@ -44,7 +48,10 @@ def _silent(line: str) -> None:
 
 
 def read_runs(
-    folder: Path | str, warn: Callable[[str], None] = _silent, index: bool = True
+    folder: Path | str,
+    warn: Callable[[str], None] = _silent,
+    index: bool = True,
+    workers: int = 1,
 ) -> tuple[list[RunRow], list[Problem]]:
     """The good records under ``folder`` in short, ordered by content, and what is left out.
 
@@ -55,6 +62,8 @@ def read_runs(
         folder: searched with its subfolders.
         warn: gets one line per metric that raised on some run.
         index: use the index, and renew it if anything changed.
+        workers: processes that read, where many records are new. They are started afresh, which
+            runs the caller's main module again: ask for several from a guarded one only.
 
     Raises:
         InvalidSpec: there is no such folder.
@@ -62,9 +71,9 @@ def read_runs(
     folder = Path(folder)
     listed, problems = entries(folder)
     known = _read_index(folder) if index else {}
-    stamps = {}
-    fresh = False
-    rows: dict[str, RunRow] = {}
+    stamps: dict[str, str] = {}
+    found: dict[str, RunRow | None] = {}
+    stale: dict[str, Entry] = {}
     for entry in listed:
         name = _name(entry, folder)
         try:
@@ -72,19 +81,20 @@ def read_runs(
         except OSError as error:
             problems.append(Problem(entry.path, f"cannot be read ({error.strerror})"))
             continue
-        stamped, row = known.get(name, ("", None))
-        if row is None or stamped != stamp:
-            fresh = True
-            row = _read_row(entry, problems)
-        if row is not None:
-            rows[name] = row
-    if index and (fresh or len(rows) != len(known)):
+        stamped, found[name] = known.get(name, ("", None))
+        if found[name] is None or stamped != stamp:
+            stale[name] = entry
+    for name, (read_row, faulty) in zip(stale, _read_rows(stale.values(), workers), strict=True):
+        found[name] = read_row
+        problems += faulty
+    rows = {name: row for name, row in found.items() if row is not None}
+    if index and (stale or len(rows) != len(known)):
         _write_index(folder, rows, stamps)
     kept, duplicates = _one_per_run(rows.values())
     for line in _complaints(kept):
         warn(line)
-    found = dict.fromkeys([*problems, *duplicates])  # a damaged block is one problem, not many
-    return kept, sorted(found, key=lambda p: (str(p.path), p.message))
+    once = dict.fromkeys([*problems, *duplicates])  # a damaged block is one problem, not many
+    return kept, sorted(once, key=lambda p: (str(p.path), p.message))
 
 
 def frame(rows: Iterable[RunRow]) -> pd.DataFrame:
@@ -107,16 +117,29 @@ def frame(rows: Iterable[RunRow]) -> pd.DataFrame:
     return pandas.concat([settings[first], own, settings[rest], values], axis=1)
 
 
-def _read_row(entry: Entry, problems: list[Problem]) -> RunRow | None:
+_Reading = tuple[RunRow | None, list[Problem]]
+
+
+def _read_rows(chosen: Collection[Entry], workers: int) -> Iterator[_Reading]:
+    """Each record in short, or what is wrong with it, in the order given."""
+    if workers == 1 or len(chosen) < _WORTH_WORKERS:
+        return map(_read_row, chosen)
+    return _read_in_processes(chosen, workers)
+
+
+def _read_in_processes(chosen: Iterable[Entry], workers: int) -> Iterator[_Reading]:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(_read_row, chosen, chunksize=_CHUNK)
+
+
+def _read_row(entry: Entry) -> _Reading:
     try:
         record = read(entry)
     except CorruptRecord as error:
-        problems.append(problem_of(entry.path, error))
-        return None
+        return None, [problem_of(entry.path, error)]
     outcome = outcome_of(record)
-    found = faults(record, outcome)
-    problems += [Problem(entry.path, fault) for fault in found]
-    return None if found else RunRow.of(record, outcome)
+    found = [Problem(entry.path, fault) for fault in faults(record, outcome)]
+    return (None if found else RunRow.of(record, outcome)), found
 
 
 def _one_per_run(rows: Iterable[RunRow]) -> tuple[list[RunRow], list[Problem]]:

@@ -80,7 +80,8 @@ class Record(BaseModel):
         default_factory=dict,
         description="What the method answered: scores (n_layers x n_heads), selected heads "
         "('layer.head'), edges (score by 'sender->receiver', or null), trace (a list of "
-        "queries and scores), info. Empty if it did not answer.",
+        "queries and scores), info, perhaps signed, signed_edges and selected_edges. Empty if it "
+        "did not answer.",
     )
     truth: dict[str, Any] = Field(
         default_factory=dict,
@@ -89,7 +90,7 @@ class Record(BaseModel):
     measurements: dict[str, Any] = Field(
         default_factory=dict,
         description="What was asked of the model about the selected heads, without any truth: "
-        "faithfulness, mib, completeness, minimality, tests.",
+        "faithfulness, mib, completeness, minimality, tests; edges, if edges are scored.",
     )
     costs: dict[str, Any] = Field(
         default_factory=dict,
@@ -215,6 +216,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
         "kind": circuit.kind,
         "version": circuit.version,
         "ablations": list(circuit.ablations),
+        "edge_ablations": list(circuit.edge_ablations),
     }
 
 

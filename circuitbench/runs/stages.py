@@ -87,13 +87,15 @@ def discover(prepared: Prepared, oracle: Oracle) -> Discovery:
 
 
 def measure(prepared: Prepared, discovery: Discovery, meter: Meter) -> dict[str, Any]:
-    """What the model itself says about the selected heads, without any truth."""
+    """What the model itself says about the selected heads and edges, without any truth."""
     spec = prepared.spec
+    quick = spec.functional == "quick"
     found = measurements.measure(
         make_oracle(prepared, spec.task, prepared.task, "evaluation", meter),
         discovery,
         generator(spec.seed, spec.task, prepared.model.name, "functional"),
-        measurements.QUICK if spec.functional == "quick" else measurements.MeasurementSettings(),
+        measurements.QUICK if quick else measurements.MeasurementSettings(),
+        measurements.QUICK_EDGES if quick else measurements.EdgeSettings(),
     )
     del found["cost"]  # it stands with the other costs
     return found

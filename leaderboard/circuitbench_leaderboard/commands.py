@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def leaderboard(
         options["tasks"] = parse_names(tasks)
     if seeds is not None:
         options["seeds"] = parse_seeds(seeds)
+    options["workers"] = os.cpu_count() or 1
     click.echo(render(results, format_, out, warn=warn, **options).rstrip("\n"))
 
 

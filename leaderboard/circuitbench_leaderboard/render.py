@@ -25,16 +25,18 @@ def load_board(
     intervals: bool = False,
     tasks: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
+    workers: int = 1,
 ) -> Board:
     """Read a results folder and rank what is in it.
 
     ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
-    metrics; ``tasks`` and ``seeds`` keep only those runs. Raises :class:`InvalidSpec` for a folder
+    metrics; ``tasks`` and ``seeds`` keep only those runs; ``workers`` as in
+    :func:`circuitbench.results.index.read_runs`. Raises :class:`InvalidSpec` for a folder
     that is absent or holds no usable record and for a metric that cannot rank,
     :class:`UnknownName` for an unknown metric or a task that no record is about.
     """
     chosen = ranking_metric(by)
-    runs, problems = read_runs(results, warn)
+    runs, problems = read_runs(results, warn, workers=workers)
     for problem in problems:
         warn(f"left out {problem}")
     if not runs:
@@ -64,6 +66,7 @@ def render(
     warn: Callable[[str], None] = lambda line: None,
     tasks: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
+    workers: int = 1,
 ) -> str:
     """The leaderboard of a results folder as text.
 
@@ -76,6 +79,8 @@ def render(
         by: the metric that ranks.
         warn: gets one line per file that is left out.
         tasks, seeds: compare on these alone; None or empty takes all there are.
+        workers: processes that read many new records, see
+            :func:`circuitbench.results.index.read_runs`.
 
     Returns:
         What to print: the table, or with ``html`` and ``out`` the page's path.
@@ -86,7 +91,7 @@ def render(
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    shown = load_board(results, by, warn, format == "html", tasks, seeds)
+    shown = load_board(results, by, warn, format == "html", tasks, seeds, workers)
     base = Path(out) if out is not None else Path()
     if format != "html" and out is None:
         return next(iter(_texts(shown, format, base).values()))

@@ -280,6 +280,7 @@ def _edges(shown: Board) -> Table:
     within = ranking([e for e in shown.entries if e.values(value_of(main))], main)
     entries = [s.entry for s in within.standings]
     found = {m: estimates(entries, value_of(m), within.grid, m.key, sign=m.sign) for m in others}
+    others = [m for m in others if any(found[m])]
     queries = metric("queries")
     rows = tuple(
         _row(
@@ -294,6 +295,8 @@ def _edges(shown: Board) -> Table:
     note = (
         f"Ranking of all edges, mean over {count(len(within.grid.tasks), 'task')} whose truth "
         f"names edges x {count(len(within.grid.seeds), 'seed')}; methods that score edges; "
+        "where no edges are committed, sets are the R best ranked, R being how many are true; "
+        "CPR and CMD as MIB computes them (Mueller et al. 2025), CPR never without CMD; "
         f"{_legend(within)}."
     )
     return Table("edges", "Edges", note, columns if rows else (), rows)

@@ -16,7 +16,7 @@ from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
-LEAN: dict[str, Any] = {"prompts": 6, "subsets": 4, "others": 12}
+LEAN: dict[str, Any] = {"prompts": 6, "subsets": 4, "others": 12, "edge_sets": 0}
 
 
 class WithTruth(IOI):
@@ -34,14 +34,14 @@ class WithTruth(IOI):
 
 @pytest.fixture(scope="module")
 def card() -> Any:
-    return validate_task("ioi", planted(), IOI(), prompts=6, subsets=4)
+    return validate_task("ioi", planted(), IOI(), prompts=6, subsets=4, edge_sets=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_passes_on_every_task(preset: Any) -> None:
     model = registry.load_model(preset)
-    lean = LEAN if preset != "planted-large" else {"prompts": 3, "subsets": 2, "others": 4}
+    lean = LEAN if preset != "planted-large" else LEAN | {"prompts": 3, "subsets": 2, "others": 4}
     for name in TASKS:
         found = validate_task(name, model, registry.load_task(name), **lean)
         assert found.passed, render(found)
@@ -66,7 +66,7 @@ def failed(found: Any) -> Any:
 
 def test_a_truth_that_misses_a_role_fails() -> None:
     task = WithTruth(lambda roles: {k: v for k, v in roles.items() if k != "s_inhibition"})
-    found = validate_task("ioi", planted(), task, prompts=6, subsets=4)
+    found = validate_task("ioi", planted(), task, prompts=6, subsets=4, edge_sets=0)
     assert not found.passed
     assert "strongest other head, alone" in failed(found)
     assert "faithfulness of the truth alone - 1" in failed(found)

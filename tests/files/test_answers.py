@@ -11,7 +11,7 @@ from circuit_files import circuit
 from oracle_kit import random_model
 from synthetic_records import record
 
-from circuitbench.core.circuit import Edge, Head, heads_of
+from circuitbench.core.circuit import Circuit, Edge, Head, heads_of
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidCircuitFile, InvalidSpec
 from circuitbench.evaluation.metrics import values_of
@@ -20,7 +20,6 @@ from circuitbench.files import FORMATS, CircuitFile, Config, read, write
 from circuitbench.files.records import (
     answer,
     config_of,
-    edge_overlap,
     external_record,
     from_record,
     read_for,
@@ -29,6 +28,7 @@ from circuitbench.models.base import Model
 from circuitbench.results import read_record, write_record
 from circuitbench.results.content import faults
 from circuitbench.results.discovery import plain_discovery
+from circuitbench.results.record import truth_of
 from circuitbench.results.run_row import RunRow
 
 CONFIG = Config(6, 8, True, 16)  # the shape of the synthetic records
@@ -167,11 +167,12 @@ def test_edges_are_held_against_the_truth_without_mlps_it_does_not_speak_of() ->
     config = Config(1, 1, mlps=True)
     true = Edge("embed", "0.0.q")
     inside = np.array([edge == true or "m0" in edge for edge in config.graph.edges])
-    found = answer(CircuitFile(config, edges_in=inside))
-    overlap = edge_overlap(found, frozenset({true}))
+    truth = truth_of(Circuit({}, "invented", "constructed", edges=frozenset({true})))
+    found = answer(CircuitFile(config, edges_in=inside)).discovery
+    overlap = Outcome(plain_discovery(found), truth, {}, {}).edge_overlap
     assert overlap is not None
     assert (overlap.selected, overlap.both, overlap.items) == (1, 1, 5)
-    assert edge_overlap(answer(CircuitFile(config, edge_scores=inside)), frozenset()) is None
+    assert answer(CircuitFile(config, edge_scores=inside)).discovery.selected_edges is None
 
 
 def test_an_imported_circuit_is_a_record_that_holds_together(tmp_path: Path) -> None:

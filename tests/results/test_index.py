@@ -63,6 +63,18 @@ def test_rows_are_the_records_in_short_with_and_without_the_index(folder: Path) 
     assert content(read_runs(folder, index=False)[0]) == expected
 
 
+def test_processes_that_read_give_the_same_rows_and_problems(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(folder.glob("*.json")).write_text("{")
+    expected, problems = read_runs(folder, index=False)
+    monkeypatch.setattr(index, "_WORTH_WORKERS", 1)
+    rows, found = read_runs(folder, index=False, workers=2)
+    assert content(rows) == content(expected)
+    assert found == problems
+    assert len(problems) == 1
+
+
 def test_only_what_changed_is_read_again(folder: Path, reads: list[str]) -> None:
     read_runs(folder)
     assert len(reads) == 9

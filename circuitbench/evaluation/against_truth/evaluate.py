@@ -66,7 +66,8 @@ def evaluate(discovery: Discovery, truth: Circuit, queries: int | None = None) -
           ``mcc``, ``chance``, ``p_value``, ``undefined``.
         - ``roles``: per role, see :func:`role_metrics`; ``role_groups``: its summary.
         - ``efficiency``: quality against queries, see :func:`efficiency_metrics`.
-        - ``edges``: ranking metrics over edges; None where truth or method has none.
+        - ``edges``: ranking and set metrics over edges, see :func:`edge_metrics`; None where
+          truth or method has none.
 
     Raises:
         RunFailed: scores that are no grid of finite numbers, a selected head or a scored edge
@@ -87,7 +88,9 @@ def evaluate(discovery: Discovery, truth: Circuit, queries: int | None = None) -
     ]
     edges = None
     if truth.edges is not None and discovery.edges is not None:
-        edges = edge_metrics(discovery.edges, truth.edges, n_layers, n_heads)
+        edges = edge_metrics(
+            discovery.edges, truth.edges, n_layers, n_heads, discovery.selected_edges
+        )
     return {
         "ranking": ranking_metrics(scores, relevant),
         "selection": selection_metrics(selected, relevant),

@@ -10,7 +10,7 @@ import numpy as np
 from circuitbench.core.errors import InvalidSpec
 
 
-def matthews(true_positive: int, selected: int, relevant: int, items: int) -> float | None:
+def matthews(true_positive: float, selected: int, relevant: int, items: int) -> float | None:
     """Matthews correlation coefficient of two sets (Matthews 1975), in [-1, 1], chance 0.
 
     ``(items * tp - selected * relevant) / sqrt(selected (items - selected) relevant (items -
@@ -30,12 +30,15 @@ def jaccard(a: frozenset[Any] | set[Any], b: frozenset[Any] | set[Any]) -> float
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many items two sets share: ``both`` of ``selected`` and ``relevant``, among ``items``."""
+    """How many items two sets share: ``both`` of ``selected`` and ``relevant``, among ``items``.
+
+    ``both`` may be an expectation; all but Jaccard's index, linear in it, are then exact too.
+    """
 
     items: int
     selected: int
     relevant: int
-    both: int
+    both: float
 
     @classmethod
     def of(cls, selected: np.ndarray, relevant: np.ndarray) -> Overlap:
@@ -47,9 +50,29 @@ class Overlap:
         return cls(selected.size, int(selected.sum()), int(relevant.sum()), both)
 
     @property
+    def precision(self) -> float | None:
+        """``both / selected``, in [0, 1]; None for an empty selection."""
+        return _ratio(self.both, self.selected)
+
+    @property
+    def recall(self) -> float | None:
+        """``both / relevant``, in [0, 1]; None for an empty truth."""
+        return _ratio(self.both, self.relevant)
+
+    @property
     def f1(self) -> float | None:
         """``2 both / (selected + relevant)``, in [0, 1]; None for two empty sets."""
         return _ratio(2 * self.both, self.selected + self.relevant)
+
+    @property
+    def chance_precision(self) -> float | None:
+        """Expected precision of a random set of the same size."""
+        return _ratio(self.relevant, self.items) if self.selected else None
+
+    @property
+    def chance_recall(self) -> float | None:
+        """Expected recall of a random set of the same size."""
+        return _ratio(self.selected, self.items) if self.relevant else None
 
     @property
     def chance_f1(self) -> float | None:
@@ -99,14 +122,14 @@ def selection_metrics(selected: np.ndarray, relevant: np.ndarray) -> dict[str, A
         "n_items": items,
         "n_relevant": truth,
         "overlap": overlap,
-        "precision": _ratio(overlap, size),
-        "recall": _ratio(overlap, truth),
+        "precision": sets.precision,
+        "recall": sets.recall,
         "f1": sets.f1,
         "jaccard": _ratio(overlap, either - overlap),
         "mcc": sets.mcc,
         "chance": {
-            "precision": truth / items if size else None,
-            "recall": size / items if truth else None,
+            "precision": sets.chance_precision,
+            "recall": sets.chance_recall,
             "f1": sets.chance_f1,
             "jaccard": float((weight * possible / (either - possible)).sum()) if either else None,
             "mcc": 0.0 if sets.mcc is not None else None,

@@ -7,7 +7,7 @@ prompts; ``m(M)`` that of the whole model and ``m(0)`` that with every head abla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from circuitbench.core.errors import RunFailed
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Batch, Oracle
+    from circuitbench.oracle import Batch, Damages, Oracle
 
 MIB_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 RESOLUTION = 1e-4  # logits: the accuracy the oracle promises; smaller differences are none
@@ -25,25 +25,26 @@ RESOLUTION = 1e-4  # logits: the accuracy the oracle promises; smaller differenc
 class Probe:
     """Asks one oracle for the task metric of circuits, under one ablation, on given batches."""
 
+    unit = "heads"  # what circuits consist of
+
     def __init__(self, oracle: Oracle, batches: Sequence[Batch], ablation: str) -> None:
-        self._oracle, self._batches, self.ablation = oracle, tuple(batches), ablation
-        self.shape = (oracle.n_layers, oracle.n_heads)
+        self._batches, self.ablation = tuple(batches), ablation
+        self._query: Callable[..., Damages] = oracle.query
+        self.shape: tuple[int, ...] = (oracle.n_layers, oracle.n_heads)
         self.clean = np.concatenate([_array(b.clean(b, "task")) for b in self._batches])
 
     def per_prompt(self, circuits: np.ndarray) -> np.ndarray:
         """Task metric of each circuit on each prompt, ``[n, prompts]`` (logit units).
 
         Args:
-            circuits: ``[n, n_layers, n_heads]`` bool. Costs n queries per batch.
+            circuits: ``[n, *shape]`` bool. Costs n queries per batch.
 
         Raises:
             RunFailed: a value is not finite.
         """
         masks = torch.from_numpy(np.ascontiguousarray(circuits))
         damages = [
-            self._oracle.query(
-                masks, ablation=self.ablation, control=False, per_prompt=True, batch=batch
-            )
+            self._query(masks, ablation=self.ablation, control=False, per_prompt=True, batch=batch)
             for batch in self._batches
         ]
         damage = np.concatenate([_array(d.per_prompt_task) for d in damages], axis=1)
@@ -55,8 +56,17 @@ class Probe:
         """Task metric of each circuit, ``[n]``."""
         return np.asarray(self.per_prompt(circuits).mean(axis=1))
 
+    def name(self, place: Sequence[int]) -> str:
+        """What stands at a place of a circuit: ``"layer.head"``."""
+        return ".".join(map(str, place))
+
+    def by_name(self, places: np.ndarray, values: Sequence[Any]) -> dict[str, Any]:
+        """``{name: value}`` in the model's order, from ``places [n, dimensions]``."""
+        pairs = zip(map(tuple, places.tolist()), values, strict=True)
+        return {self.name(place): value for place, value in sorted(pairs, key=lambda p: p[0])}
+
     def empty(self) -> float:
-        """``m(0)``: every head ablated."""
+        """``m(0)``: everything ablated."""
         return float(self.mean(np.zeros((1, *self.shape), dtype=bool))[0])
 
 
@@ -134,15 +144,9 @@ def mib_areas(
     return {**result, **lists, **curve_areas(np.array(MIB_SIZES), curves.T)}
 
 
-def by_head(heads: np.ndarray, values: Sequence[Any]) -> dict[str, Any]:
-    """``{"layer.head": value}`` in the model's order, from ``heads [n, 2]``."""
-    pairs = zip(map(tuple, heads.tolist()), values, strict=True)
-    return {f"{la}.{h}": value for (la, h), value in sorted(pairs, key=lambda pair: pair[0])}
-
-
-def random_subsets(heads: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """``n`` uniform subsets of a set of heads, ``[n, n_layers, n_heads]`` bool."""
-    return np.asarray((rng.random((n, *heads.shape)) < 0.5) & heads)
+def random_subsets(circuit: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``n`` uniform subsets of a circuit, ``[n, *circuit.shape]`` bool."""
+    return np.asarray((rng.random((n, *circuit.shape)) < 0.5) & circuit)
 
 
 def completeness(
@@ -180,14 +184,14 @@ def minimality(
     """``max_K |m(C \\ (K + v)) - m(C \\ K)|`` for each head v of C (Wang et al. 2022, section 4.3).
 
     K runs over nothing, all of C but v, and random subsets of C without v. A head whose value
-    stays near 0 is not needed, not even as a backup. Higher is better.
+    stays near 0 is not needed, not even as a backup. Higher is better. The same of edges.
 
     Args:
-        max_heads: above this size, a random sample of the circuit's heads is tested.
+        max_heads: above this size, a random sample of the circuit's heads (edges) is tested.
 
     Returns:
-        ``heads``: value per tested head in logit units; ``min``, ``mean``, and as shares of
-        ``|m(M) - m(0)|`` ``relative_min``, ``relative_mean`` (None where that is 0).
+        ``heads`` (or ``edges``): value per tested one in logit units; ``min``, ``mean``, and as
+        shares of ``|m(M) - m(0)|`` ``relative_min``, ``relative_mean`` (None where that is 0).
     """
     tested = rng.permutation(np.argwhere(circuit))[:max_heads]
     removed = np.concatenate(
@@ -200,15 +204,15 @@ def minimality(
     kept = circuit & ~removed
     # each head is in or out of every C \ K already; only its flipped partner is new
     partners = np.repeat(kept[None], len(tested), axis=0)
-    for i, (layer, head) in enumerate(tested):
-        partners[i, :, layer, head] ^= True
+    for i, place in enumerate(tested):
+        partners[(i, slice(None), *place)] ^= True
     metric = probe.mean(np.concatenate([kept, partners.reshape(-1, *circuit.shape)]))
     base, flipped = metric[: len(kept)], metric[len(kept) :].reshape(len(tested), len(kept))
     value = np.abs(flipped - base).max(axis=1)
     scale = abs(float(probe.clean.mean()) - float(metric[1]))  # kept[1] is the empty circuit
     usable = scale >= RESOLUTION
     return {
-        "heads": by_head(tested, value.tolist()),
+        probe.unit: probe.by_name(tested, value.tolist()),
         "min": float(value.min()),
         "mean": float(value.mean()),
         "relative_min": float(value.min() / scale) if usable else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,19 @@ from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.against_truth.evaluate import checked_scores, checked_selection
 from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS, hypotheses
+from circuitbench.evaluation.without_truth.edge_areas import EdgeProbe, EdgeScores, edge_areas
 from circuitbench.evaluation.without_truth.faithfulness import (
     RESOLUTION,
     Probe,
-    by_head,
     completeness,
     faithfulness,
     mib_areas,
     minimality,
 )
+from circuitbench.oracle.ablations import ablation_named
 
 if TYPE_CHECKING:
-    from circuitbench.oracle import Oracle
+    from circuitbench.oracle import Batch, Oracle
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class MeasurementSettings:
         batches: batches of fresh prompts, shared by all metrics.
         subsets: random subsets K for completeness and minimality.
         random_circuits: reference circuits of Shi et al.'s tests; 0 leaves those tests out.
-        max_heads: heads of a large circuit that are tested one by one.
+        max_heads: heads, or edges, of a large circuit that are tested one by one.
         permutations: of the independence test.
         quantile, epsilon: of Shi et al.'s tests.
     """
@@ -62,8 +64,24 @@ class MeasurementSettings:
             raise InvalidSpec("quantile must lie in (0, 1) and epsilon in [0, 0.5)")
 
 
+@dataclass(frozen=True)
+class EdgeSettings:
+    """How much to ask about edges, with :class:`MeasurementSettings` for the rest.
+
+    Args:
+        ablations: for faithfulness and the areas.
+        greedy: whether to measure the areas by MIB's greedy rule too.
+        knockouts: whether to measure minimality and test the committed set.
+    """
+
+    ablations: tuple[str, ...] = MEASURED_ABLATIONS
+    greedy: bool = True
+    knockouts: bool = True
+
+
 # About a seventh of the default's queries: no hypothesis tests, one batch.
 QUICK = MeasurementSettings(batches=1, subsets=4, random_circuits=0, max_heads=8)
+QUICK_EDGES = EdgeSettings(("resample",), greedy=False, knockouts=False)
 
 
 def measure(
@@ -71,6 +89,7 @@ def measure(
     discovery: Discovery,
     rng: np.random.Generator,
     settings: MeasurementSettings | None = None,
+    edge_settings: EdgeSettings | None = None,
 ) -> dict[str, Any]:
     """Faithfulness, MIB areas, completeness, minimality and hypothesis tests of a discovery.
 
@@ -86,7 +105,8 @@ def measure(
         JSON-able: ``faithfulness {ablation: {value, circuit, empty, full}}``, ``mib {ablation:
         ...}``, ``completeness``, ``minimality``, ``tests`` (see :func:`circuit_tests`),
         ``rankings``, ``settings`` and ``cost``. What an empty circuit has no value for is None,
-        with the reason under ``undefined``.
+        with the reason under ``undefined``. Of a discovery that scores edges also ``edges``:
+        the same of them, see :func:`edge_measurements`.
 
     Raises:
         RunFailed: the discovery is broken, or the model gives values that are not finite.
@@ -113,16 +133,7 @@ def measure(
     }
     for ablation in settings.ablations:
         probe = Probe(oracle, batches, ablation)
-        pair = np.stack([circuit, np.zeros_like(circuit)])
-        kept, empty = (float(x) for x in probe.mean(pair))
-        full = float(probe.clean.mean())
-        value = faithfulness(kept, empty, full)
-        result["faithfulness"][ablation] = {
-            "value": value,
-            "circuit": kept,
-            "empty": empty,
-            "full": full,
-        }
+        result["faithfulness"][ablation] = _faithfulness(probe, circuit)
         result["mib"][ablation] = mib_areas(probe, signed, scores, rng)
     probe = Probe(oracle, batches, oracle.ablation)
     if circuit.any():
@@ -135,8 +146,84 @@ def measure(
         result["undefined"] = dict.fromkeys(("completeness", "minimality", "tests"), why)
     result["settings"] = {**asdict(settings), "ablation": oracle.ablation}
     result["settings"]["ablations"] = list(settings.ablations)
+    if discovery.edges is not None:
+        result["edges"] = edge_measurements(
+            oracle, discovery, batches, rng, settings, edge_settings or EdgeSettings()
+        )
     result["cost"] = oracle.meter.since(before).as_dict()
     return result
+
+
+def edge_measurements(
+    oracle: Oracle,
+    discovery: Discovery,
+    batches: Sequence[Batch],
+    rng: np.random.Generator,
+    settings: MeasurementSettings,
+    edge_settings: EdgeSettings,
+) -> dict[str, Any]:
+    """What the model says of the edges that a discovery scores and of those it commits to.
+
+    Returns:
+        ``mib``, ``mib_greedy`` and ``exact``, each ``{ablation: areas}`` (see
+        :func:`edge_areas`); of the committed set ``faithfulness {ablation: {value, circuit,
+        empty, full}}``, ``minimality`` and ``tests`` (under the oracle's own ablation);
+        ``rankings`` and ``settings``. What does not exist is None, with the reason under
+        ``undefined``.
+    """
+    result: dict[str, Any] = {
+        "mib": {},
+        "mib_greedy": {},
+        "exact": {},
+        "faithfulness": None,
+        "minimality": None,
+        "tests": None,
+        "rankings": {
+            "cpr": "edges" if discovery.signed_edges is None else "signed_edges",
+            "cmd": "edges",
+        },
+        "undefined": {},
+        "settings": {**asdict(edge_settings), "ablations": list(edge_settings.ablations)},
+    }
+    try:
+        graph = oracle.edges.graph
+    except InvalidSpec as error:
+        result["undefined"] = {"edges": str(error)}
+        return result
+    scores = EdgeScores.of(discovery, graph)
+    chosen = discovery.selected_edges or frozenset()
+    circuit = np.array([edge in chosen for edge in graph.edges])
+    if circuit.any():
+        result["faithfulness"] = {}
+    for ablation in edge_settings.ablations:
+        probe = EdgeProbe(oracle, batches, ablation)
+        for rule, areas in edge_areas(probe, scores, rng, edge_settings.greedy).items():
+            result[rule][ablation] = areas
+        if circuit.any():
+            result["faithfulness"][ablation] = _faithfulness(probe, circuit)
+    if not circuit.any():
+        why = "no edge was selected"
+        result["undefined"] = dict.fromkeys(("faithfulness", "minimality", "tests"), why)
+    elif not edge_settings.knockouts:
+        why = "left out by the settings"
+        result["undefined"] = dict.fromkeys(("minimality", "tests"), why)
+    elif not ablation_named(oracle.ablation).edges:
+        why = f"{oracle.ablation} ablation knows no edges"
+        result["undefined"] = dict.fromkeys(("minimality", "tests"), why)
+    else:
+        probe = EdgeProbe(oracle, batches, oracle.ablation)
+        result["minimality"] = minimality(probe, circuit, settings.subsets, rng, settings.max_heads)
+        if settings.random_circuits:
+            result["tests"] = circuit_tests(probe, circuit, rng, settings)
+    return result
+
+
+def _faithfulness(probe: Probe, circuit: np.ndarray) -> dict[str, float | None]:
+    pair = np.stack([circuit, np.zeros_like(circuit)])
+    kept, empty = (float(x) for x in probe.mean(pair))
+    full = float(probe.clean.mean())
+    value = faithfulness(kept, empty, full)
+    return {"value": value, "circuit": kept, "empty": empty, "full": full}
 
 
 def circuit_tests(
@@ -145,13 +232,13 @@ def circuit_tests(
     rng: np.random.Generator,
     settings: MeasurementSettings | None = None,
 ) -> dict[str, Any]:
-    """The tests of Shi et al. 2024 on one non-empty circuit, at head granularity.
+    """The tests of Shi et al. 2024 on one non-empty circuit, of heads or of edges.
 
     Returns:
         ``equivalence``, ``independence``, ``minimality {heads: {head: {effect, p_value}},
-        unnecessary, p_value}``, ``sufficiency``, ``partial_necessity``: see
-        :mod:`circuitbench.evaluation.without_truth.hypotheses`. ``minimality`` is None for the
-        whole model, which has no head to add.
+        unnecessary, p_value}`` (``edges`` of a circuit of edges), ``sufficiency``,
+        ``partial_necessity``: see :mod:`circuitbench.evaluation.without_truth.hypotheses`.
+        ``minimality`` is None for the whole model, which has nothing to add.
     """
     settings = settings or MeasurementSettings()
     alone, without = probe.per_prompt(np.stack([circuit, ~circuit]))
@@ -193,17 +280,17 @@ def _minimality_test(
     outside = rng.permutation(np.argwhere(~circuit))[: settings.random_circuits]
     if not len(outside):
         return None
-    heads = np.concatenate([inside, outside])
-    changed = np.repeat(circuit[None], len(heads), axis=0)
-    changed[np.arange(len(heads)), heads[:, 0], heads[:, 1]] ^= True
+    places = np.concatenate([inside, outside])
+    changed = np.repeat(circuit[None], len(places), axis=0)
+    changed[(np.arange(len(places)), *places.T)] ^= True
     effects = np.abs(probe.per_prompt(changed) - alone).mean(axis=1)
     effects = np.where(effects < RESOLUTION, 0.0, effects)
     own, added = effects[: len(inside)], effects[len(inside) :]
     p = hypotheses.minimality_p_values(own, added, settings.quantile)
     own_p = [{"effect": float(e), "p_value": float(q)} for e, q in zip(own, p, strict=True)]
-    tested = by_head(inside, own_p)
+    tested = probe.by_name(inside, own_p)
     return {
-        "heads": tested,
+        probe.unit: tested,
         "unnecessary": [name for name, entry in tested.items() if entry["p_value"] < 0.05],
         "n_random": len(outside),
         "p_value": float(p.min()),

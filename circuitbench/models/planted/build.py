@@ -116,19 +116,7 @@ def _head_maps(
     rng: np.random.Generator,
 ) -> dict[Head, HeadMaps]:
     """The maps on features of every head but the noise heads."""
-    wiring = Wiring(
-        roles=config.roles,
-        space=space,
-        language=language,
-        sharpness=config.sharpness,
-        gain=config.gain,
-        inhibition=config.inhibition,
-        negative=config.negative,
-        repair=config.repair,
-        out_scale=config.out_scale,
-        shared_tasks=config.shared_tasks,
-        shared_language=config.shared_language,
-    )
+    wiring = wiring_of(config, language, space)
     maps = {
         head: CATALOGUE[role].build(wiring, copy)
         for role in config.roles
@@ -142,6 +130,23 @@ def _head_maps(
         )
         maps[head] = HeadMaps(pattern, ov)
     return maps
+
+
+def wiring_of(config: PlantedConfig, language: Language, space: FeatureSpace) -> Wiring:
+    """What the catalogue's roles are written with in a model."""
+    return Wiring(
+        roles=config.roles,
+        space=space,
+        language=language,
+        sharpness=config.sharpness,
+        gain=config.gain,
+        inhibition=config.inhibition,
+        negative=config.negative,
+        repair=config.repair,
+        out_scale=config.out_scale,
+        shared_tasks=config.shared_tasks,
+        shared_language=config.shared_language,
+    )
 
 
 def _random_map(space: FeatureSpace, block: str, rng: np.random.Generator) -> np.ndarray:

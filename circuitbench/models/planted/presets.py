@@ -146,7 +146,14 @@ HARD = replace(
     superposition=1.03,
 )
 
-HARD_LIMITS = Limits(accuracy=0.95, tolerance=0.06, together=0.2, sufficiency=0.2, control=0.62)
+HARD_LIMITS = Limits(
+    accuracy=0.95,
+    tolerance=0.06,
+    together=0.2,
+    sufficiency=0.2,
+    edge_sufficiency=0.2,
+    control=0.62,
+)
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
 LARGE = replace(

@@ -28,6 +28,7 @@ LENGTH = 18
     family="Planted",
     paper="Heimersheim and Janiak 2023",
     link="https://www.alignmentforum.org/posts/u6KXXmKFbXfWzoAXn",
+    granularity="edges",
 )
 @dataclass(frozen=True)
 class Docstring:
@@ -71,7 +72,9 @@ class Docstring:
 
     def truth(self, model: Model) -> Circuit:
         """Previous-token heads, a reader of the last listed argument, argument movers."""
-        return planted_truth(model, "docstring", "Heimersheim and Janiak 2023 (docstring circuit)")
+        return planted_truth(
+            model, "docstring", "Heimersheim and Janiak 2023 (docstring circuit)", self.prompts
+        )
 
 
 def _lay_out(

@@ -23,6 +23,7 @@ LENGTH = 12
     family="Planted",
     paper="Hanna et al. 2023",
     link="https://arxiv.org/abs/2305.00586",
+    granularity="edges",
 )
 @dataclass(frozen=True)
 class GreaterThan:
@@ -67,4 +68,6 @@ class GreaterThan:
 
     def truth(self, model: Model) -> Circuit:
         """Heads that fetch the number, and heads that raise what is above it."""
-        return planted_truth(model, "greater-than", "Hanna et al. 2023 (arXiv 2305.00586)")
+        return planted_truth(
+            model, "greater-than", "Hanna et al. 2023 (arXiv 2305.00586)", self.prompts
+        )

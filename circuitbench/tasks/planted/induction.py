@@ -25,6 +25,7 @@ from circuitbench.tasks.planted.prompts import (
     family="Planted",
     paper="Olsson et al. 2022",
     link="https://arxiv.org/abs/2209.11895",
+    granularity="edges",
 )
 @dataclass(frozen=True)
 class Induction:
@@ -60,4 +61,6 @@ class Induction:
 
     def truth(self, model: Model) -> Circuit:
         """Previous-token heads feeding induction heads by K-composition."""
-        return planted_truth(model, "induction", "Olsson et al. 2022 (arXiv 2209.11895)")
+        return planted_truth(
+            model, "induction", "Olsson et al. 2022 (arXiv 2209.11895)", self.prompts
+        )

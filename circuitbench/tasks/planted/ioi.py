@@ -29,6 +29,7 @@ FIRST, SECOND, THIRD = (1, 4), (5, 8), (9, 12)
     family="Planted",
     paper="Wang et al. 2022",
     link="https://arxiv.org/abs/2211.00593",
+    granularity="edges",
 )
 @dataclass(frozen=True)
 class IOI:
@@ -70,4 +71,4 @@ class IOI:
 
     def truth(self, model: Model) -> Circuit:
         """Duplicate-token, S-inhibition, (negative, backup) name mover heads."""
-        return planted_truth(model, "ioi", "Wang et al. 2022 (arXiv 2211.00593)")
+        return planted_truth(model, "ioi", "Wang et al. 2022 (arXiv 2211.00593)", self.prompts)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit, Role
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.seeding import generator
 from circuitbench.models.base import Model
 from circuitbench.models.planted.build import PlantedModel
+from circuitbench.models.planted.edges import EDGE_ABLATIONS, edges_of
 from circuitbench.models.planted.roles import CATALOGUE, task_roles
+from circuitbench.tasks.base import Prompts
 
 SPAN = 24
 """Tokens of a control span."""
+
+SHOWN = 32
+"""Prompts on which it is seen what varies."""
+
+Draw = Callable[[Model, int, np.random.Generator], Prompts]
 
 
 def planted_of(model: Model, task: str) -> PlantedModel:
@@ -37,11 +47,16 @@ def distinct(items: np.ndarray, n: int, k: int, rng: np.random.Generator) -> np.
     return rng.permuted(np.tile(items, (n, 1)), axis=1)[:, :k]
 
 
-def planted_truth(model: Model, task: str, modelled_on: str) -> Circuit:
-    """The circuit as constructed, with what ablating one head of every role shows."""
+def planted_truth(model: Model, task: str, modelled_on: str, prompts: Draw) -> Circuit:
+    """The circuit as constructed, with what ablating one head of every role shows.
+
+    ``prompts`` draws the task's prompts, always the same here: edges are those that carry what
+    varies over them.
+    """
     planted = planted_of(model, task)
     config = planted.config
     names = [role for role in task_roles(task, config.shared_tasks) if role in config.roles]
+    shown = prompts(model, SHOWN, generator(0, task, "edges"))
     roles = {}
     for name in names:
         count, mode = config.roles[name]
@@ -57,6 +72,15 @@ def planted_truth(model: Model, task: str, modelled_on: str) -> Circuit:
         f"{modelled_on}",
         kind="constructed",
         ablations=("zero", "mean", "resample"),
+        edges=edges_of(
+            planted,
+            names,
+            shown.tokens.numpy(),
+            shown.counterfactual.numpy(),
+            shown.positions.numpy(),
+            shown.token_ids.numpy(),
+        ),
+        edge_ablations=EDGE_ABLATIONS,
         blind_spots=tuple(f"{name}: {role.shows}" for name, role in roles.items() if _blind(role)),
     )
 

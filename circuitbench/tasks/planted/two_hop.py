@@ -25,6 +25,7 @@ from circuitbench.tasks.planted.prompts import (
     family="Planted",
     paper="Olsson et al. 2022",
     link="https://arxiv.org/abs/2209.11895",
+    granularity="edges",
 )
 @dataclass(frozen=True)
 class TwoHop:
@@ -61,5 +62,8 @@ class TwoHop:
     def truth(self, model: Model) -> Circuit:
         """Previous-token heads, then a head per hop."""
         return planted_truth(
-            model, "two-hop", "induction (Olsson et al. 2022, arXiv 2209.11895), done twice"
+            model,
+            "two-hop",
+            "induction (Olsson et al. 2022, arXiv 2209.11895), done twice",
+            self.prompts,
         )

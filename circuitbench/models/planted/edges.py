@@ -1,0 +1,131 @@
+"""Which edges a task's circuit consists of, read off the maps its heads were written as.
+
+A planted head's maps say what its query, key and value read and what it writes. The circuit is
+run in the space of features, where nothing is hidden and no other head is in the way, and every
+edge is asked what it carries: what the sender writes, as far as the receiver's map reads it.
+
+An edge is true if what it carries *varies*: if, at a position from which the metric can hear the
+receiver, it differs from its value on the counterfactual or from its mean over counterfactuals.
+That is what resample and mean ablation put in its place. What is the same on every prompt (the
+score of the sink, position codes, a flag of a token that always stands in the same place) matters
+under zero ablation only, and is not in this truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from circuitbench.core.circuit import Edge, Head
+from circuitbench.models.planted.build import PlantedModel, wiring_of
+from circuitbench.models.planted.roles import CATALOGUE, HeadMaps
+
+VARIES = 0.01
+"""Least change that counts, relative to the largest of any sender to the same receiver."""
+
+EDGE_ABLATIONS = ("mean", "resample")
+"""The ablations under which what varies is what matters."""
+
+
+def edges_of(
+    planted: PlantedModel,
+    roles: Sequence[str],
+    tokens: np.ndarray,
+    counterfactual: np.ndarray,
+    positions: np.ndarray,
+    answers: np.ndarray,
+) -> frozenset[Edge]:
+    """The edges of the circuit made of ``roles``, on these prompts.
+
+    Args:
+        planted: the model.
+        roles: of the circuit; every head of each belongs to it.
+        tokens, counterfactual: ``[n, pos]`` token ids.
+        positions: ``[n, k]``; where the metric reads logits.
+        answers: token ids whose logits it reads, of any shape.
+    """
+    circuit = _Circuit(planted, roles, tokens, counterfactual)
+    needed = np.zeros(tokens.shape, dtype=bool)
+    np.put_along_axis(needed, positions, True, axis=1)
+    readout = planted.space.unembed[:, np.unique(answers)]
+    found = [Edge(sender, "logits") for sender in circuit.heard(readout, needed, "")]
+    for head in reversed(circuit.maps):
+        needed = circuit.needed[str(head)]
+        if not needed.any():
+            continue
+        # what stands at any position up to a needed one may be attended to
+        before = np.flip(np.logical_or.accumulate(np.flip(needed, 1), 1), 1)
+        for letter, where in (("q", needed), ("k", before), ("v", before)):
+            senders = circuit.heard(circuit.reads(head, letter), where, str(head))
+            found += [Edge(sender, f"{head}.{letter}") for sender in senders]
+    return frozenset(found)
+
+
+class _Circuit:
+    """A circuit's heads, run on features.
+
+    Attributes:
+        maps: head -> its maps, in order of computation.
+        needed: sender -> ``[n, pos]``, where somebody hears what it writes.
+    """
+
+    def __init__(
+        self,
+        planted: PlantedModel,
+        roles: Sequence[str],
+        tokens: np.ndarray,
+        counterfactual: np.ndarray,
+    ) -> None:
+        wiring = wiring_of(planted.config, planted.language, planted.space)
+        heads = sorted(
+            (head, CATALOGUE[role].build(wiring, copy))
+            for role in roles
+            for copy, head in enumerate(planted.heads[role])
+        )
+        self.maps: dict[Head, HeadMaps] = dict(heads)
+        self.n = len(tokens)
+        texts = np.concatenate([tokens, counterfactual])
+        space = planted.space
+        self.written = {"embed": space.embed[texts] + space.positions[: texts.shape[1]]}
+        for head, maps in self.maps.items():
+            stream = sum(self.written[sender] for sender in self._before(str(head)))
+            self.written[str(head)] = _run(maps, np.asarray(stream))
+        self.needed = {sender: np.zeros(tokens.shape, dtype=bool) for sender in self.written}
+
+    def reads(self, head: Head, letter: str) -> np.ndarray:
+        """Everything a side of a head reads: its maps side by side, ``[size, d]``."""
+        maps = self.maps[head]
+        if letter == "v":
+            return np.hstack([value @ output for value, output in maps.ov])
+        return np.hstack([term["qk".index(letter)] for term in maps.qk])
+
+    def heard(self, reads: np.ndarray, where: np.ndarray, receiver: str) -> list[str]:
+        """The senders from which a receiver hears what varies, at positions ``where [n, pos]``."""
+        change = {}
+        for sender in self._before(receiver):
+            carried = self.written[sender] @ reads
+            clean, other = carried[: self.n], carried[self.n :]
+            change[sender] = np.maximum(
+                np.abs(clean - other).max(-1), np.abs(clean - other.mean(0)).max(-1)
+            )
+        least = VARIES * max(float((x * where).max()) for x in change.values())
+        senders = [sender for sender, x in change.items() if (x * where).max() > max(least, 1e-6)]
+        for sender in senders:
+            self.needed[sender] |= where & (change[sender] > least)
+        return senders
+
+    def _before(self, receiver: str) -> list[str]:
+        """Senders below a head, or all of them below the logits (``""``)."""
+        below = [str(h) for h in self.maps if not receiver or h.layer < Head.parse(receiver).layer]
+        return ["embed", *below]
+
+
+def _run(maps: HeadMaps, stream: np.ndarray) -> np.ndarray:
+    """What a head writes, ``[n, pos, size]``, on a stream of features of that shape."""
+    scores = sum((stream @ q) @ (stream @ k).swapaxes(1, 2) for q, k in maps.qk)
+    later = np.triu(np.ones(stream.shape[1:2] * 2, dtype=bool), 1)
+    scores = np.where(later, -np.inf, scores)
+    pattern = np.exp(scores - scores.max(-1, keepdims=True))
+    pattern /= pattern.sum(-1, keepdims=True)
+    return np.asarray(sum(pattern @ (stream @ value) @ output for value, output in maps.ov))
