@@ -1,0 +1,81 @@
+"""The table of docs/baselines.md: ``python experiments/tables/baselines.py``.
+
+Every method on the five planted tasks, on plantings of three presets whose seeds no published
+record uses. A run draws its prompts, and all else, from the planting's seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from circuitbench import RunFailed, RunSpec
+from circuitbench.evaluation.metrics import metric
+from circuitbench.results.content import outcome_of
+from circuitbench.runs.prepare import prepare
+from circuitbench.runs.run import run
+
+METHODS = (
+    "head-importance",
+    "subnetwork-probing",
+    "shapley",
+    "greedy-forward",
+    "greedy-backward",
+    "subset-regression",
+    "pairwise-regression",
+)
+PRESETS = ("planted", "planted-redundant", "planted-hard")
+TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+
+
+def score(method: str, task: str, preset: str, seed: int) -> tuple[float, float, int, float]:
+    """Average precision, F1, queries and CPU seconds (measuring included) of one run."""
+    spec = RunSpec(
+        method=method,
+        task=task,
+        model=f"{preset}@{seed}",
+        seed=seed,
+        batch_size=16,
+        functional="none",
+    )
+    prepared = prepare(spec)
+    began = time.process_time()
+    record = run(prepared)
+    if record.status != "done":
+        raise RunFailed(f"{method} on {task}, {preset}@{seed}: {record.reason}")
+    seconds = time.process_time() - began
+    outcome = outcome_of(record)
+    precision, f1 = (metric(key).of(outcome) for key in ("average_precision", "f1"))
+    assert precision is not None
+    assert f1 is not None
+    return precision, f1, record.costs["discovery"]["queries"], seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=(100, 101, 102))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    columns = [f"{preset} AP | F1" for preset in options.presets]
+    print("| method |", " | ".join(columns), "| queries | slowest, CPU s |")
+    print("|---|" + "---:|" * (2 * len(columns) + 2))
+    for method in options.methods:
+        cells, costs = [], []
+        for preset in options.presets:
+            runs = [score(method, t, preset, s) for s in options.seeds for t in options.tasks]
+            precision, f1 = np.mean([one[:2] for one in runs], axis=0)
+            cells += [f"{precision:.2f}", f"{f1:.2f}"]
+            costs += [one[2:] for one in runs]
+        queries = f"{np.mean([cost[0] for cost in costs]):,.0f}"
+        slowest = f"{max(cost[1] for cost in costs):.0f}"
+        print("|", " | ".join([method, *cells, queries, slowest]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
