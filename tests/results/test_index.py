@@ -176,7 +176,7 @@ def picky_metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return 1.0
 
     extra = metrics.Metric("picky", "Picky", picky, origin="other 2.0")
-    monkeypatch.setattr(metrics, "_OURS", (*metrics._OURS, extra))
+    monkeypatch.setattr(metrics, "OURS", (*metrics.OURS, extra))
     metrics._load.cache_clear()
     yield
     metrics._load.cache_clear()

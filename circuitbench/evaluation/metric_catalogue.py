@@ -1,0 +1,332 @@
+"""Our metrics, in the order of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from circuitbench.evaluation.against_truth import ranking
+from circuitbench.evaluation.against_truth.ranking import TiedRanking
+from circuitbench.evaluation.against_truth.selection import Overlap
+from circuitbench.evaluation.metric import Metric, Need, Value
+from circuitbench.evaluation.outcome import Outcome
+from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
+
+
+def _of_heads(
+    key: str,
+    title: str,
+    about: str,
+    measure: Callable[[TiedRanking], float | None],
+    minor: bool = False,
+) -> Metric:
+    return Metric(
+        key,
+        title,
+        lambda run: None if run.ranking is None else measure(run.ranking),
+        about,
+        needs=("truth",),
+        chance=lambda run: None if run.ranking is None else measure(run.ranking.uninformed()),
+        minor=minor,
+        on_ranking=measure,
+    )
+
+
+def _of_edges(
+    key: str, title: str, about: str, measure: Callable[[TiedRanking], float | None]
+) -> Metric:
+    return Metric(
+        f"edge_{key}",
+        title,
+        lambda run: None if run.edge_ranking is None else measure(run.edge_ranking),
+        about,
+        kind="edges",
+        needs=("edges",),
+        chance=lambda run: (
+            None if run.edge_ranking is None else measure(run.edge_ranking.uninformed())
+        ),
+    )
+
+
+def _of_edge_set(
+    key: str,
+    title: str,
+    about: str,
+    measure: Callable[[Overlap], float | None],
+    chance: Callable[[Overlap], float | None],
+) -> Metric:
+    rule = "of the committed edges; where none are committed, of the R best ranked"
+    return Metric(
+        f"edge_{key}",
+        title,
+        lambda run: None if run.edge_overlap is None else measure(run.edge_overlap),
+        f"{about} {rule}, R being how many are true.",
+        kind="edges",
+        needs=("edges",),
+        chance=lambda run: None if run.edge_overlap is None else chance(run.edge_overlap),
+        minor=key in ("precision", "recall"),
+    )
+
+
+def _pessimistic(run: Outcome) -> float | None:
+    ranked = run.edge_ranking
+    if ranked is None or ranked.n_relevant == ranked.n_items:
+        return None
+    return ranking.pessimistic_auroc(ranked)
+
+
+def _function_of_edges(ablation: str) -> tuple[Metric, ...]:
+    """Faithfulness, CPR and CMD of circuits of edges under an ablation.
+
+    MIB's areas, which are defined under resampling, stand in the tables; all else is minor.
+    """
+    needs: tuple[Need, ...] = ("measurements",)
+    found = [
+        Metric(
+            f"edge_faithfulness_{ablation}",
+            f"Edge faith. {ablation}",
+            lambda run: run.measured("edges", "faithfulness", ablation, "value"),
+            f"Share of the metric that the committed edges keep under {ablation} ablation.",
+            kind="edges",
+            better="neither",
+            needs=needs,
+            minor=True,
+        )
+    ]
+    rules = (
+        ("mib", "", "as MIB computes it"),
+        ("mib_greedy", "_greedy", "as MIB computes it with the greedy option"),
+        ("exact", "_exact", "exact: nothing pruned, from no edge to all"),
+    )
+    for rule, suffix, words in rules:
+        for area, better in (("cpr", "neither"), ("cmd", "lower")):
+            what = "faithfulness" if area == "cpr" else "the distance of faithfulness from 1"
+            lower = "; lower is better" if area == "cmd" else ""
+            found.append(
+                Metric(
+                    f"edge_{area}{suffix}_{ablation}",
+                    f"Edge {area.upper()}{suffix.replace('_', ' ')} {ablation}",
+                    partial(_area, rule=rule, ablation=ablation, area=area),
+                    f"Area under {what} over numbers of edges, {ablation} ablation, "
+                    f"{words}{lower}.",
+                    kind="edges",
+                    better="lower" if better == "lower" else "neither",
+                    needs=needs,
+                    minor=rule != "mib" or ablation != "resample",
+                )
+            )
+    return tuple(found)
+
+
+def _area(run: Outcome, rule: str, ablation: str, area: str) -> float | None:
+    return run.measured("edges", rule, ablation, area)
+
+
+def _auroc(ranked: TiedRanking) -> float | None:
+    return ranking.auroc(ranked) if ranked.n_relevant < ranked.n_items else None
+
+
+def _function(ablation: str) -> tuple[Metric, ...]:
+    """Faithfulness, CPR and CMD under an ablation.
+
+    Always together: CPR alone is unbounded and rewards overshooting.
+    """
+    needs: tuple[Need, ...] = ("measurements",)
+    return (
+        Metric(
+            f"faithfulness_{ablation}",
+            f"Faith. {ablation}",
+            lambda run: run.measured("faithfulness", ablation, "value"),
+            f"Share of the metric that the committed heads keep under {ablation} ablation.",
+            kind="function",
+            better="neither",
+            needs=needs,
+        ),
+        Metric(
+            f"cpr_{ablation}",
+            f"CPR {ablation}",
+            lambda run: run.measured("mib", ablation, "cpr"),
+            f"Area under faithfulness over circuit sizes, {ablation} ablation (MIB).",
+            kind="function",
+            better="neither",
+            needs=needs,
+        ),
+        Metric(
+            f"cmd_{ablation}",
+            f"CMD {ablation}",
+            lambda run: run.measured("mib", ablation, "cmd"),
+            f"Area between faithfulness and 1 over circuit sizes, {ablation} ablation; lower is "
+            "better (MIB).",
+            kind="function",
+            better="lower",
+            needs=needs,
+        ),
+    )
+
+
+def _cost(
+    key: str,
+    title: str,
+    compute: Value,
+    about: str,
+    unit: str = "",
+    digits: int = 0,
+    minor: bool = False,
+) -> Metric:
+    return Metric(
+        key, title, compute, about, "cost", "lower", unit=unit, digits=digits, minor=minor
+    )
+
+
+def _passes(run: Outcome) -> float | None:
+    forwards, backwards = run.cost("discovery", "forwards"), run.cost("discovery", "backwards")
+    return None if forwards is None or backwards is None else forwards + 2 * backwards
+
+
+def _mebibytes(run: Outcome) -> float | None:
+    peak = run.cost("discovery", "peak_memory_bytes")
+    return None if peak is None else peak * 2.0**-20
+
+
+# Average precision leads: circuits are rare among heads, and unlike AUROC it does not reward
+# sorting the many heads that nobody would look at.
+OURS: tuple[Metric, ...] = (
+    _of_heads(
+        "average_precision",
+        "AP",
+        "Average precision of the head ranking.",
+        ranking.average_precision,
+    ),
+    _of_heads("auroc", "AUROC", "Area under the ROC curve; chance is 0.5.", _auroc),
+    _of_heads(
+        "r_precision",
+        "R-prec.",
+        "Share of true heads among the R best ranked, R being the circuit's size.",
+        ranking.r_precision,
+        minor=True,
+    ),
+    Metric(
+        "f1",
+        "F1",
+        lambda run: run.overlap.f1,
+        "F1 of the heads the method commits to.",
+        needs=("truth",),
+        chance=lambda run: run.overlap.chance_f1,
+    ),
+    Metric(
+        "mcc",
+        "MCC",
+        lambda run: run.overlap.mcc,
+        "Matthews correlation of the committed heads.",
+        needs=("truth",),
+        chance=lambda run: 0.0,
+        minor=True,
+    ),
+    Metric(
+        "group_recall",
+        "Roles",
+        lambda run: run.group_recall,
+        "Share of roles of which enough heads are among the R best ranked.",
+        needs=("truth",),
+    ),
+    Metric(
+        "area",
+        "AP area",
+        lambda run: run.area(ranking.average_precision),
+        "Area under average precision against log queries: good early is better than good late.",
+        needs=("truth",),
+        minor=True,
+    ),
+    _of_edges(
+        "average_precision",
+        "Edge AP",
+        "Average precision of the edge ranking.",
+        ranking.average_precision,
+    ),
+    _of_edges(
+        "auroc", "Edge AUROC", "Area under the ROC curve over edges, as in scikit-learn.", _auroc
+    ),
+    Metric(
+        "edge_auroc_pessimistic",
+        "Edge AUROC (ACDC)",
+        _pessimistic,
+        "Area under ACDC's pessimistic staircase below the ROC curve over edges; a tie counts "
+        "nothing, and one tie of all edges is worth 0.",
+        kind="edges",
+        needs=("edges",),
+        minor=True,
+    ),
+    _of_edges(
+        "r_precision",
+        "Edge R-prec.",
+        "Share of true edges among the R best ranked, R being how many are true.",
+        ranking.r_precision,
+    ),
+    _of_edge_set("f1", "Edge F1", "F1", lambda found: found.f1, lambda found: found.chance_f1),
+    _of_edge_set("mcc", "Edge MCC", "Matthews correlation", lambda found: found.mcc, lambda _: 0.0),
+    _of_edge_set(
+        "precision",
+        "Edge prec.",
+        "Precision",
+        lambda found: found.precision,
+        lambda found: found.chance_precision,
+    ),
+    _of_edge_set(
+        "recall",
+        "Edge recall",
+        "Recall",
+        lambda found: found.recall,
+        lambda found: found.chance_recall,
+    ),
+    *(found for ablation in MEASURED_ABLATIONS for found in _function_of_edges(ablation)),
+    *(found for ablation in MEASURED_ABLATIONS for found in _function(ablation)),
+    _cost(
+        "queries",
+        "Queries",
+        lambda run: run.cost("discovery", "queries"),
+        "Oracle queries of the discovery: a mask is one, a gradient three.",
+    ),
+    Metric(
+        "queries_to_90",
+        "To 90 %",
+        lambda run: run.queries_to_target,
+        "Queries until 90 % of the circuit's heads were among as many best ranked; none where a "
+        "run never got there.",
+        kind="cost",
+        better="lower",
+        unit="queries",
+        needs=("truth",),
+        digits=0,
+        minor=True,
+    ),
+    _cost(
+        "passes",
+        "Passes",
+        _passes,
+        "Forward-equivalents of the discovery: passes of one batch, a backward one counts as two.",
+        minor=True,
+    ),
+    _cost(
+        "training_queries",
+        "Training",
+        lambda run: run.cost("training", "queries"),
+        "Oracle queries of training beforehand, metered apart.",
+        unit="queries",
+    ),
+    _cost(
+        "seconds",
+        "Time",
+        lambda run: run.cost("discovery", "method_seconds"),
+        "Wall-clock time of the discovery.",
+        unit="s",
+        digits=1,
+    ),
+    _cost(
+        "memory",
+        "Memory",
+        _mebibytes,
+        "Peak memory of the whole run.",
+        unit="MiB",
+        minor=True,
+    ),
+)
