@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from circuitbench import AblationName, Discovery, Head, Info, InvalidSpec, Oracle
+from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle
+from circuitbench_baselines.edge_ranking import edge_discovery
 from circuitbench_baselines.selection import above
 
 
@@ -107,22 +108,15 @@ class EdgeAttributionPatching:
         Raises:
             InvalidSpec: the model is run by hooks, which know no edges; or nothing is listed.
         """
-        if self.listed < 1:
-            raise InvalidSpec(f"listed must be 1 or more, not {self.listed}")
         edges = oracle.edges.edges
         effects = oracle.edges.gradient(torch.ones(1, len(edges)), ablation=self.ablation)[0]
         strength = effects.abs().double().numpy()
         scores = effects.double().numpy() if self.signed else strength
-        grid, best = np.zeros(oracle.shape), np.full(oracle.shape, -1.0)
-        for edge, score, size in zip(edges, scores, strength, strict=True):
-            if "." in edge.sender and size > best[head := Head.parse(edge.sender)]:
-                grid[head], best[head] = score, size
-        strongest = np.argsort(-scores, kind="stable")[: self.listed]
-        enough = self.threshold * abs(oracle.clean_metric)
-        return Discovery(
-            grid,
-            above(grid, enough),
-            {edges[i]: float(scores[i]) for i in strongest},
-            signed_edges=None if self.signed else {edges[i]: float(effects[i]) for i in strongest},
-            selected_edges=frozenset(edges[i] for i in strongest if scores[i] > enough),
+        return edge_discovery(
+            oracle,
+            scores,
+            scores > self.threshold * abs(oracle.clean_metric),
+            effects=None if self.signed else effects.double().numpy(),
+            strength=strength,
+            listed=self.listed,
         )
