@@ -19,9 +19,10 @@ from circuitbench.core.circuit import Head
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import generator
 from circuitbench.models.planted.config import PlantedConfig
+from circuitbench.models.planted.fading import divide
 from circuitbench.models.planted.features import FeatureSpace, feature_space
 from circuitbench.models.planted.language import Language, make_language, random_rotation
-from circuitbench.models.planted.roles import CATALOGUE, HeadMaps, Wiring
+from circuitbench.models.planted.roles import CATALOGUE, LANGUAGE_ROLES, HeadMaps, Wiring
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 
 
@@ -38,6 +39,7 @@ class PlantedModel:
     space: FeatureSpace
     heads: Mapping[str, tuple[Head, ...]]
     transformer: Transformer
+    wiring: Wiring
 
     @property
     def dials(self) -> dict[str, Any]:
@@ -80,11 +82,16 @@ def plant(config: PlantedConfig, seed: int = 0) -> PlantedModel:
         config.d_junk,
         config.out_scale,
         config.shared_tasks,
+        paths=1 if config.fading is None else len(config.fading.paths),
+        awake=[
+            CATALOGUE[role].stands_in_for for role in config.roles if CATALOGUE[role].stands_in_for
+        ],
     )
+    wiring = _wiring(config, language, space, generator(seed, "planted", "fading"))
     heads = _place(config, generator(seed, "planted", "places"))
-    maps = _head_maps(config, language, space, heads, generator(seed, "planted", "lookalikes"))
+    maps = _head_maps(config, wiring, heads, generator(seed, "planted", "lookalikes"))
     transformer = _hide(config, space, heads, maps, generator(seed, "planted", "weights"))
-    return PlantedModel(config, seed, language, space, heads, transformer)
+    return PlantedModel(config, seed, language, space, heads, transformer, wiring)
 
 
 def _place(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[Head, ...]]:
@@ -110,42 +117,62 @@ def _place(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[H
 
 def _head_maps(
     config: PlantedConfig,
-    language: Language,
-    space: FeatureSpace,
+    wiring: Wiring,
     heads: Mapping[str, tuple[Head, ...]],
     rng: np.random.Generator,
 ) -> dict[Head, HeadMaps]:
     """The maps on features of every head but the noise heads."""
-    wiring = wiring_of(config, language, space)
     maps = {
         head: CATALOGUE[role].build(wiring, copy)
         for role in config.roles
         for copy, head in enumerate(heads[role])
     }
-    models = sorted(config.roles) or ["unigram"]
+    space, models = wiring.space, sorted(config.roles) or ["unigram"]
     for i, head in enumerate(heads["lookalike"]):
-        pattern = CATALOGUE[models[i % len(models)]].build(wiring, 0).qk
-        ov = tuple(
+        model = CATALOGUE[models[i % len(models)]].build(wiring, 0)
+        ov = [
             (space.read(block), _random_map(space, block, rng)) for block in ("tok_name", "tok_num")
-        )
-        maps[head] = HeadMaps(pattern, ov)
+        ]
+        if config.fading is not None and config.fading.leak:
+            leak = config.fading.leak * rng.choice([-1.0, 1.0])
+            ov += [(value, leak * output) for value, output in model.ov]
+        maps[head] = HeadMaps(model.qk, tuple(ov))
     return maps
 
 
-def wiring_of(config: PlantedConfig, language: Language, space: FeatureSpace) -> Wiring:
-    """What the catalogue's roles are written with in a model."""
+def _wiring(
+    config: PlantedConfig, language: Language, space: FeatureSpace, rng: np.random.Generator
+) -> Wiring:
+    """What the catalogue's roles are written with; ``rng`` draws how circuits fade."""
+    fading = config.fading
+    divisions, repairs, hurts = {}, {}, {}
+    if fading is not None:
+        tokens = {"name": len(language.names), "num": len(language.nums)}
+        for role in sorted(set(config.roles) - set(LANGUAGE_ROLES)):
+            kind, n = CATALOGUE[role], config.roles[role].n
+            rest = kind.writes_logits or bool(kind.stands_in_for)
+            divisions[role] = divide(n, tokens[kind.group], fading, not rest, rng)
+            if kind.stands_in_for:
+                repairs[role] = float(rng.uniform(*fading.repair))
+            if kind.sign < 0:
+                hurts[role] = float(rng.uniform(*fading.hurt))
     return Wiring(
         roles=config.roles,
         space=space,
         language=language,
         sharpness=config.sharpness,
-        gain=config.gain,
+        gain=config.gain * (1.0 if fading is None else fading.paths[0]),
         inhibition=config.inhibition,
         negative=config.negative,
         repair=config.repair,
         out_scale=config.out_scale,
         shared_tasks=config.shared_tasks,
         shared_language=config.shared_language,
+        softness=None if fading is None else fading.softness,
+        paths=(1.0,) if fading is None else fading.paths,
+        divisions=divisions,
+        repairs=repairs,
+        hurts=hurts,
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from circuitbench.core.circuit import Edge, Head
-from circuitbench.models.planted.build import PlantedModel, wiring_of
+from circuitbench.models.planted.build import PlantedModel
 from circuitbench.models.planted.roles import CATALOGUE, HeadMaps
 
 VARIES = 0.01
@@ -77,9 +77,8 @@ class _Circuit:
         tokens: np.ndarray,
         counterfactual: np.ndarray,
     ) -> None:
-        wiring = wiring_of(planted.config, planted.language, planted.space)
         heads = sorted(
-            (head, CATALOGUE[role].build(wiring, copy))
+            (head, CATALOGUE[role].build(planted.wiring, copy))
             for role in roles
             for copy, head in enumerate(planted.heads[role])
         )

@@ -13,14 +13,17 @@ Roles and names follow the circuits they are modelled on: induction (Olsson et a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from circuitbench.models.planted.fading import Division
 from circuitbench.models.planted.features import FeatureSpace
 from circuitbench.models.planted.language import Language
 
+T = TypeVar("T")
 Mode = Literal["and", "or"]
 Term = tuple[np.ndarray, np.ndarray]
 
@@ -60,31 +63,95 @@ class Wiring:
     out_scale: float
     shared_tasks: bool
     shared_language: bool
+    softness: float | None = None
+    paths: tuple[float, ...] = (1.0,)
+    divisions: Mapping[str, Division] = field(default_factory=dict)
+    repairs: Mapping[str, float] = field(default_factory=dict)
+    hurts: Mapping[str, float] = field(default_factory=dict)
 
     def copies(self, role: str) -> Copies:
         """Copies of a role; one where the model has none (its readers then stay silent)."""
         return self.roles.get(role, Copies(1))
 
-    def share(self, role: str) -> float:
-        """What one copy writes: all of it (``or``), or its part (``and``)."""
+    def share(self, role: str, copy: int) -> float:
+        """What a copy writes: all of it (``or``), or its part (``and``)."""
+        if role in self.divisions:
+            return float(self.divisions[role].strength[copy])
         count, mode = self.copies(role)
         return 1.0 if mode == "or" else 1.0 / count
 
     def total(self, role: str) -> float:
         """What all copies write together."""
-        return self.share(role) * self.copies(role).n
+        if role in self.divisions:
+            return float(self.divisions[role].strength.sum())
+        return self.share(role, 0) * self.copies(role).n
+
+    def served(self, role: str, copy: int, group: str) -> np.ndarray:
+        """Selector ``[size, tokens]`` of the token of a group, weighted as a copy serves it."""
+        selector = self.space.read(f"tok_{group}")
+        if role in self.divisions:
+            selector = selector * self.divisions[role].serves[copy]
+        return selector
+
+    def seen(self, role: str, copy: int, group: str) -> np.ndarray:
+        """Selector ``[size, 1]`` of a group's flag, weighted as a copy serves the token."""
+        if role in self.divisions:
+            return self.served(role, copy, group).sum(1, keepdims=True)
+        return self.space.read(group)
+
+    def awake(self, role: str, copy: int, seen: np.ndarray) -> tuple[Term, ...]:
+        """What tells a role's stand-ins that it is at work; nothing where it has none."""
+        if f"{role}_stand_in" not in self.roles:
+            return ()
+        return ((seen, self.share(role, copy) * self.space.write(f"awake_{role}")),)
 
     def threshold(self, *roles: str) -> float:
-        """The level between "written in full" and "one needed copy is missing"."""
+        """The level between "written in full" and "one needed copy is missing".
+
+        Half of what is needed where circuits fade.
+        """
+        if self.softness is not None:
+            return 0.5
         return max(1.0 - 0.5 / self._parts(role) for role in roles)
 
     def scale(self, *roles: str) -> float:
-        """Attention sharpness that keeps the same margin however many copies share the work."""
+        """Attention sharpness that keeps the same margin however many copies share the work.
+
+        Lower, and the same for any number of copies, where circuits fade.
+        """
+        if self.softness is not None:
+            return self.sharpness * self.softness
         return self.sharpness * max(self._parts(role) for role in roles)
 
     def _parts(self, role: str) -> int:
         count, mode = self.copies(role)
         return 1 if mode == "or" else count
+
+    def on_path(self, path: int) -> Wiring:
+        """The wiring of one of several parallel circuits, whose roles have the plain names."""
+        end = f"_{path}"
+
+        def own(everything: Mapping[str, T]) -> dict[str, T]:
+            return {k.removesuffix(end): v for k, v in everything.items() if k.endswith(end)}
+
+        return replace(
+            self,
+            roles=own(self.roles),
+            space=self.space.on_path(path),
+            gain=self.gain * self.paths[path - 1] / self.paths[0],
+            divisions=own(self.divisions),
+            repairs=own(self.repairs),
+            hurts=own(self.hurts),
+        )
+
+    def alone(self, role: str, part: Division) -> Wiring:
+        """The wiring in which a role is a single head that does ``part`` of its work."""
+        return replace(
+            self,
+            roles={r: c for r, c in self.roles.items() if r != f"{role}_stand_in"}
+            | {role: Copies(1)},
+            divisions={**self.divisions, role: part},
+        )
 
     def at_offset(self, offset: int, strength: float) -> Term:
         """Score ``strength`` on the key ``offset`` positions back (side lobes elsewhere)."""
@@ -101,6 +168,19 @@ class Wiring:
     def logits(self, group: str, strength: float = 1.0) -> np.ndarray:
         """Injector into the logits of a token group, in logit units."""
         return strength * self.out_scale * self.space.write(f"out_{group}")
+
+    def copied(self, role: str, copy: int) -> tuple[Term, ...]:
+        """A copy writes the name it attends to into the logits, and reports to stand-ins."""
+        value = self.served(role, copy, "name")
+        seen = self.seen(role, copy, "name")
+        strength = self.share(role, copy) * self.gain
+        return (value, self.logits("name", strength)), *self.awake(role, copy, seen)
+
+    def kept(self, role: str, copy: int, group: str) -> tuple[Term, ...]:
+        """A copy keeps the token it attends to for a later head, and reports to stand-ins."""
+        value, seen = self.served(role, copy, group), self.seen(role, copy, group)
+        written = self.share(role, copy) * self.space.write(f"hop_{group}")
+        return (value, written), *self.awake(role, copy, seen)
 
     def previous(self, task: str) -> tuple[str, str]:
         """The role that serves ``task`` as previous-token head, and the block it writes."""
@@ -124,6 +204,9 @@ class RoleKind:
         reads: what must stand below it; of roles joined by ``|`` one suffices.
         sign: -1 where ablation improves the metric.
         writes_logits: its copies add up in the logits, so they cannot be an "or".
+        group: of the tokens it serves.
+        stands_in_for: the role it repairs.
+        fades: whether it exists only where circuits fade.
     """
 
     stages: tuple[int, int]
@@ -131,13 +214,18 @@ class RoleKind:
     reads: tuple[str, ...] = ()
     sign: int = 1
     writes_logits: bool = False
+    group: str = "name"
+    stands_in_for: str = ""
+    fades: bool = False
 
 
 def _previous_token(w: Wiring, copy: int) -> HeadMaps:
-    read, write, share = w.space.read, w.space.write, w.share("previous_token")
+    read, write, share = w.space.read, w.space.write, w.share("previous_token", copy)
+    seen = w.seen("previous_token", copy, "name") + read("skip")
     ov = [
-        (read("tok_name"), share * write("prev")),
+        (w.served("previous_token", copy, "name"), share * write("prev")),
         (read("skip"), share * write("after_skip")),
+        *w.awake("previous_token", copy, seen),
     ]
     if w.shared_language:
         part = 1.0 / w.copies("previous_token").n
@@ -146,7 +234,7 @@ def _previous_token(w: Wiring, copy: int) -> HeadMaps:
 
 
 def _chain_previous_token(w: Wiring, copy: int) -> HeadMaps:
-    read, write, share = w.space.read, w.space.write, w.share("chain_previous_token")
+    read, write, share = w.space.read, w.space.write, w.share("chain_previous_token", copy)
     ov = (
         (read("tok_name"), share * write("chain_prev")),
         (read("skip"), share * write("chain_after_skip")),
@@ -155,7 +243,7 @@ def _chain_previous_token(w: Wiring, copy: int) -> HeadMaps:
 
 
 def _argument_previous_token(w: Wiring, copy: int) -> HeadMaps:
-    share = w.share("argument_previous_token")
+    share = w.share("argument_previous_token", copy)
     ov = (w.space.read("tok_name"), share * w.space.write("argument_prev"))
     return HeadMaps((w.at_offset(1, w.sharpness),), (ov,))
 
@@ -165,8 +253,8 @@ def _induction(w: Wiring, copy: int) -> HeadMaps:
     read, beta = w.space.read, w.scale("previous_token")
     match = (beta * read("tok_name"), read("prev"))
     rest = w.sink(beta * w.threshold("previous_token"), after_skip=beta)
-    copied = (read("tok_name"), w.logits("name", w.share("induction") * w.gain))
-    return HeadMaps((match, rest), (copied,))
+    copied = w.copied("induction", copy)
+    return HeadMaps((match, rest), copied)
 
 
 def _first_hop(w: Wiring, copy: int) -> HeadMaps:
@@ -176,12 +264,11 @@ def _first_hop(w: Wiring, copy: int) -> HeadMaps:
     read, beta, total = w.space.read, w.scale(role), w.total(role)
     match = (beta * read("tok_name"), read(block))
     rest = w.sink(beta * (total + w.threshold(role)), **{flag: -beta * total})
-    kept = (read("tok_name"), w.share("first_hop") * w.space.write("hop_name"))
-    return HeadMaps((match, rest), (kept,))
+    return HeadMaps((match, rest), w.kept("first_hop", copy, "name"))
 
 
 def _second_hop(
-    w: Wiring, role: str, task: str, sources: tuple[str, ...], flag: str | None
+    w: Wiring, copy: int, role: str, task: str, sources: tuple[str, ...], flag: str | None
 ) -> HeadMaps:
     """Attend to the name that follows the intermediate result, awake only under ``flag``."""
     previous, block = w.previous(task)
@@ -194,27 +281,25 @@ def _second_hop(
     else:
         most = w.total(previous) * max(w.total(source) for source in sources)
         rest = w.sink(beta * (level + most), **{flag: -beta * most})
-    copied = (read("tok_name"), w.logits("name", w.share(role) * w.gain))
-    return HeadMaps((match, names_only, rest), (copied,))
+    return HeadMaps((match, names_only, rest), w.copied(role, copy))
 
 
 def _chain_mover(w: Wiring, copy: int) -> HeadMaps:
     if w.shared_tasks:
         sources = ("first_hop", "argument_reader")
-        return _second_hop(w, "chain_mover", "two-hop", sources, None)
-    return _second_hop(w, "chain_mover", "two-hop", ("first_hop",), "chain_after_skip")
+        return _second_hop(w, copy, "chain_mover", "two-hop", sources, None)
+    return _second_hop(w, copy, "chain_mover", "two-hop", ("first_hop",), "chain_after_skip")
 
 
 def _argument_mover(w: Wiring, copy: int) -> HeadMaps:
-    return _second_hop(w, "argument_mover", "docstring", ("argument_reader",), "param")
+    return _second_hop(w, copy, "argument_mover", "docstring", ("argument_reader",), "param")
 
 
 def _argument_reader(w: Wiring, copy: int) -> HeadMaps:
     """At PARAM, fetch the argument listed last (two positions back)."""
     beta = w.sharpness
     rest = w.sink(1.6 * beta, param=-1.1 * beta)
-    kept = (w.space.read("tok_name"), w.share("argument_reader") * w.space.write("hop_name"))
-    return HeadMaps((w.at_offset(2, beta), rest), (kept,))
+    return HeadMaps((w.at_offset(2, beta), rest), w.kept("argument_reader", copy, "name"))
 
 
 def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
@@ -223,18 +308,22 @@ def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
     match = (beta * read("tok_name"), read("tok_name"))
     # the strength at which a self-match and the worst side lobe stay equally far below the sink
     not_self = w.at_offset(0, -beta / (1.0 + w.space.side_lobe))
-    flagged = (read("name"), w.share("duplicate_token") * w.space.write("duplicate"))
-    return HeadMaps((match, not_self, w.sink(0.5 * beta)), (flagged,))
+    seen = w.seen("duplicate_token", copy, "name")
+    flagged = (seen, w.share("duplicate_token", copy) * w.space.write("duplicate"))
+    ov = (flagged, *w.awake("duplicate_token", copy, seen))
+    return HeadMaps((match, not_self, w.sink(0.5 * beta)), ov)
 
 
 def _s_inhibition(w: Wiring, copy: int) -> HeadMaps:
     """At END, attend to the repeated name and tell the movers not to copy it."""
-    read, write, share = w.space.read, w.space.write, w.share("s_inhibition")
+    read, write, share = w.space.read, w.space.write, w.share("s_inhibition", copy)
     beta = w.scale("duplicate_token")
     repeated = (beta * read("end"), read("duplicate"))
+    seen = w.seen("s_inhibition", copy, "name")
     ov = (
-        (read("tok_name"), share * write("inhibited")),
-        (read("name"), share * write("subject_found")),
+        (w.served("s_inhibition", copy, "name"), share * write("inhibited")),
+        (seen, share * write("subject_found")),
+        *w.awake("s_inhibition", copy, seen),
     )
     return HeadMaps((repeated, w.sink(beta * w.threshold("duplicate_token"))), ov)
 
@@ -250,16 +339,15 @@ def _moving(w: Wiring) -> tuple[Term, ...]:
 
 
 def _name_mover(w: Wiring, copy: int) -> HeadMaps:
-    read, part = w.space.read, 1.0 / w.copies("name_mover").n
-    ov = (
-        (read("tok_name"), w.logits("name", part * w.gain)),
-        (read("name"), part * w.space.write("movers_awake")),
-    )
+    seen, part = w.seen("name_mover", copy, "name"), w.share("name_mover", copy)
+    reports = (seen, part * w.space.write("movers_awake"))
+    ov = (*w.copied("name_mover", copy)[:1], reports, *w.awake("name_mover", copy, seen))
     return HeadMaps(_moving(w), ov)
 
 
 def _negative_name_mover(w: Wiring, copy: int) -> HeadMaps:
-    strength = -w.negative * w.gain * w.share("negative_name_mover")
+    negative = w.hurts.get("negative_name_mover", w.negative)
+    strength = -negative * w.gain * w.share("negative_name_mover", copy)
     return HeadMaps(_moving(w), ((w.space.read("tok_name"), w.logits("name", strength)),))
 
 
@@ -274,15 +362,15 @@ def _backup_name_mover(w: Wiring, copy: int) -> HeadMaps:
         (-w.inhibition * beta * read("inhibited"), read("tok_name")),
         rest,
     )
-    strength = w.share("backup_name_mover") * w.repair * w.gain / movers
+    strength = w.share("backup_name_mover", copy) * w.repair * w.gain / movers
     return HeadMaps(qk, ((read("tok_name"), w.logits("name", strength)),))
 
 
 def _year_reader(w: Wiring, copy: int) -> HeadMaps:
     """At CMP, fetch the number."""
     read, beta = w.space.read, w.sharpness
-    kept = (read("tok_num"), w.share("year_reader") * w.space.write("hop_num"))
-    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
+    kept = w.kept("year_reader", copy, "num")
+    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), kept)
 
 
 def _greater_than(w: Wiring, copy: int) -> HeadMaps:
@@ -291,8 +379,13 @@ def _greater_than(w: Wiring, copy: int) -> HeadMaps:
     order = np.arange(len(w.language.nums))
     above = np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain
     match = (beta * read("hop_num"), read("tok_num"))
-    ov = (read("tok_num") @ above, w.logits("num", w.share("greater_than")))
-    return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), (ov,))
+    seen = w.seen("greater_than", copy, "num")
+    raised = w.served("greater_than", copy, "num") @ above
+    ov = (
+        (raised, w.logits("num", w.share("greater_than", copy))),
+        *w.awake("greater_than", copy, seen),
+    )
+    return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), ov)
 
 
 def _part_of(matrix: np.ndarray, copy: int, count: int) -> np.ndarray:
@@ -323,7 +416,7 @@ CATALOGUE: dict[str, RoleKind] = {
     "argument_previous_token": RoleKind((0, 0), _argument_previous_token),
     "duplicate_token": RoleKind((0, 0), _duplicate_token),
     "argument_reader": RoleKind((0, 1), _argument_reader),
-    "year_reader": RoleKind((0, 1), _year_reader),
+    "year_reader": RoleKind((0, 1), _year_reader, group="num"),
     "first_hop": RoleKind((1, 1), _first_hop, ("previous_token|chain_previous_token",)),
     "s_inhibition": RoleKind((1, 1), _s_inhibition, ("duplicate_token",)),
     "induction": RoleKind((1, 2), _induction, ("previous_token",), writes_logits=True),
@@ -340,7 +433,9 @@ CATALOGUE: dict[str, RoleKind] = {
         ("argument_reader", "argument_previous_token"),
         writes_logits=True,
     ),
-    "greater_than": RoleKind((2, 3), _greater_than, ("year_reader",), writes_logits=True),
+    "greater_than": RoleKind(
+        (2, 3), _greater_than, ("year_reader",), writes_logits=True, group="num"
+    ),
     "negative_name_mover": RoleKind(
         (2, 3), _negative_name_mover, ("s_inhibition",), sign=-1, writes_logits=True
     ),
@@ -353,16 +448,128 @@ CATALOGUE: dict[str, RoleKind] = {
 UNSHARED_ROLES = ("chain_previous_token", "argument_previous_token", "argument_mover")
 """Roles that exist only where tasks do not share their heads."""
 
-OPTIONAL = ("backup_name_mover", "negative_name_mover")
+MAX_PATHS = 3
+"""Parallel circuits of one task, at most."""
+
+STAND_INS = (
+    "previous_token",
+    "duplicate_token",
+    "argument_reader",
+    "year_reader",
+    "first_hop",
+    "s_inhibition",
+    "induction",
+    "name_mover",
+    "chain_mover",
+    "greater_than",
+)
+"""Roles that others may stand in for, in a later layer."""
+
+AGAINST = ("induction", "chain_mover", "greater_than")
+"""Roles that others may work against, beside name movers."""
+
+
+def _stand_in(base: str, w: Wiring, copy: int) -> HeadMaps:
+    """What ``base`` does, asleep as far as ``base`` reports to be at work."""
+    role = f"{base}_stand_in"
+    part = w.divisions[role].copy(copy, w.repairs[role])
+    maps = CATALOGUE[base].build(w.alone(base, part), 0)
+    level, slope = _sleep(base, w)
+    query = level * w.space.read("one") + slope * w.space.read(f"awake_{base}")
+    return HeadMaps((*maps.qk, (query, w.space.read("bos"))), maps.ov)
+
+
+def _sleep(base: str, w: Wiring) -> tuple[float, float]:
+    """What is added to a stand-in's sink: at once, and when its role is at work in full.
+
+    Together they take away the margin by which the role's own match beats its sink, half of it
+    when the role is at work by half.
+    """
+    if base == "duplicate_token":  # its margin depends on where the earlier copy stands
+        return 0.0, 2.0 * w.sharpness
+    margin = {"previous_token": 1.0, "argument_reader": 0.5, "year_reader": 0.5}
+    soft = w.scale(base)
+    return margin.get(base, 0.0) * w.sharpness - (0.5 * soft if base in margin else 0.0), soft
+
+
+def _against(base: str, w: Wiring, copy: int) -> HeadMaps:
+    """Attends as ``base`` does and writes against the answer."""
+    role = f"negative_{base}"
+    part = w.divisions[role].copy(copy, -w.hurts[role])
+    return CATALOGUE[base].build(w.alone(base, part), 0)
+
+
+def _on_path(role: str, path: int, w: Wiring, copy: int) -> HeadMaps:
+    return CATALOGUE[role].build(w.on_path(path), copy)
+
+
+def _derived() -> dict[str, RoleKind]:
+    """Stand-ins, heads against the answer, and all of them on parallel paths."""
+    kinds = {}
+    for role in STAND_INS:
+        kinds[f"{role}_stand_in"] = replace(
+            CATALOGUE[role],
+            build=partial(_stand_in, role),
+            reads=(role,),
+            stands_in_for=role,
+            fades=True,
+        )
+    for role in AGAINST:
+        kinds[f"negative_{role}"] = replace(
+            CATALOGUE[role], build=partial(_against, role), sign=-1, fades=True
+        )
+    tasks = [role for role in CATALOGUE if role not in (*UNSHARED_ROLES, *LANGUAGE_ROLES)]
+    for role, kind in {**{role: CATALOGUE[role] for role in tasks}, **kinds}.items():
+        for path in range(2, MAX_PATHS + 1):
+            kinds[f"{role}_{path}"] = replace(
+                kind,
+                build=partial(_on_path, role, path),
+                reads=tuple(
+                    "|".join(f"{one}_{path}" for one in group.split("|")) for group in kind.reads
+                ),
+                stands_in_for=kind.stands_in_for and f"{kind.stands_in_for}_{path}",
+                fades=True,
+            )
+    return kinds
+
+
+LANGUAGE_ROLES = ("bigram", "skip_bigram", "unigram")
+"""Roles of no task."""
+
+CATALOGUE |= _derived()
+
+OPTIONAL = frozenset(
+    {"backup_name_mover", "negative_name_mover", *(r for r, k in CATALOGUE.items() if k.fades)}
+)
 """Roles a task can do without."""
 
 
+def stand_in_of(role: str) -> str:
+    """The name of the role that would stand in for ``role``."""
+    base, _, path = role.rpartition("_")
+    return f"{base}_stand_in_{path}" if path.isdigit() else f"{role}_stand_in"
+
+
 def task_roles(task: str, shared_tasks: bool) -> tuple[str, ...]:
-    """The roles of a task, in the order information flows."""
+    """The roles of a task, in the order information flows; optional ones included."""
+    chain = _chain(task, shared_tasks)
+    if not shared_tasks:
+        return chain
+    plain = []
+    for role in chain:
+        plain += [role, f"{role}_stand_in", f"negative_{role}"]
+    if task == "ioi":
+        plain += ["backup_name_mover"]
+    paths = [f"{role}_{path}" for path in range(2, MAX_PATHS + 1) for role in plain]
+    return tuple(role for role in (*plain, *paths) if role in CATALOGUE)
+
+
+def _chain(task: str, shared_tasks: bool) -> tuple[str, ...]:
+    """The roles a task cannot do without."""
     if task == "induction":
         return "previous_token", "induction"
     if task == "ioi":
-        return "duplicate_token", "s_inhibition", "name_mover", *OPTIONAL
+        return "duplicate_token", "s_inhibition", "name_mover"
     if task == "greater-than":
         return "year_reader", "greater_than"
     if task == "two-hop":
