@@ -83,9 +83,6 @@ def plant(config: PlantedConfig, seed: int = 0) -> PlantedModel:
         config.out_scale,
         config.shared_tasks,
         paths=1 if config.fading is None else len(config.fading.paths),
-        awake=[
-            CATALOGUE[role].stands_in_for for role in config.roles if CATALOGUE[role].stands_in_for
-        ],
     )
     wiring = _wiring(config, language, space, generator(seed, "planted", "fading"))
     heads = _place(config, generator(seed, "planted", "places"))

@@ -7,7 +7,7 @@ random rotations then hide the blocks in the residual stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -91,14 +91,12 @@ def feature_space(
     out_scale: float,
     shared: bool,
     paths: int = 1,
-    awake: Sequence[str] = (),
 ) -> FeatureSpace:
     """Lay out the blocks for a language.
 
     Inside the residual stream logits are smaller by the factor ``out_scale``, so that large ones
     do not drown the other features. ``shared``: the tasks share their previous-token heads.
-    ``paths``: how many parallel circuits there are. ``awake``: the roles that report to their
-    stand-ins.
+    ``paths``: how many parallel circuits there are.
     """
     n_names, n_nums, d_word = len(language.names), len(language.nums), language.codes.shape[1]
     widths = {
@@ -121,7 +119,6 @@ def feature_space(
     if shared:
         widths = {name: width for name, width in widths.items() if name not in UNSHARED}
     widths |= {f"{name}_{p}": widths[name] for p in range(2, paths + 1) for name in PATHED}
-    widths |= {f"awake_{role}": 1 for role in awake}
     ends = np.cumsum(list(widths.values()))
     blocks = {
         name: slice(int(end) - width, int(end))

@@ -233,7 +233,7 @@ DIFFUSE = PlantedConfig(
     }
     | LANGUAGE,
     lookalikes=12,
-    fading=Fading(partial=0.2, leak=0.02, paths=(0.4, 0.33, 0.27)),
+    fading=Fading(partial=0.2, leak=0.02, paths=(0.36, 0.33, 0.31)),
 )
 
 

@@ -99,12 +99,6 @@ class Wiring:
             return self.served(role, copy, group).sum(1, keepdims=True)
         return self.space.read(group)
 
-    def awake(self, role: str, copy: int, seen: np.ndarray) -> tuple[Term, ...]:
-        """What tells a role's stand-ins that it is at work; nothing where it has none."""
-        if f"{role}_stand_in" not in self.roles:
-            return ()
-        return ((seen, self.share(role, copy) * self.space.write(f"awake_{role}")),)
-
     def threshold(self, *roles: str) -> float:
         """The level between "written in full" and "one needed copy is missing".
 
@@ -169,18 +163,15 @@ class Wiring:
         """Injector into the logits of a token group, in logit units."""
         return strength * self.out_scale * self.space.write(f"out_{group}")
 
-    def copied(self, role: str, copy: int) -> tuple[Term, ...]:
-        """A copy writes the name it attends to into the logits, and reports to stand-ins."""
-        value = self.served(role, copy, "name")
-        seen = self.seen(role, copy, "name")
+    def copied(self, role: str, copy: int) -> Term:
+        """A copy writes the name it attends to into the logits."""
         strength = self.share(role, copy) * self.gain
-        return (value, self.logits("name", strength)), *self.awake(role, copy, seen)
+        return self.served(role, copy, "name"), self.logits("name", strength)
 
-    def kept(self, role: str, copy: int, group: str) -> tuple[Term, ...]:
-        """A copy keeps the token it attends to for a later head, and reports to stand-ins."""
-        value, seen = self.served(role, copy, group), self.seen(role, copy, group)
+    def kept(self, role: str, copy: int, group: str) -> Term:
+        """A copy keeps the token it attends to for a later head."""
         written = self.share(role, copy) * self.space.write(f"hop_{group}")
-        return (value, written), *self.awake(role, copy, seen)
+        return self.served(role, copy, group), written
 
     def previous(self, task: str) -> tuple[str, str]:
         """The role that serves ``task`` as previous-token head, and the block it writes."""
@@ -221,11 +212,9 @@ class RoleKind:
 
 def _previous_token(w: Wiring, copy: int) -> HeadMaps:
     read, write, share = w.space.read, w.space.write, w.share("previous_token", copy)
-    seen = w.seen("previous_token", copy, "name") + read("skip")
     ov = [
         (w.served("previous_token", copy, "name"), share * write("prev")),
         (read("skip"), share * write("after_skip")),
-        *w.awake("previous_token", copy, seen),
     ]
     if w.shared_language:
         part = 1.0 / w.copies("previous_token").n
@@ -253,8 +242,7 @@ def _induction(w: Wiring, copy: int) -> HeadMaps:
     read, beta = w.space.read, w.scale("previous_token")
     match = (beta * read("tok_name"), read("prev"))
     rest = w.sink(beta * w.threshold("previous_token"), after_skip=beta)
-    copied = w.copied("induction", copy)
-    return HeadMaps((match, rest), copied)
+    return HeadMaps((match, rest), (w.copied("induction", copy),))
 
 
 def _first_hop(w: Wiring, copy: int) -> HeadMaps:
@@ -264,7 +252,7 @@ def _first_hop(w: Wiring, copy: int) -> HeadMaps:
     read, beta, total = w.space.read, w.scale(role), w.total(role)
     match = (beta * read("tok_name"), read(block))
     rest = w.sink(beta * (total + w.threshold(role)), **{flag: -beta * total})
-    return HeadMaps((match, rest), w.kept("first_hop", copy, "name"))
+    return HeadMaps((match, rest), (w.kept("first_hop", copy, "name"),))
 
 
 def _second_hop(
@@ -281,7 +269,7 @@ def _second_hop(
     else:
         most = w.total(previous) * max(w.total(source) for source in sources)
         rest = w.sink(beta * (level + most), **{flag: -beta * most})
-    return HeadMaps((match, names_only, rest), w.copied(role, copy))
+    return HeadMaps((match, names_only, rest), (w.copied(role, copy),))
 
 
 def _chain_mover(w: Wiring, copy: int) -> HeadMaps:
@@ -299,7 +287,7 @@ def _argument_reader(w: Wiring, copy: int) -> HeadMaps:
     """At PARAM, fetch the argument listed last (two positions back)."""
     beta = w.sharpness
     rest = w.sink(1.6 * beta, param=-1.1 * beta)
-    return HeadMaps((w.at_offset(2, beta), rest), w.kept("argument_reader", copy, "name"))
+    return HeadMaps((w.at_offset(2, beta), rest), (w.kept("argument_reader", copy, "name"),))
 
 
 def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
@@ -310,8 +298,7 @@ def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
     not_self = w.at_offset(0, -beta / (1.0 + w.space.side_lobe))
     seen = w.seen("duplicate_token", copy, "name")
     flagged = (seen, w.share("duplicate_token", copy) * w.space.write("duplicate"))
-    ov = (flagged, *w.awake("duplicate_token", copy, seen))
-    return HeadMaps((match, not_self, w.sink(0.5 * beta)), ov)
+    return HeadMaps((match, not_self, w.sink(0.5 * beta)), (flagged,))
 
 
 def _s_inhibition(w: Wiring, copy: int) -> HeadMaps:
@@ -319,11 +306,9 @@ def _s_inhibition(w: Wiring, copy: int) -> HeadMaps:
     read, write, share = w.space.read, w.space.write, w.share("s_inhibition", copy)
     beta = w.scale("duplicate_token")
     repeated = (beta * read("end"), read("duplicate"))
-    seen = w.seen("s_inhibition", copy, "name")
     ov = (
         (w.served("s_inhibition", copy, "name"), share * write("inhibited")),
-        (seen, share * write("subject_found")),
-        *w.awake("s_inhibition", copy, seen),
+        (w.seen("s_inhibition", copy, "name"), share * write("subject_found")),
     )
     return HeadMaps((repeated, w.sink(beta * w.threshold("duplicate_token"))), ov)
 
@@ -339,9 +324,8 @@ def _moving(w: Wiring) -> tuple[Term, ...]:
 
 
 def _name_mover(w: Wiring, copy: int) -> HeadMaps:
-    seen, part = w.seen("name_mover", copy, "name"), w.share("name_mover", copy)
-    reports = (seen, part * w.space.write("movers_awake"))
-    ov = (*w.copied("name_mover", copy)[:1], reports, *w.awake("name_mover", copy, seen))
+    part = w.share("name_mover", copy) * w.space.write("movers_awake")
+    ov = (w.copied("name_mover", copy), (w.seen("name_mover", copy, "name"), part))
     return HeadMaps(_moving(w), ov)
 
 
@@ -370,22 +354,23 @@ def _year_reader(w: Wiring, copy: int) -> HeadMaps:
     """At CMP, fetch the number."""
     read, beta = w.space.read, w.sharpness
     kept = w.kept("year_reader", copy, "num")
-    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), kept)
+    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
+
+
+def _above(w: Wiring) -> np.ndarray:
+    """Logits ``[nums, nums]`` that a number writes: those above it up, the others down."""
+    order = np.arange(len(w.language.nums))
+    return np.asarray(np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain)
 
 
 def _greater_than(w: Wiring, copy: int) -> HeadMaps:
     """Attend to the fetched number and raise every number above it, lower the others."""
     read, beta = w.space.read, w.scale("year_reader")
-    order = np.arange(len(w.language.nums))
-    above = np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain
+    above = _above(w)
     match = (beta * read("hop_num"), read("tok_num"))
-    seen = w.seen("greater_than", copy, "num")
     raised = w.served("greater_than", copy, "num") @ above
-    ov = (
-        (raised, w.logits("num", w.share("greater_than", copy))),
-        *w.awake("greater_than", copy, seen),
-    )
-    return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), ov)
+    ov = (raised, w.logits("num", w.share("greater_than", copy)))
+    return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), (ov,))
 
 
 def _part_of(matrix: np.ndarray, copy: int, count: int) -> np.ndarray:
@@ -470,26 +455,45 @@ AGAINST = ("induction", "chain_mover", "greater_than")
 
 
 def _stand_in(base: str, w: Wiring, copy: int) -> HeadMaps:
-    """What ``base`` does, asleep as far as ``base`` reports to be at work."""
+    """Does what ``base`` does, but turns away from what has been written already.
+
+    What it would attend to loses score as far as the stream holds what that would write: its
+    sink wins where all of it is there, and loses where none is. So it wakes whatever the
+    ablation puts in place of what is missing.
+    """
     role = f"{base}_stand_in"
     part = w.divisions[role].copy(copy, w.repairs[role])
     maps = CATALOGUE[base].build(w.alone(base, part), 0)
-    level, slope = _sleep(base, w)
-    query = level * w.space.read("one") + slope * w.space.read(f"awake_{base}")
-    return HeadMaps((*maps.qk, (query, w.space.read("bos"))), maps.ov)
+    read = w.space.read
+    margin, slope = 0.5 * w.scale(base), w.scale(base)
+    if base in ("previous_token", "argument_reader", "year_reader", "duplicate_token"):
+        # these find what they attend to by its place, for which scores are sharp
+        margin = w.sharpness if base == "previous_token" else 0.5 * w.sharpness
+    if base == "duplicate_token":  # the margin varies with where the earlier copy stands
+        slope = 2.0 * w.sharpness
+    sleep = ((margin - 0.5 * slope) * read("one"), read("bos"))
+    written = tuple((-slope * query, key) for query, key in _written(base, w))
+    return HeadMaps((*maps.qk, sleep, *written), maps.ov)
 
 
-def _sleep(base: str, w: Wiring) -> tuple[float, float]:
-    """What is added to a stand-in's sink: at once, and when its role is at work in full.
-
-    Together they take away the margin by which the role's own match beats its sink, half of it
-    when the role is at work by half.
-    """
-    if base == "duplicate_token":  # its margin depends on where the earlier copy stands
-        return 0.0, 2.0 * w.sharpness
-    margin = {"previous_token": 1.0, "argument_reader": 0.5, "year_reader": 0.5}
-    soft = w.scale(base)
-    return margin.get(base, 0.0) * w.sharpness - (0.5 * soft if base in margin else 0.0), soft
+def _written(base: str, w: Wiring) -> tuple[Term, ...]:
+    """How much of what a role would write for a key stands in the query's stream already."""
+    read = w.space.read
+    if base == "previous_token":
+        return (read("prev"), read("tok_name")), (read("after_skip"), read("skip"))
+    if base == "duplicate_token":
+        return ((read("duplicate"), read("name")),)
+    if base == "s_inhibition":
+        return ((read("inhibited"), read("tok_name")),)
+    if base in ("argument_reader", "first_hop"):
+        return ((read("hop_name"), read("tok_name")),)
+    if base == "year_reader":
+        return ((read("hop_num"), read("tok_num")),)
+    if base == "greater_than":
+        above = _above(w)
+        size = w.out_scale * (above[0] ** 2).sum()
+        return ((read("out_num") @ above.T / size, read("tok_num")),)
+    return ((read("out_name") / (w.out_scale * w.gain), read("tok_name")),)
 
 
 def _against(base: str, w: Wiring, copy: int) -> HeadMaps:
