@@ -84,15 +84,13 @@ class LayerPrior:
         return Discovery(scores, top_heads(shuffled, size))
 
     def _profile(self, oracle: Oracle, truth: Circuit) -> np.ndarray:
-        """The smoothed share of heads that are in the circuit, by depth; its mean is kept."""
+        """The smoothed share of heads that are in the circuit, by depth ``[GRID]``."""
         share = np.zeros(oracle.n_layers)
         for head in truth.heads:
             share[head.layer] += 1 / oracle.n_heads
         away = (_depth(GRID)[:, None] - _depth(oracle.n_layers)) / self.smoothing
-        weight = np.exp(-0.5 * away**2)
-        weight /= weight.sum(0)  # each layer gives all it has
-        profile = weight @ share * GRID / oracle.n_layers
-        return np.asarray(profile)
+        weight = np.exp(0.5 * ((away**2).min(1, keepdims=True) - away**2))
+        return np.asarray(weight @ share / weight.sum(1))
 
 
 def _depth(n: int) -> np.ndarray:
