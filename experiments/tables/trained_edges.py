@@ -43,7 +43,8 @@ class Bench:
         return torch.tensor([edge in wanted for edge in self.edges])
 
     def _lost(self, masks: Sequence[torch.Tensor], kind: str) -> np.ndarray:
-        return self.oracle.edges.query(torch.stack(list(masks)), ablation=kind).task.numpy()
+        lost = self.oracle.edges.query(torch.stack(list(masks)), ablation=kind).task
+        return np.asarray(lost.numpy())
 
     def faithfulness(self, sets: Sequence[Sequence[Edge]]) -> np.ndarray:
         """``[sets, kinds]``."""
