@@ -55,7 +55,7 @@ class Bench:
         """What ablating each edge takes, by magnitude, in the worse of the ablations."""
         masks = [self.oracle.edges.without([edge]) for edge in self.edges]
         effects = [np.abs(self._lost(masks, kind) / self.gap[kind]) for kind in KINDS]
-        return np.max(effects, axis=0)
+        return np.asarray(np.max(effects, axis=0))
 
 
 def subsets(edges: Sequence[Edge]) -> list[list[Edge]]:
