@@ -14,7 +14,14 @@ from circuitbench.core.errors import CircuitBenchError
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
-from circuitbench.plugins.method import TrainableMethod, TrainingTools
+from circuitbench.plugins.method import (
+    Curriculum,
+    Learner,
+    Method,
+    TrainableMethod,
+    TrainingTools,
+    track_of,
+)
 from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
@@ -159,7 +166,10 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info=info_of(spec.method, spec.task, prepared.model.name),
+            info={
+                **info_of(spec.method, spec.task, prepared.model.name),
+                "training": _trained_on(prepared.method),
+            },
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -173,3 +183,13 @@ class _Ongoing:
             command=command_line(spec),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _trained_on(method: Method) -> dict[str, Any]:
+    """The track of a method, and the other models that it learns on."""
+    found = method.curriculum() if isinstance(method, Learner) else Curriculum()
+    return {
+        "track": track_of(method),
+        "models": list(found.models),
+        "labelled": found.labelled,
+    }

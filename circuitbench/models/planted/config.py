@@ -11,10 +11,12 @@ from circuitbench.models.planted.fading import Fading
 from circuitbench.models.planted.roles import (
     CATALOGUE,
     MAX_PATHS,
+    MLP_CATALOGUE,
     OPTIONAL,
     UNSHARED_ROLES,
     Copies,
     stand_in_of,
+    task_mlps,
     task_roles,
 )
 
@@ -48,6 +50,10 @@ class PlantedConfig:
         output_noise: norm of a random map added to what every planted head writes, relative to it.
         superposition: features per residual dimension; above 1 they overlap.
         fading: lets circuits fade instead of collapse, see :class:`Fading`; needs shared tasks.
+        mlps: role of an MLP -> copies, which share the work (see ``MLP_CATALOGUE``); any makes
+            every layer have an MLP.
+        lookalike_mlps: MLPs that read what a real one reads and write what nobody reads; those
+            left over compute noise, as noise heads do.
     """
 
     n_layers: int = 12
@@ -76,6 +82,8 @@ class PlantedConfig:
     output_noise: float = 0.0
     superposition: float = 1.0
     fading: Fading | None = None
+    mlps: Mapping[str, int] = field(default_factory=dict)
+    lookalike_mlps: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "roles", {r: Copies(*c) for r, c in self.roles.items()})
@@ -86,17 +94,29 @@ class PlantedConfig:
 
         The last layer is left to those who stand in for it.
         """
-        first, last = CATALOGUE[role].stages
+        first, last = (CATALOGUE.get(role) or MLP_CATALOGUE[role]).stages
         layers = self.n_layers
         window = range(math.ceil(first * layers / 4), math.ceil((last + 1) * layers / 4))
-        if CATALOGUE[role].stands_in_for:
+        if role in CATALOGUE and CATALOGUE[role].stands_in_for:
             return window[-1:]
         return window[:-1] if stand_in_of(role) in self.roles else window
 
     def does(self, task: str) -> bool:
         """Whether every role the task cannot do without is planted."""
-        roles = task_roles(task, self.shared_tasks)
-        return bool(roles) and all(role in self.roles or role in OPTIONAL for role in roles)
+        roles = self.roles_of(task)
+        return (
+            bool(roles)
+            and all(role in self.roles or role in OPTIONAL for role in roles)
+            and all(role in self.mlps for role in self.mlps_of(task))
+        )
+
+    def roles_of(self, task: str) -> tuple[str, ...]:
+        """The roles of a task's heads in this model, planted or not."""
+        return task_roles(task, self.shared_tasks, bool(self.mlps))
+
+    def mlps_of(self, task: str) -> tuple[str, ...]:
+        """The roles of a task's MLPs in this model, planted or not."""
+        return task_mlps(task) if self.mlps else ()
 
 
 def _check(config: PlantedConfig) -> None:
@@ -131,9 +151,8 @@ def _check(config: PlantedConfig) -> None:
             )
         for group in CATALOGUE[role].reads:
             if not any(source in config.roles for source in group.split("|")):
-                raise InvalidSpec(
-                    f"role {role} reads what {group.replace('|', ' or ')} writes, which is absent"
-                )
+                raise _unread(role, group)
+    _check_mlps(config)
     if config.fading is not None:
         if not config.shared_tasks:
             raise InvalidSpec("fading needs shared_tasks=True")
@@ -168,3 +187,29 @@ def _check(config: PlantedConfig) -> None:
     for name, least in (("n_names", 8), ("n_nums", 4), ("n_words", 4), ("n_ctx", 18)):
         if getattr(config, name) < least:
             raise InvalidSpec(f"{name} must be at least {least}, not {getattr(config, name)}")
+
+
+def _check_mlps(config: PlantedConfig) -> None:
+    """Refuse, with the reason, MLPs that cannot be planted."""
+    for role, count in config.mlps.items():
+        if role not in MLP_CATALOGUE:
+            raise UnknownName("role of an MLP", role, MLP_CATALOGUE)
+        if count < 1:
+            raise InvalidSpec(f"MLP role {role}: expected 1 copy or more, not {count}")
+        source = MLP_CATALOGUE[role].reads
+        if source and source not in config.roles:
+            raise _unread(role, source)
+    if "code_reader" in config.roles and "number_code" not in config.mlps:
+        raise _unread("code_reader", "number_code")
+    taken = sum(config.mlps.values()) + config.lookalike_mlps
+    if taken > config.n_layers:
+        raise InvalidSpec(f"{taken} planted MLPs do not fit into {config.n_layers} layers")
+    if config.lookalike_mlps and not config.mlps:
+        raise InvalidSpec("lookalike_mlps needs MLPs to look like; name some in mlps")
+
+
+def _unread(role: str, sources: str) -> InvalidSpec:
+    """The refusal of a role whose input nobody writes."""
+    return InvalidSpec(
+        f"role {role} reads what {sources.replace('|', ' or ')} writes, which is absent"
+    )

@@ -91,12 +91,14 @@ def feature_space(
     out_scale: float,
     shared: bool,
     paths: int = 1,
+    mlps: bool = False,
 ) -> FeatureSpace:
     """Lay out the blocks for a language.
 
     Inside the residual stream logits are smaller by the factor ``out_scale``, so that large ones
-    do not drown the other features. ``shared``: the tasks share their previous-token heads.
-    ``paths``: how many parallel circuits there are.
+    do not drown the other features. ``shared``: the tasks share their previous-token heads;
+    ``paths``: how many parallel circuits there are; ``mlps``: the model has MLPs, and blocks that
+    only they write.
     """
     n_names, n_nums, d_word = len(language.names), len(language.nums), language.codes.shape[1]
     widths = {
@@ -116,6 +118,8 @@ def feature_space(
         "junk": d_junk,  # nobody reads it
         **dict.fromkeys(FLAGS + SIGNALS, 1),
     }
+    if mlps:
+        widths["num_code"] = n_nums  # which number stands here, as an MLP says it
     if shared:
         widths = {name: width for name, width in widths.items() if name not in UNSHARED}
     widths |= {f"{name}_{p}": widths[name] for p in range(2, paths + 1) for name in PATHED}

@@ -1,9 +1,11 @@
-"""What every planted head does: the catalogue of roles, each as maps on features.
+"""What every planted head and MLP does: the catalogues of roles, each as maps on features.
 
 A head is a sum of query-key terms and a sum of value-output terms. With features ``x`` of the
 query position and ``y`` of a key position, its score is ``sum (x Q) . (y K)`` and it writes
 ``sum (y V) O`` averaged over its attention. Every head that has nothing to do rests on BOS,
 whose value is zero: its *sink* score is the threshold it has to overcome.
+
+An MLP is a set of neurons ``relu(x R + b) W``: with one step per value of a block, a table.
 
 Roles and names follow the circuits they are modelled on: induction (Olsson et al. 2022, arXiv
 2209.11895), indirect object identification (Wang et al. 2022, arXiv 2211.00593), docstring
@@ -42,10 +44,35 @@ class HeadMaps:
     qk: tuple[Term, ...]
     ov: tuple[Term, ...]
 
+    def __call__(self, stream: np.ndarray) -> np.ndarray:
+        """What it writes, ``[n, pos, size]``, on a stream of features of that shape."""
+        scores = sum((stream @ q) @ (stream @ k).swapaxes(1, 2) for q, k in self.qk)
+        later = np.triu(np.ones(stream.shape[1:2] * 2, dtype=bool), 1)
+        scores = np.where(later, -np.inf, scores)
+        pattern = np.exp(scores - scores.max(-1, keepdims=True))
+        pattern /= pattern.sum(-1, keepdims=True)
+        return np.asarray(sum(pattern @ (stream @ value) @ output for value, output in self.ov))
+
     @property
     def width(self) -> int:
         """The head dimension these maps need."""
         return int(max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov)))
+
+
+@dataclass(frozen=True)
+class MLPMaps:
+    """One MLP on features: ``relu(x @ read + bias) @ write``, n neurons.
+
+    ``read [size, n]``, ``bias [n]``, ``write [n, size]``.
+    """
+
+    read: np.ndarray
+    bias: np.ndarray
+    write: np.ndarray
+
+    def __call__(self, stream: np.ndarray) -> np.ndarray:
+        """What it writes on a stream of features ``[..., size]``, of the same shape."""
+        return np.asarray(np.maximum(stream @ self.read + self.bias, 0.0) @ self.write)
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,7 @@ class Wiring:
     divisions: Mapping[str, Division] = field(default_factory=dict)
     repairs: Mapping[str, float] = field(default_factory=dict)
     hurts: Mapping[str, float] = field(default_factory=dict)
+    mlps: Mapping[str, int] = field(default_factory=dict)
 
     def copies(self, role: str) -> Copies:
         """Copies of a role; one where the model has none (its readers then stay silent)."""
@@ -106,7 +134,7 @@ class Wiring:
         """
         if self.softness is not None:
             return 0.5
-        return max(1.0 - 0.5 / self._parts(role) for role in roles)
+        return max(1.0 - 0.5 / self.parts(role) for role in roles)
 
     def scale(self, *roles: str) -> float:
         """Attention sharpness that keeps the same margin however many copies share the work.
@@ -115,9 +143,10 @@ class Wiring:
         """
         if self.softness is not None:
             return self.sharpness * self.softness
-        return self.sharpness * max(self._parts(role) for role in roles)
+        return self.sharpness * max(self.parts(role) for role in roles)
 
-    def _parts(self, role: str) -> int:
+    def parts(self, role: str) -> int:
+        """Into how many parts a role's work is divided, all of them needed."""
         count, mode = self.copies(role)
         return 1 if mode == "or" else count
 
@@ -145,6 +174,22 @@ class Wiring:
             roles={r: c for r, c in self.roles.items() if r != f"{role}_stand_in"}
             | {role: Copies(1)},
             divisions={**self.divisions, role: part},
+        )
+
+    def steps(self, block: str, table: np.ndarray, parts: int = 1) -> MLPMaps:
+        """Neurons that write row ``i`` of ``table [width, size]`` where feature ``i`` is on.
+
+        Two neurons make a step: 0 up to 3/4 of a part below 1, and 1 from 1/4 of it on, where a
+        part is ``1 / parts``. So noise does not pass, nothing is written while one of ``parts``
+        writers of the block is missing, and twice the feature writes no more than once.
+        """
+        read, part = self.space.read(block), 1.0 / parts
+        low, slope = 1.0 - 0.75 * part, 2.0 / part
+        bias = np.full(read.shape[1], -low * slope)
+        return MLPMaps(
+            np.hstack([read, read]) * slope,
+            np.concatenate([bias, bias - 1.0]),
+            np.vstack([table, -table]),
         )
 
     def at_offset(self, offset: int, strength: float) -> Term:
@@ -183,6 +228,7 @@ class Wiring:
 
 
 Builder = Callable[[Wiring, int], HeadMaps]
+MLPBuilder = Callable[[Wiring], MLPMaps]
 
 
 @dataclass(frozen=True)
@@ -208,6 +254,21 @@ class RoleKind:
     group: str = "name"
     stands_in_for: str = ""
     fades: bool = False
+
+
+@dataclass(frozen=True)
+class MLPKind:
+    """An entry of the catalogue of MLPs; copies always share the work.
+
+    Args:
+        stages: first and last quarter of the network (0 to 3) it may stand in.
+        build: what one copy computes.
+        reads: the head role or MLP role that must stand below it, if any.
+    """
+
+    stages: tuple[int, int]
+    build: MLPBuilder
+    reads: str = ""
 
 
 def _previous_token(w: Wiring, copy: int) -> HeadMaps:
@@ -357,8 +418,29 @@ def _year_reader(w: Wiring, copy: int) -> HeadMaps:
     return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
 
 
+def _code_reader(w: Wiring, copy: int) -> HeadMaps:
+    """At CMP, fetch what an MLP made of the number."""
+    read, beta = w.space.read, w.sharpness
+    kept = (read("num_code"), w.share("code_reader", copy) * w.space.write("hop_num"))
+    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
+
+
+def _number_code(w: Wiring) -> MLPMaps:
+    """At every number, say which it is in a code of the model's own (a permutation)."""
+    code = np.roll(np.eye(len(w.language.nums)), 1, axis=1)
+    return w.steps("tok_num", code @ w.space.write("num_code") / w.mlps["number_code"])
+
+
+def _number_table(w: Wiring) -> MLPMaps:
+    """Look the fetched number up: raise every number above it, lower the others."""
+    table = np.roll(_above(w), 1, axis=0) @ w.logits("num", 1.0 / w.mlps["number_table"])
+    # a reader's copies share the work, and so do those that made the code it reads
+    parts = max(w.parts("code_reader"), w.mlps["number_code"])
+    return w.steps("hop_num", table, parts)
+
+
 def _above(w: Wiring) -> np.ndarray:
-    """Logits ``[nums, nums]`` that a number writes: those above it up, the others down."""
+    """Logits ``[number, number]`` that raise all numbers above one and lower the others."""
     order = np.arange(len(w.language.nums))
     return np.asarray(np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain)
 
@@ -366,9 +448,8 @@ def _above(w: Wiring) -> np.ndarray:
 def _greater_than(w: Wiring, copy: int) -> HeadMaps:
     """Attend to the fetched number and raise every number above it, lower the others."""
     read, beta = w.space.read, w.scale("year_reader")
-    above = _above(w)
     match = (beta * read("hop_num"), read("tok_num"))
-    raised = w.served("greater_than", copy, "num") @ above
+    raised = w.served("greater_than", copy, "num") @ _above(w)
     ov = (raised, w.logits("num", w.share("greater_than", copy)))
     return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), (ov,))
 
@@ -402,6 +483,7 @@ CATALOGUE: dict[str, RoleKind] = {
     "duplicate_token": RoleKind((0, 0), _duplicate_token),
     "argument_reader": RoleKind((0, 1), _argument_reader),
     "year_reader": RoleKind((0, 1), _year_reader, group="num"),
+    "code_reader": RoleKind((1, 1), _code_reader),
     "first_hop": RoleKind((1, 1), _first_hop, ("previous_token|chain_previous_token",)),
     "s_inhibition": RoleKind((1, 1), _s_inhibition, ("duplicate_token",)),
     "induction": RoleKind((1, 2), _induction, ("previous_token",), writes_logits=True),
@@ -428,6 +510,11 @@ CATALOGUE: dict[str, RoleKind] = {
     "bigram": RoleKind((0, 3), _bigram, writes_logits=True),
     "skip_bigram": RoleKind((0, 3), _skip_bigram, writes_logits=True),
     "unigram": RoleKind((0, 3), _unigram, writes_logits=True),
+}
+
+MLP_CATALOGUE: dict[str, MLPKind] = {
+    "number_code": MLPKind((0, 0), _number_code),
+    "number_table": MLPKind((2, 3), _number_table, "code_reader"),
 }
 
 UNSHARED_ROLES = ("chain_previous_token", "argument_previous_token", "argument_mover")
@@ -522,7 +609,9 @@ def _derived() -> dict[str, RoleKind]:
         kinds[f"negative_{role}"] = replace(
             CATALOGUE[role], build=partial(_against, role), sign=-1, fades=True
         )
-    tasks = [role for role in CATALOGUE if role not in (*UNSHARED_ROLES, *LANGUAGE_ROLES)]
+    tasks = [
+        role for role in CATALOGUE if role not in (*UNSHARED_ROLES, *LANGUAGE_ROLES, "code_reader")
+    ]
     for role, kind in {**{role: CATALOGUE[role] for role in tasks}, **kinds}.items():
         for path in range(2, MAX_PATHS + 1):
             kinds[f"{role}_{path}"] = replace(
@@ -554,8 +643,18 @@ def stand_in_of(role: str) -> str:
     return f"{base}_stand_in_{path}" if path.isdigit() else f"{role}_stand_in"
 
 
-def task_roles(task: str, shared_tasks: bool) -> tuple[str, ...]:
-    """The roles of a task, in the order information flows; optional ones included."""
+def task_mlps(task: str) -> tuple[str, ...]:
+    """The roles of MLPs of a task in a model that has MLPs, in the order information flows."""
+    return ("number_code", "number_table") if task == "greater-than" else ()
+
+
+def task_roles(task: str, shared_tasks: bool, mlps: bool = False) -> tuple[str, ...]:
+    """The roles of a task, in the order information flows; optional ones included.
+
+    ``mlps``: in a model that has MLPs, which take over part of some circuits.
+    """
+    if mlps and task == "greater-than":
+        return ("code_reader",)
     chain = _chain(task, shared_tasks)
     if not shared_tasks:
         return chain
