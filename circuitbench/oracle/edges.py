@@ -192,7 +192,7 @@ class EdgeOracle:
         soft = self._checked(masks)
         self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
-            self._account.ask(batch, kind, backwards=len(names))
+            self._account.ask(batch, kind, backwards=len(names), rule=backward)
         at = {name: torch.zeros(len(soft)) for name in names}
         slope = {name: torch.zeros_like(soft) for name in names}
         with self._account.timed():
@@ -271,10 +271,11 @@ class EdgeOracle:
         elif kind.name != "resample":
             raise InvalidSpec(f"this path leads to the counterfactual: resample, not {kind.name}")
         if by_span:
+            self._account.used.add("spans")
             batch.source.prompts.members()  # raises where there are none
         self._account.charge(GRADIENT_COST * path.passes)
         for _ in range(path.passes):
-            self._account.ask(batch, kind, backwards=1)
+            self._account.ask(batch, kind, backwards=1, rule=backward)
         with self._account.timed():
             run = self._run(batch, "task", kind, backward)
             found = Attribution(run, name, by_span).along(path)
