@@ -45,8 +45,7 @@ def edge_discovery(
     strongest: dict[str, int] = {}
     for i, edge in enumerate(edges):
         if "." in edge.sender:
-            best = strongest.setdefault(edge.sender, i)
-            if size[i] > size[best]:
+            if size[i] > size[strongest.setdefault(edge.sender, i)]:
                 strongest[edge.sender] = i
     grid, heads = np.zeros(oracle.shape), set()
     for sender, i in strongest.items():

@@ -84,8 +84,11 @@ def test_kl_is_attributed_as_what_ablating_adds() -> None:
     found = effects_of(EAPIGInputs(of="kl", steps=32).discover(oracle, RNG))
     of_embed = sum(value for edge, value in found.items() if edge.sender == "embed")
     whole = torch.zeros(1, len(oracle.edges.edges))
-    added = float(oracle.edges.query(whole, ablation="resample", kl=True).kl[0])
-    assert of_embed == pytest.approx(added, rel=0.15)  # integrated: the left-hand sum of 32 points
+    added = oracle.edges.query(whole, ablation="resample", kl=True).kl
+    assert added is not None
+    assert of_embed == pytest.approx(
+        float(added[0]), rel=0.15
+    )  # integrated: the left-hand sum of 32 points
 
 
 def test_positions_tell_apart_what_eap_adds_up() -> None:
