@@ -44,9 +44,8 @@ def edge_discovery(
     size = scores if strength is None else strength
     strongest: dict[str, int] = {}
     for i, edge in enumerate(edges):
-        if "." in edge.sender:
-            if size[i] > size[strongest.setdefault(edge.sender, i)]:
-                strongest[edge.sender] = i
+        if "." in edge.sender and size[i] > size[strongest.setdefault(edge.sender, i)]:
+            strongest[edge.sender] = i
     grid, heads = np.zeros(oracle.shape), set()
     for sender, i in strongest.items():
         head = Head.parse(sender)
