@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from circuitbench import (
     GRADIENT_COST,
@@ -19,10 +18,7 @@ from circuitbench import (
     heads_of,
 )
 from circuitbench_baselines.bandits import affordable
-
-# A sigmoid stretched to (LEFT, RIGHT) and clipped to [0, 1] is exactly 0 or 1 with positive
-# probability; TEMPERATURE is the sigmoid's (Louizos et al. 2018, arXiv 1712.01312).
-LEFT, RIGHT, TEMPERATURE = -0.1, 1.1, 2 / 3
+from circuitbench_baselines.hard_concrete import draw, location_of, open_chance, quiet
 
 
 @Info(
@@ -71,13 +67,12 @@ class SubnetworkProbing:
             )
         steps = affordable(oracle, GRADIENT_COST * self.steps) // GRADIENT_COST
         unit = max(abs(oracle.clean_metric), 1e-12)
-        opened = (self.start - LEFT) / (RIGHT - LEFT)
-        location = torch.full(oracle.shape, float(np.log(opened / (1 - opened)))).double()
+        location = torch.full(oracle.shape, location_of(self.start)).double()
         location.requires_grad_()
         adam = torch.optim.Adam([location], lr=self.rate)
         trace: list[TracePoint] = []
         for step in range(1, steps + 1):
-            gates = hard_concrete(location, rng)
+            gates = draw(location, rng)
             slope = oracle.gradient(gates.detach()[None], ablation=self.ablation)[0].double()
             adam.zero_grad()
             gates.backward(-slope / unit)
@@ -86,18 +81,5 @@ class SubnetworkProbing:
             if step % max(1, self.steps // 10) == 0 or step == steps:
                 trace.append(TracePoint(GRADIENT_COST * step, location.detach().numpy().copy()))
         scores = location.detach().numpy().copy()
-        kept = torch.sigmoid(location.detach()) * (RIGHT - LEFT) + LEFT > 0.5
+        kept = quiet(location.detach()) > 0.5
         return Discovery(scores, heads_of(kept.numpy()), trace=trace)
-
-
-def hard_concrete(location: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gates in [0, 1] drawn around ``location`` (log odds), differentiable by it."""
-    uniform = torch.as_tensor(rng.uniform(1e-6, 1 - 1e-6, location.shape))
-    noise = torch.log(uniform) - torch.log1p(-uniform)
-    soft = torch.sigmoid((noise + location) / TEMPERATURE)
-    return (soft * (RIGHT - LEFT) + LEFT).clamp(0, 1)
-
-
-def open_chance(location: Tensor) -> Tensor:
-    """Probability that a gate is not 0 (Louizos et al. 2018, equation 12)."""
-    return torch.sigmoid(location - TEMPERATURE * float(np.log(-LEFT / RIGHT)))
