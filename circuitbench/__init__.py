@@ -62,9 +62,11 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.oracle.ablations import ABLATIONS as ABLATIONS
     from circuitbench.oracle.ablations import Ablation as Ablation
     from circuitbench.oracle.ablations import AblationName as AblationName
-    from circuitbench.oracle.account import GRADIENT_COST as GRADIENT_COST
     from circuitbench.oracle.batch import Batch as Batch
     from circuitbench.oracle.damages import Damages as Damages
+    from circuitbench.oracle.derivatives import GRADIENT_COST as GRADIENT_COST
+    from circuitbench.oracle.derivatives import Derivatives as Derivatives
+    from circuitbench.oracle.derivatives import derivatives_cost as derivatives_cost
     from circuitbench.oracle.edges import EdgeOracle as EdgeOracle
     from circuitbench.oracle.heads import Oracle as Oracle
     from circuitbench.oracle.heads import query_together as query_together

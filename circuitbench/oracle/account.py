@@ -13,8 +13,6 @@ from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.engine.base import Engine
 from circuitbench.oracle.meter import Meter
 
-GRADIENT_COST = 3  # queries: a forward pass, and a backward pass counted as two
-
 
 class Account:
     """Enforces a budget and writes down every question on a meter.
@@ -58,7 +56,7 @@ class Account:
         *,
         task: bool = True,
         control: bool = False,
-        gradient: bool = False,
+        backwards: int = 0,
     ) -> None:
         """Count the passes of one mask by what was asked, whatever is computed for it.
 
@@ -66,7 +64,7 @@ class Account:
             batch: what it was asked on.
             ablation, direction: how.
             task, control: which text.
-            gradient: whether the passes are differentiated.
+            backwards: how many backward passes follow; none where nothing is differentiated.
         """
         if task and (direction == "denoising" or ablation.counterfactual):
             self._pass(batch, task=0 if batch.counterfactual_counted else 1)
@@ -74,9 +72,9 @@ class Account:
         if direction == "noising":
             self._fit(batch, ablation)
         self._pass(batch, task=int(task), control=int(control))
-        if gradient:
+        if backwards:
             self.meter.gradients += 1
-            self.meter.backwards += task + control
+            self.meter.backwards += backwards
 
     @contextmanager
     def timed(self, among: int = 1) -> Iterator[None]:

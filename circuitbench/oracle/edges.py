@@ -9,8 +9,9 @@ edge attribution patching (Syed et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,14 @@ from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.forward import normalize, rotate
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
-from circuitbench.oracle.account import GRADIENT_COST, Account
+from circuitbench.oracle.account import Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
+from circuitbench.oracle.derivatives import Derivatives, checked_of, derivatives_cost
 from circuitbench.oracle.engine import readout
 from circuitbench.oracle.engine.fast import FastEngine
+
+EdgeOf = Literal["task", "kl"]
 
 
 class EdgeOracle:
@@ -118,7 +122,7 @@ class EdgeOracle:
                 final = run.final(mask)
                 values.append(run.value_tensor(final).double().cpu())
                 if clean is not None:
-                    divergence.append(run.divergence(clean, final))
+                    divergence.append(float(run.divergence(clean, final).mean()))
                 if text is not None:
                     loss.append(text.value(text.final(mask)))
             metric, control_loss = batch.metric, batch.control_loss if control else 0.0
@@ -133,31 +137,76 @@ class EdgeOracle:
         )
 
     def gradient(
-        self, masks: Tensor, *, ablation: str | None = None, batch: Batch | None = None
+        self,
+        masks: Tensor,
+        *,
+        of: EdgeOf = "task",
+        ablation: str | None = None,
+        batch: Batch | None = None,
     ) -> Tensor:
-        """Derivative ``[n_masks, n_edges]`` of the task metric by soft edge masks, 3 queries each.
+        """Derivative ``[n_masks, n_edges]`` by soft edge masks in [0, 1], 3 queries each.
 
-        At all-ones masks this is edge attribution patching, times minus one: the first-order
-        estimate of what ablating the edge takes from the metric.
+        At all-ones masks that of the task metric is edge attribution patching, times minus one:
+        the first-order estimate of what ablating the edge takes from the metric.
+
+        Args:
+            masks: ``[n_masks, n_edges]``.
+            of: ``task`` (the metric, not its damage) or ``kl``, see :class:`Derivatives`.
+            ablation, batch: as in :meth:`query`.
         """
+        return self.differentiate(masks, of=(of,), ablation=ablation, batch=batch).gradients[of]
+
+    def differentiate(
+        self,
+        masks: Tensor,
+        *,
+        of: Sequence[EdgeOf] = ("task", "kl"),
+        ablation: str | None = None,
+        batch: Batch | None = None,
+    ) -> Derivatives:
+        """Values at soft masks and their derivatives, from one forward pass for each mask.
+
+        A mask costs 1 query and 2 more for everything in ``of``.
+
+        Args:
+            masks, of, ablation, batch: as in :meth:`gradient`.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
+            InvalidSpec: for something unknown in ``of``, or as :meth:`query` does.
+        """
+        names = checked_of(of, get_args(EdgeOf))
         kind, batch = self._ablation(ablation), batch or self._current()
         soft = self._checked(masks)
-        out = torch.zeros_like(soft)
-        self._account.charge(GRADIENT_COST * len(soft))
+        self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
-            self._account.ask(batch, kind, gradient=True)
+            self._account.ask(batch, kind, backwards=len(names))
+        at = {name: torch.zeros(len(soft)) for name in names}
+        slope = {name: torch.zeros_like(soft) for name in names}
         with self._account.timed():
             n = len(batch)
             run = _Run(self, batch, "task", kind)
             step = run.rows_at_once(len(self.graph.senders))
+            intact = None
+            if "kl" in names:
+                with torch.no_grad():
+                    intact = run.final(torch.ones(len(self.edges)))
             for i, mask in enumerate(soft):
                 for start in range(0, n, step):
                     rows = torch.arange(start, min(start + step, n))
                     gates = mask.clone().requires_grad_(True)
                     with torch.enable_grad():
-                        value = run.value_tensor(run.final(gates, rows), rows)
-                    out[i] += torch.autograd.grad(value.sum(), gates)[0] / n
-        return out
+                        final = run.final(gates, rows)
+                        for name in names:
+                            if name == "task":
+                                value = run.value_tensor(final, rows).sum()
+                            else:
+                                assert intact is not None  # made above
+                                value = run.divergence(intact[rows], final, rows).sum()
+                            at[name][i] += value.detach().cpu() / n
+                            (grad,) = torch.autograd.grad(value, gates, retain_graph=True)
+                            slope[name][i] += grad / n
+        return Derivatives(at, slope)
 
     def _ablation(self, name: str | None) -> Ablation:
         ablation = ablation_named(self._default if name is None else name)
@@ -229,10 +278,10 @@ class _Run:
         """Metric or control loss, mean over rows."""
         return float(self.value_tensor(final).double().mean())
 
-    def divergence(self, clean: Tensor, final: Tensor) -> float:
-        """Mean KL(clean || ablated) at the metric's positions."""
-        read = self._read(clean), self._read(final)[None]
-        return float(readout.kl_divergence(self.f.weights.unembed, *read).mean())
+    def divergence(self, clean: Tensor, final: Tensor, rows: Tensor | None = None) -> Tensor:
+        """KL(clean || ablated) per row, mean over the metric's positions."""
+        read = self._read(clean, rows), self._read(final, rows)[None]
+        return readout.kl_divergence(self.f.weights.unembed, *read)[0]
 
     def _read(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
         assert self.prompts is not None
