@@ -27,8 +27,9 @@ class Derivatives:
     the metric minus the weighted damage of the loss.
 
     Args:
-        values: ``[n_masks]`` each.
-        gradients: ``[n_masks, n_layers, n_heads]`` each, or ``[n_masks, n_edges]``.
+        values: ``[n_masks]`` each; per prompt ``[n_masks, batch]``.
+        gradients: ``[n_masks, n_layers, n_heads]`` each, or ``[n_masks, n_edges]``; per prompt
+            ``[n_masks, batch, n_edges]``.
     """
 
     values: Mapping[str, Tensor]

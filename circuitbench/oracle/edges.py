@@ -142,6 +142,7 @@ class EdgeOracle:
         *,
         of: EdgeOf = "task",
         ablation: str | None = None,
+        per_prompt: bool = False,
         batch: Batch | None = None,
     ) -> Tensor:
         """Derivative ``[n_masks, n_edges]`` by soft edge masks in [0, 1], 3 queries each.
@@ -153,8 +154,13 @@ class EdgeOracle:
             masks: ``[n_masks, n_edges]``.
             of: ``task`` (the metric, not its damage) or ``kl``, see :class:`Derivatives`.
             ablation, batch: as in :meth:`query`.
+            per_prompt: whether to give ``[n_masks, batch, n_edges]``, each prompt's own instead
+                of their mean; the question, and so its cost, is the same.
         """
-        return self.differentiate(masks, of=(of,), ablation=ablation, batch=batch).gradients[of]
+        found = self.differentiate(
+            masks, of=(of,), ablation=ablation, per_prompt=per_prompt, batch=batch
+        )
+        return found.gradients[of]
 
     def differentiate(
         self,
@@ -162,6 +168,7 @@ class EdgeOracle:
         *,
         of: Sequence[EdgeOf] = ("task", "kl"),
         ablation: str | None = None,
+        per_prompt: bool = False,
         batch: Batch | None = None,
     ) -> Derivatives:
         """Values at soft masks and their derivatives, from one forward pass for each mask.
@@ -170,6 +177,7 @@ class EdgeOracle:
 
         Args:
             masks, of, ablation, batch: as in :meth:`gradient`.
+            per_prompt: whether values are ``[n_masks, batch]``, and derivatives as there.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
@@ -181,12 +189,14 @@ class EdgeOracle:
         self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
             self._account.ask(batch, kind, backwards=len(names))
-        at = {name: torch.zeros(len(soft)) for name in names}
-        slope = {name: torch.zeros_like(soft) for name in names}
+        n = len(batch)
+        at = {name: torch.zeros(len(soft), n) for name in names}
+        slope = {
+            name: soft.new_zeros(len(soft), n if per_prompt else 1, soft.shape[1]) for name in names
+        }
         with self._account.timed():
-            n = len(batch)
             run = _Run(self, batch, "task", kind)
-            step = run.rows_at_once(len(self.graph.senders))
+            step = 1 if per_prompt else run.rows_at_once(len(self.graph.senders))
             intact = None
             if "kl" in names:
                 with torch.no_grad():
@@ -199,14 +209,19 @@ class EdgeOracle:
                         final = run.final(gates, rows)
                         for name in names:
                             if name == "task":
-                                value = run.value_tensor(final, rows).sum()
+                                value = run.value_tensor(final, rows)
                             else:
                                 assert intact is not None  # made above
-                                value = run.divergence(intact[rows], final, rows).sum()
-                            at[name][i] += value.detach().cpu() / n
-                            (grad,) = torch.autograd.grad(value, gates, retain_graph=True)
-                            slope[name][i] += grad / n
-        return Derivatives(at, slope)
+                                value = run.divergence(intact[rows], final, rows)
+                            at[name][i, rows] = value.detach().cpu()
+                            (grad,) = torch.autograd.grad(value.sum(), gates, retain_graph=True)
+                            slope[name][i, start if per_prompt else 0] += grad
+        if per_prompt:
+            return Derivatives(at, slope)
+        return Derivatives(
+            {name: value.mean(1) for name, value in at.items()},
+            {name: grad[:, 0] / n for name, grad in slope.items()},
+        )
 
     def _ablation(self, name: str | None) -> Ablation:
         ablation = ablation_named(self._default if name is None else name)

@@ -157,6 +157,24 @@ def test_metric_and_kl_from_one_pass_cost_one_forward_and_two_backward_passes() 
         oracle.edges.differentiate(torch.ones(1, len(oracle.edges.edges)))
 
 
+def test_the_gradients_of_the_prompts_are_parts_of_the_mean_at_the_same_cost() -> None:
+    oracle = oracle_on("gpt2")
+    hard = torch.rand(2, len(oracle.edges.edges), generator=torch.Generator().manual_seed(0)) < 0.7
+    whole = oracle.edges.differentiate(hard)
+    spent = oracle.meter.copy()
+    parts = oracle.edges.differentiate(hard, per_prompt=True)
+    again = oracle.meter.copy()
+    for count in ("queries", "backwards", "gradients"):
+        assert getattr(again, count) == 2 * getattr(spent, count)
+    for name in ("task", "kl"):
+        assert parts.gradients[name].shape == (2, 4, len(oracle.edges.edges))
+        assert torch.allclose(parts.gradients[name].mean(1), whole.gradients[name], atol=1e-5)
+        assert torch.allclose(parts.values[name].mean(1), whole.values[name], atol=1e-5)
+    damages = oracle.edges.query(hard, per_prompt=True).per_prompt_task
+    clean = parts.values["task"] + damages
+    assert torch.allclose(clean[0], clean[1], atol=1e-4)
+
+
 def test_bad_edge_questions_are_refused() -> None:
     oracle = oracle_on("attention-only")
     with pytest.raises(InvalidSpec, match=r"no gradient of 'reward'; valid: kl, task"):
