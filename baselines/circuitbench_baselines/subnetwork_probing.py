@@ -1,4 +1,4 @@
-"""Subnetwork probing: gates that are trained to keep the metric with few heads."""
+"""Subnetwork probing: gates that are trained to keep the metric with few heads, or few edges."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from circuitbench import (
     heads_of,
 )
 from circuitbench_baselines.bandits import affordable
+from circuitbench_baselines.edge_gates import (
+    GateTrace,
+    divergence_at,
+    gates_discovery,
+    steps_within_budget,
+)
 from circuitbench_baselines.hard_concrete import draw, location_of, open_chance, quiet
 
 
@@ -83,3 +89,63 @@ class SubnetworkProbing:
         scores = location.detach().numpy().copy()
         kept = quiet(location.detach()) > 0.5
         return Discovery(scores, heads_of(kept.numpy()), trace=trace)
+
+
+@Info(
+    title="Subnetwork probing over edges",
+    family="Mask search",
+    paper="Cao et al. 2021",
+    link="https://arxiv.org/abs/2104.03514",
+    granularity="edges",
+    needs=("counterfactuals", "gradients"),
+)
+@dataclass(frozen=True)
+class EdgeSubnetworkProbing:
+    """Trains one hard concrete gate per edge by gradients (Cao et al. 2021, arXiv 2104.03514).
+
+    As Conmy et al. 2023 (arXiv 2304.14997) adapted it to be compared with ACDC: the loss is
+    ``KL(intact || gated) + penalty * share of gates that are not 0``, and a closed gate lets the
+    counterfactual through. They gate heads and MLPs and read edges off them; here every edge has
+    its own gate, as auto-circuit does it. A score is a gate's location (log odds); an edge is
+    kept if its gate, without noise, is above one half. The projection to heads is that of
+    :func:`circuitbench_baselines.edge_ranking.edge_discovery`.
+
+    Args:
+        steps: of Adam; each draws all gates and takes one gradient (fewer if the budget is
+            smaller).
+        penalty: lambda; weight of the expected share of open gates, in nats.
+        rate: of Adam, 0.1 in the paper.
+        start: value of the gates at the start without noise, 0.9 in the paper.
+        ablation: what a closed gate lets through; None takes the oracle's own.
+        listed: edges reported, the best; the rest ranks below them, tied.
+    """
+
+    steps: int = 300
+    penalty: float = 10.0
+    rate: float = 0.1
+    start: float = 0.9
+    ablation: AblationName | None = "resample"
+    listed: int = 1_000
+
+    def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
+        """``steps`` gradients, each costing three queries."""
+        if self.steps < 1 or self.penalty < 0 or self.rate <= 0 or not 0 < self.start < 1:
+            raise InvalidSpec(
+                "subnetwork-probing-edges needs steps >= 1, penalty >= 0, rate > 0 and "
+                f"0 < start < 1, not {self.steps}, {self.penalty}, {self.rate}, {self.start}"
+            )
+        steps = steps_within_budget(oracle, self.steps)
+        n = len(oracle.edges.edges)
+        location = torch.full((n,), location_of(self.start)).double().requires_grad_()
+        adam = torch.optim.Adam([location], lr=self.rate)
+        trace = GateTrace(oracle, steps)
+        for step in range(1, steps + 1):
+            gates = draw(location, rng)
+            kl, slope = divergence_at(oracle, gates, self.ablation)
+            adam.zero_grad()
+            gates.backward(slope)
+            share = open_chance(location).mean()
+            (self.penalty * share).backward()
+            adam.step()
+            trace.note(step, location, kl, n * float(share.detach()))
+        return gates_discovery(oracle, location, quiet(location.detach()) > 0.5, trace, self.listed)
