@@ -14,20 +14,23 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from circuitbench.core.circuit import Edge
 from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec
-from circuitbench.models.forward import normalize, rotate
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
 from circuitbench.oracle.account import Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
-from circuitbench.oracle.derivatives import Derivatives, checked_of, derivatives_cost
-from circuitbench.oracle.engine import readout
+from circuitbench.oracle.derivatives import (
+    Derivatives,
+    checked_of,
+    derivatives_cost,
+)
+from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.rules import EXACT, Rule, rule_named
 
 EdgeOf = Literal["task", "kl"]
 
@@ -115,8 +118,8 @@ class EdgeOracle:
             self._account.ask(batch, kind, control=control)
         values, loss, divergence = [], [], []
         with self._account.timed():
-            run = _Run(self, batch, "task", kind)
-            text = _Run(self, batch, "control", kind) if control else None
+            run = self._run(batch, "task", kind)
+            text = self._run(batch, "control", kind) if control else None
             clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
             for mask in kept:
                 final = run.final(mask)
@@ -144,6 +147,7 @@ class EdgeOracle:
         ablation: str | None = None,
         per_prompt: bool = False,
         batch: Batch | None = None,
+        rule: str | Rule = "exact",
     ) -> Tensor:
         """Derivative ``[n_masks, n_edges]`` by soft edge masks in [0, 1], 3 queries each.
 
@@ -154,11 +158,13 @@ class EdgeOracle:
             masks: ``[n_masks, n_edges]``.
             of: ``task`` (the metric, not its damage) or ``kl``, see :class:`Derivatives`.
             ablation, batch: as in :meth:`query`.
+            rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
+                or itself.
             per_prompt: whether to give ``[n_masks, batch, n_edges]``, each prompt's own instead
                 of their mean; the question, and so its cost, is the same.
         """
         found = self.differentiate(
-            masks, of=(of,), ablation=ablation, per_prompt=per_prompt, batch=batch
+            masks, of=(of,), ablation=ablation, per_prompt=per_prompt, batch=batch, rule=rule
         )
         return found.gradients[of]
 
@@ -170,20 +176,21 @@ class EdgeOracle:
         ablation: str | None = None,
         per_prompt: bool = False,
         batch: Batch | None = None,
+        rule: str | Rule = "exact",
     ) -> Derivatives:
         """Values at soft masks and their derivatives, from one forward pass for each mask.
 
         A mask costs 1 query and 2 more for everything in ``of``.
 
         Args:
-            masks, of, ablation, batch: as in :meth:`gradient`.
+            masks, of, ablation, batch, rule: as in :meth:`gradient`.
             per_prompt: whether values are ``[n_masks, batch]``, and derivatives as there.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
             InvalidSpec: for something unknown in ``of``, or as :meth:`query` does.
         """
-        names = checked_of(of, get_args(EdgeOf))
+        names, backward = checked_of(of, get_args(EdgeOf)), rule_named(rule)
         kind, batch = self._ablation(ablation), batch or self._current()
         soft = self._checked(masks)
         self._account.charge(derivatives_cost(names) * len(soft))
@@ -195,7 +202,7 @@ class EdgeOracle:
             name: soft.new_zeros(len(soft), n if per_prompt else 1, soft.shape[1]) for name in names
         }
         with self._account.timed():
-            run = _Run(self, batch, "task", kind)
+            run = self._run(batch, "task", kind, backward)
             step = 1 if per_prompt else run.rows_at_once(len(self.graph.senders))
             intact = None
             if "kl" in names:
@@ -223,6 +230,9 @@ class EdgeOracle:
             {name: grad[:, 0] / n for name, grad in slope.items()},
         )
 
+    def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
+        return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)
+
     def _ablation(self, name: str | None) -> Ablation:
         ablation = ablation_named(self._default if name is None else name)
         if not ablation.edges:
@@ -242,168 +252,3 @@ class EdgeOracle:
         if not ((soft >= 0) & (soft <= 1)).all():
             raise InvalidSpec("edge masks must lie in [0, 1]")
         return soft
-
-
-class _Run:
-    """One half of a batch, run with edges ablated."""
-
-    def __init__(self, edges: EdgeOracle, batch: Batch, half: Half, ablation: Ablation) -> None:
-        self.graph, self.f, self.half = edges.graph, edges._engine.forward, half
-        device = self.f.device
-        self.index = torch.tensor(self.graph.pairs, device=device)  # [n_edges, 2]
-        prompts, control = batch.source.prompts, batch.source.control
-        rows = torch.from_numpy(batch.rows(half))
-        self.prompts = prompts.take(rows).to(device) if half == "task" else None
-        self.tokens = (prompts.tokens if half == "task" else control)[rows].to(device)
-        self.directions = None
-        if self.prompts is not None:
-            self.directions = readout.Directions(self.f.weights.unembed, self.prompts)
-        with torch.no_grad():  # [senders, batch or 1, pos, d_model], None is zero
-            self.ablated = ablation.senders(half, self._outputs_elsewhere)
-
-    def _outputs_elsewhere(self) -> Tensor:
-        """All senders' outputs on the counterfactual prompts, or on the control spans."""
-        tokens = self.tokens if self.prompts is None else self.prompts.counterfactual
-        everyone = torch.ones(len(self.graph.receivers), len(self.graph.senders))
-        return self._forward(tokens, everyone.to(self.f.device), None, every_sender=True)[1]
-
-    def rows_at_once(self, senders: int, limit: int = 1 << 29) -> int:
-        """Prompts whose differentiable pass stays within ``limit`` bytes, at least one."""
-        each = 4 * self.tokens.shape[1] * self.f.config.d_model * senders * self.f.n_layers
-        return max(1, limit // each)
-
-    def final(self, mask: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What the unembedding reads, ``[batch, pos, d_model]``, under an edge mask."""
-        receiver, sender = self.index.unbind(1)
-        keep = torch.ones(len(self.graph.receivers), len(self.graph.senders), device=self.f.device)
-        keep = keep.index_put((receiver, sender), mask.to(self.f.device))
-        tokens, ablated = self.tokens, self.ablated
-        if rows is not None:
-            tokens = tokens[rows]
-            ablated = ablated if ablated is None or ablated.shape[1] == 1 else ablated[:, rows]
-        return self._forward(tokens, keep, ablated)[0]
-
-    def value_tensor(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Metric or control loss per row."""
-        if self.directions is None or self.prompts is None:
-            return readout.control_loss(self.f.weights.unembed, final, self.tokens)
-        return self.directions.metric(self._read(final, rows)[None], rows)[0]
-
-    def value(self, final: Tensor) -> float:
-        """Metric or control loss, mean over rows."""
-        return float(self.value_tensor(final).double().mean())
-
-    def divergence(self, clean: Tensor, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        """KL(clean || ablated) per row, mean over the metric's positions."""
-        read = self._read(clean, rows), self._read(final, rows)[None]
-        return readout.kl_divergence(self.f.weights.unembed, *read)[0]
-
-    def _read(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        assert self.prompts is not None
-        positions = self.prompts.positions if rows is None else self.prompts.positions[rows]
-        return final[torch.arange(len(final), device=final.device)[:, None], positions]
-
-    def _forward(
-        self, tokens: Tensor, keep: Tensor, ablated: Tensor | None, every_sender: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Final normed stream, and the outputs of all senders if asked for."""
-        f, cfg = self.f, self.f.config
-        x = f.embed(tokens)
-        cut = (1 - keep).detach().bool() if not keep.requires_grad else torch.ones_like(keep).bool()
-        needed = cut.any(0) | every_sender  # senders that somebody must do without
-        stream = _Senders(ablated, needed)
-        stream.write(x[None])
-        receiver = 0
-        for layer, w in enumerate(f.weights.layers):
-            mine = slice(receiver, receiver + 3 * cfg.n_heads)
-            if cut[mine].any():
-                z = self._heads(layer, stream.heard(x, keep[mine], cut[mine]))
-            else:
-                z = f.heads(layer, x)
-            output = w.out.weight.T.unflatten(0, (cfg.n_heads, cfg.d_head))
-            before = len(stream)
-            if needed[before : before + cfg.n_heads].any():
-                out = torch.einsum("bphk,hkd->hbpd", z, output)
-                x = x + out.sum(0) + (0 if w.out.bias is None else w.out.bias)
-                stream.write(out)
-            else:
-                x = f.add_attention(layer, x, z)
-                stream.skip(cfg.n_heads)
-            receiver = mine.stop
-            if cfg.d_mlp:
-                here = slice(receiver, receiver + 1)
-                heard = stream.heard(x, keep[here], cut[here])[0] if cut[here].any() else x
-                out = f.add_mlp(layer, heard) - heard
-                x = x + out
-                stream.write(out[None])
-                receiver += 1
-        if cut[receiver].any():
-            x = stream.heard(x, keep[receiver:], cut[receiver:])[0]
-        return f.final(x), stream.outputs()
-
-    def _heads(self, layer: int, heard: Tensor) -> Tensor:
-        """``z [batch, pos, n_heads, d_head]`` where every q, k and v has its own input.
-
-        ``heard [3 * n_heads, batch, pos, d_model]``, ordered head by head.
-        """
-        f, cfg = self.f, self.f.config
-        n = normalize(heard, cfg.normalization, cfg.norm_eps).unflatten(0, (cfg.n_heads, 3))
-        qkv = f.weights.layers[layer].qkv
-        assert qkv.bias is not None
-        sizes = [heads * cfg.d_head for heads in (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)]
-        parts = []
-        for i, (weight, bias) in enumerate(
-            zip(qkv.weight.split(sizes), qkv.bias.split(sizes), strict=True)
-        ):
-            weight, bias = (t.unflatten(0, (-1, cfg.d_head)) for t in (weight, bias))
-            weight, bias = (t.repeat_interleave(cfg.n_heads // len(t), 0) for t in (weight, bias))
-            part = torch.einsum("hbpd,hkd->bhpk", n[:, i], weight) + bias[:, None]
-            parts.append(part)
-        q, k, v = parts
-        if cfg.positions == "rotary":
-            cos, sin = f.angles(q.shape[2])
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-        return z.transpose(1, 2)
-
-
-class _Senders:
-    """What has been written to the residual stream so far, sender by sender."""
-
-    def __init__(self, ablated: Tensor | None, needed: Tensor) -> None:
-        self.ablated, self.needed = ablated, needed
-        self._out: list[Tensor] = []
-        self._index: list[int] = []
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def write(self, out: Tensor) -> None:
-        """``[new senders, batch, pos, d_model]``; kept for those that are needed."""
-        for i, one in enumerate(out):
-            if self.needed[self._count + i]:
-                self._out.append(one)
-                self._index.append(self._count + i)
-        self._count += len(out)
-
-    def skip(self, n: int) -> None:
-        """``n`` senders that nobody does without."""
-        self._count += n
-
-    def outputs(self) -> Tensor:
-        """``[needed senders, batch, pos, d_model]``."""
-        return torch.stack(self._out) if self._out else torch.empty(0)
-
-    def heard(self, x: Tensor, keep: Tensor, cut: Tensor) -> Tensor:
-        """What receivers hear, ``[receivers, batch, pos, d_model]``.
-
-        ``keep`` and ``cut`` are ``[receivers, senders]``; each hears the stream ``x`` plus, for
-        every sender it should do without, that sender's replacement minus its output.
-        """
-        index = [i for i in self._index if cut[:, i].any()]
-        if not index:
-            return x.expand(len(keep), *x.shape)
-        out = torch.stack([self._out[self._index.index(i)] for i in index])
-        change = -out if self.ablated is None else self.ablated[index] - out
-        return x + torch.einsum("rs,sbpd->rbpd", 1 - keep[:, index], change)

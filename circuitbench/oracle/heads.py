@@ -26,6 +26,7 @@ from circuitbench.oracle.engine.choice import engine_for
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.memo import fill, unknown, values
 from circuitbench.oracle.meter import Meter
+from circuitbench.oracle.rules import EXACT, Rule, rule_named
 from circuitbench.tasks.base import Task
 
 
@@ -240,6 +241,7 @@ class Oracle:
         direction: Direction = "noising",
         batch: Batch | Sequence[Batch] | None = None,
         of: Of = "task",
+        rule: str | Rule = "exact",
     ) -> Tensor:
         """Derivative ``[n_masks, n_layers, n_heads]`` by soft masks in [0, 1], 3 queries each.
 
@@ -251,11 +253,13 @@ class Oracle:
             direction: ``noising`` or ``denoising``.
             batch: instead of the default one; or one batch per mask.
             of: what to differentiate, see :class:`Derivatives`.
+            rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
+                or itself.
 
         Raises as :meth:`differentiate` does.
         """
         found = self.differentiate(
-            masks, of=(of,), ablation=ablation, direction=direction, batch=batch
+            masks, of=(of,), ablation=ablation, direction=direction, batch=batch, rule=rule
         )
         return found.gradients[of]
 
@@ -267,6 +271,7 @@ class Oracle:
         ablation: str | None = None,
         direction: Direction = "noising",
         batch: Batch | Sequence[Batch] | None = None,
+        rule: str | Rule = "exact",
     ) -> Derivatives:
         """Values at soft masks and their derivatives, from one forward pass for each mask.
 
@@ -275,17 +280,22 @@ class Oracle:
         Args:
             masks: bool or float ``[n_masks, n_layers, n_heads]``.
             of: what to differentiate, see :class:`Derivatives`.
-            ablation, direction, batch: as in :meth:`gradient`.
+            ablation, direction, batch, rule: as in :meth:`gradient`.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
-            InvalidSpec: for something in ``of`` that is unknown, or that denoising does not have.
+            InvalidSpec: for something in ``of`` that is unknown, or that denoising does not have;
+                for an unknown rule, or one that the engine or the control text cannot follow.
         """
-        names = checked_of(of)
+        names, backward = checked_of(of), self._rule(rule)
         needed = {*names, *(("task", "control") if "reward" in names else ())}
         if "control" in needed and direction == "denoising":
             name = "reward" if "reward" in names else "control"
             raise InvalidSpec(f"denoising has no control text, so no gradient of {name!r}")
+        if "control" in needed and backward.reference:
+            raise InvalidSpec(
+                f"rule {backward.name} needs counterfactuals, which control text does not have"
+            )
         kind = self._ablation(ablation)
         soft = _float_masks(masks, self.shape)
         batches = self._batches(batch, len(soft))
@@ -302,12 +312,14 @@ class Oracle:
             for i, (b, mask) in enumerate(zip(batches, soft, strict=True)):
                 if of_prompts:
                     asked = b.question("task", mask, kind, direction)
-                    found = self.engine.differentiate(asked, tuple(of_prompts.values()))
+                    found = self.engine.differentiate(asked, tuple(of_prompts.values()), backward)
                     for name, value, derivative in zip(of_prompts, *found, strict=True):
                         at[name][i], slope[name][i] = value, derivative
                 if control:
                     asked = b.question("control", mask, kind, direction)
-                    (at["control"][i],), (slope["control"][i],) = self.engine.differentiate(asked)
+                    (at["control"][i],), (slope["control"][i],) = self.engine.differentiate(
+                        asked, rule=backward
+                    )
         if "reward" in names:
             clean = np.array([(b.metric, b.control_loss) for b in batches]).reshape(-1, 2)
             lost, gained = clean[:, 0] - at["task"], at["control"] - clean[:, 1]
@@ -326,6 +338,15 @@ class Oracle:
 
     def _ablation(self, name: str | None) -> Ablation:
         return ablation_named(self.ablation if name is None else name)
+
+    def _rule(self, name: str | Rule) -> Rule:
+        rule = rule_named(name)
+        if rule is not EXACT and not isinstance(self.engine, FastEngine):
+            raise InvalidSpec(
+                f"{self._model.name} is run by hooks, which know the rule exact only, not "
+                f"{rule.name}"
+            )
+        return rule
 
     def _asked(
         self,

@@ -153,11 +153,11 @@ class Tight:
     def __init__(self, engine: Any, positions: Any) -> None:
         self.heads, self.positions, self.failures = engine.forward.heads, positions, 0
 
-    def __call__(self, layer: Any, x: Any, reads: Any = None, only: Any = None) -> Any:
+    def __call__(self, layer: Any, x: Any, *more: Any) -> Any:
         if x.shape[0] * x.shape[1] > self.positions:
             self.failures += 1
             raise torch.OutOfMemoryError("pretended")
-        return self.heads(layer, x, reads, only)
+        return self.heads(layer, x, *more)
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Direction
 from circuitbench.oracle.ablations import Ablation, Half
+from circuitbench.oracle.rules import EXACT, Rule
 from circuitbench.tasks.base import Prompts
 
 Quantity = Literal["value", "kl"]
@@ -86,11 +87,12 @@ class Engine(Protocol):
         ...
 
     def differentiate(
-        self, question: Question, of: Sequence[Quantity] = ("value",)
+        self, question: Question, of: Sequence[Quantity] = ("value",), rule: Rule = EXACT
     ) -> tuple[np.ndarray, np.ndarray]:
         """Means over the rows and their derivatives by the mask, all from one forward pass.
 
         Returns:
             ``[len(of)]`` and ``[len(of), n_layers, n_heads]``.
+        Other backward rules than the true gradient are asked of the fast engine only.
         """
         ...

@@ -18,6 +18,7 @@ from circuitbench.oracle.engine.base import Quantity, Question, Source
 from circuitbench.oracle.engine.layers import Forward, at_positions
 from circuitbench.oracle.engine.limits import Memory, halving
 from circuitbench.oracle.engine.prefix_cache import Run, Runner, Stream, Swap
+from circuitbench.oracle.rules import EXACT, Attended, Rule
 
 FAST_TOLERANCE = 1e-3  # nats/token of a span's control loss
 
@@ -118,7 +119,7 @@ class FastEngine:
         return float(hit.any(-1).float().mean())
 
     def differentiate(
-        self, question: Question, of: Sequence[Quantity] = ("value",)
+        self, question: Question, of: Sequence[Quantity] = ("value",), rule: Rule = EXACT
     ) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Engine.differentiate`."""
         n = len(question.source.prompts)
@@ -132,7 +133,8 @@ class FastEngine:
             def run(size: int, start: int = start) -> tuple[np.ndarray, np.ndarray]:
                 part = rows[start : start + size]
                 whole = len(part) == n and question.rows is None
-                return self._differentiate(question._replace(rows=None if whole else part), of)
+                some = question._replace(rows=None if whole else part)
+                return self._differentiate(some, of, rule)
 
             size = min(at_once, len(rows) - start)
             (value, gradient), at_once = halving(run, size, self.runner.recover)
@@ -142,7 +144,7 @@ class FastEngine:
         return values, gradients
 
     def _differentiate(
-        self, question: Question, of: Sequence[Quantity]
+        self, question: Question, of: Sequence[Quantity], rule: Rule
     ) -> tuple[np.ndarray, np.ndarray]:
         """All rows of a question at once."""
         f = self.forward
@@ -151,19 +153,22 @@ class FastEngine:
         mask = given.requires_grad_()
         gates = 1 - mask if question.direction == "denoising" else mask
         clean = self._clean_final(question.source, question.rows) if "kl" in of else None
+        references = self._references(question, run) if rule.reference else None
         before = f.flops
         with torch.enable_grad():
             x, reads = f.embed(run.tokens), run.reads
             last = len(f.weights.layers) - 1
             for layer in range(last + 1):
-                z = f.heads(layer, x, reads if layer == last else None)
+                reference = None if references is None else references[layer]
+                z = f.heads(layer, x, reads if layer == last else None, None, rule, reference)
                 gate = gates[layer][:, None]
                 swap = 0.0 if run.swap is None else run.swap.rows(layer, run.rows)
                 z = gate * z + (1 - gate) * swap
                 if layer == last and reads is not None:
                     x = at_positions(x, reads)
-                x = f.add_mlp(layer, f.add_attention(layer, x, z))
-            normed = f.final(x)
+                after = f.add_mlp(layer, f.add_attention(layer, x, z), rule)
+                x = rule.after(layer, x, after)
+            normed = f.final(x, rule)
             values, forward = [], f.flops - before
             for quantity in of:
                 before = f.flops
@@ -176,6 +181,13 @@ class FastEngine:
                 f.flops += flops  # every product has one of the same size on the way back
         found = torch.stack([value for value, _ in values]).detach(), torch.stack(grads)
         return found[0].cpu().numpy(), found[1].cpu().numpy()
+
+    @torch.no_grad()
+    def _references(self, question: Question, run: Run) -> list[Attended]:
+        """Queries and keys of every layer on the prompts at the other end."""
+        prepared = self._prepare(question.source)
+        other = prepared.task if question.direction == "denoising" else prepared.counter
+        return self.forward.attended(Run(other, run.rows).tokens, run.reads)
 
     def _quantity(
         self, quantity: Quantity, question: Question, normed: Tensor, clean: Tensor | None

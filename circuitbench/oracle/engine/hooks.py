@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuitbench.oracle.ablations import Objective, Text, ablation_named
 from circuitbench.oracle.engine.base import Quantity, Question, Source
+from circuitbench.oracle.rules import EXACT, Rule
 from circuitbench.tasks.base import Prompts
 
 Hook = tuple[str, Callable[..., Any]]
@@ -57,9 +58,9 @@ class HookEngine:
         return float(self._prompts(question).correct(logits).float().mean())
 
     def differentiate(
-        self, question: Question, of: Sequence[Quantity] = ("value",)
+        self, question: Question, of: Sequence[Quantity] = ("value",), rule: Rule = EXACT
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See :meth:`Engine.differentiate`."""
+        """See :meth:`Engine.differentiate`; the true gradient only."""
         mask = torch.tensor(question.mask, dtype=torch.float32, requires_grad=True)
         with torch.enable_grad():
             logits = self._logits(question, mask)

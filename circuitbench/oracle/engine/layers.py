@@ -7,12 +7,12 @@ prefix is decided in :mod:`circuitbench.oracle.engine.prefix_cache`.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from circuitbench.models.forward import normalize, rotary_angles, rotate
+from circuitbench.models.forward import rotary_angles, rotate
 from circuitbench.models.transformer import Transformer
 from circuitbench.oracle.engine.weights import Weights
+from circuitbench.oracle.rules import EXACT, Attended, Rule
 
 
 class Forward:
@@ -48,7 +48,13 @@ class Forward:
         return x
 
     def heads(
-        self, layer: int, x: Tensor, reads: Tensor | None = None, only: Tensor | None = None
+        self,
+        layer: int,
+        x: Tensor,
+        reads: Tensor | None = None,
+        only: Tensor | None = None,
+        rule: Rule = EXACT,
+        reference: Attended | None = None,
     ) -> Tensor:
         """Head outputs ``z [batch, pos or k, n_heads, d_head]`` before the output projection.
 
@@ -57,12 +63,46 @@ class Forward:
             x: residual stream before it.
             reads: ``[batch, k]``: compute these query positions only.
             only: ascending indices of heads to compute; z then has just those.
+            rule: of the backward pass.
+            reference: what the rule wants to know of other text.
+        """
+        cfg = self.config
+        if only is not None and len(only) == 0:
+            queries = x.shape[1] if reads is None else reads.shape[1]
+            return x.new_zeros(x.shape[0], queries, 0, cfg.d_head)
+        q, k, v = self.projections(layer, x, reads, only, rule)
+        pos, allowed = k.shape[2], None
+        if reads is not None:
+            allowed = torch.arange(pos, device=x.device) <= reads[:, None, :, None]
+        z = rule.attention(q, k, v, allowed, reference)
+        self.flops += 4.0 * q.numel() * pos
+        return z.transpose(1, 2)
+
+    def attended(self, tokens: Tensor, reads: Tensor | None = None) -> list[Attended]:
+        """Queries and keys of every layer; the last layer's queries only at ``reads``."""
+        x, found, last = self.embed(tokens), [], self.n_layers - 1
+        for layer in range(self.n_layers):
+            q, k, _ = self.projections(layer, x, reads if layer == last else None)
+            found.append(Attended(q, k))
+            if layer < last:
+                x = self.add_mlp(layer, self.add_attention(layer, x, self.heads(layer, x)))
+        return found
+
+    def projections(
+        self,
+        layer: int,
+        x: Tensor,
+        reads: Tensor | None = None,
+        only: Tensor | None = None,
+        rule: Rule = EXACT,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (scaled), keys and values ``[batch, n_heads, pos or k, d_head]``, rotated.
+
+        Keys and values that several heads share are repeated. Arguments as in :meth:`heads`.
         """
         cfg, w = self.config, self.weights.layers[layer]
         batch, pos, _ = x.shape
-        if only is not None and len(only) == 0:
-            return x.new_zeros(batch, pos if reads is None else reads.shape[1], 0, cfg.d_head)
-        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        n = rule.norm(x, cfg.normalization, cfg.norm_eps)
         qkv, to_q, to_kv = w.qkv, w.q, w.kv
         if only is not None:
             qkv, to_q, to_kv, _ = w.only(only)
@@ -84,14 +124,7 @@ class Forward:
             q = rotate(q, cos, sin)
         if q.shape[1] != k.shape[1]:
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
-        allowed = None
-        if reads is not None:
-            allowed = torch.arange(pos, device=x.device) <= reads[:, None, :, None]
-        z = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0
-        )
-        self.flops += 4.0 * q.numel() * pos
-        return z.transpose(1, 2)
+        return q, k, v
 
     def add_attention(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None = None) -> Tensor:
         """Residual stream after attention: ``x + z @ W_O + b_O``; ``z`` of the heads ``only``."""
@@ -102,24 +135,26 @@ class Forward:
         self.flops += x.shape[0] * x.shape[1] * out.flops
         return out.add_to(x, z.flatten(-2))
 
-    def add_mlp(self, layer: int, x: Tensor) -> Tensor:
+    def add_mlp(self, layer: int, x: Tensor, rule: Rule = EXACT) -> Tensor:
         """Residual stream after the MLP; ``x`` itself in an attention-only model."""
         cfg, w = self.config, self.weights.layers[layer]
         if w.mlp_in is None or w.mlp_out is None:
             return x
         rows = x.shape[0] * x.shape[1]
-        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        n = rule.norm(x, cfg.normalization, cfg.norm_eps)
         self.flops += rows * (w.mlp_in.flops + w.mlp_out.flops)
-        if w.mlp_gate is None:
-            hidden = w.mlp_in(n, cfg.activation)
-        else:
-            hidden = w.mlp_gate(n, cfg.activation) * w.mlp_in(n)
+        first = w.mlp_in if w.mlp_gate is None else w.mlp_gate
+        # The true gradient needs no activation of its own, so it may be part of the product.
+        fused = type(rule).activation is Rule.activation
+        hidden = first(n, cfg.activation) if fused else rule.activation(first(n), cfg.activation)
+        if w.mlp_gate is not None:
+            hidden = rule.gated(hidden, w.mlp_in(n))
             self.flops += rows * w.mlp_gate.flops
         return w.mlp_out.add_to(x, hidden)
 
-    def final(self, x: Tensor) -> Tensor:
+    def final(self, x: Tensor, rule: Rule = EXACT) -> Tensor:
         """The final norm; what the (folded) unembedding reads."""
-        return normalize(x, self.config.normalization, self.config.norm_eps)
+        return rule.norm(x, self.config.normalization, self.config.norm_eps)
 
     def angles(self, pos: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of rotary positions, ``[pos, rotary_dim]`` each."""

@@ -1,0 +1,275 @@
+"""How the backward pass goes through norms, attention and MLPs: one object per rule.
+
+A rule leaves the forward pass as it is and changes what is passed back: the *slope* of a
+nonlinearity is replaced by another coefficient. Engines and the edge oracle ask these objects. To
+add a rule, write its class here and list it in :data:`RULES`.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from circuitbench.core.errors import InvalidSpec, nearest
+from circuitbench.models.forward import activate, normalize
+
+
+class Attended(NamedTuple):
+    """Queries, and the keys they can attend to, of the same heads on other text.
+
+    Args:
+        q: ``[batch, n_heads, query, d_head]``.
+        k: ``[batch, n_heads, key, d_head]``.
+    """
+
+    q: Tensor
+    k: Tensor
+
+
+class Rule:
+    """The true gradient; other rules override what they change.
+
+    Attributes:
+        name: in settings and records.
+        changes: what the backward pass does instead, in a few words.
+        reference: whether :meth:`attention` needs the queries and keys of the text at the other
+            end (the counterfactual prompts; in denoising the prompts).
+        dropped: a layer (attention and MLP) that nothing is passed back through, or None.
+    """
+
+    name = "exact"
+    changes = "nothing: the true gradient"
+    reference = False
+    dropped: int | None = None
+
+    def norm(self, x: Tensor, kind: str, eps: float) -> Tensor:
+        """The norm of ``[..., d_model]`` without its scale and shift."""
+        return normalize(x, kind, eps)
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, reference: Attended | None
+    ) -> Tensor:
+        """Head outputs ``[batch, n_heads, query, d_head]``; the scale is in the queries.
+
+        Args:
+            q: ``[batch, n_heads, query, d_head]``.
+            k, v: ``[batch, n_heads, key, d_head]``.
+            allowed: bool, broadcast to ``[batch, n_heads, query, key]``: what may be attended to;
+                None where query and key positions are the same and attention is causal.
+            reference: where :attr:`reference` is True.
+        """
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0
+        )
+
+    def activation(self, x: Tensor, kind: str) -> Tensor:
+        """The MLP's nonlinearity."""
+        return activate(x, kind)
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The product of a gated MLP; ``gate`` has been through the activation."""
+        return gate * up
+
+    def after(self, layer: int, before: Tensor, x: Tensor) -> Tensor:
+        """The residual stream after a layer, ``x``, from that ``before`` it."""
+        return before + (x - before).detach() if layer == self.dropped else x
+
+    def dropping(self, layer: int) -> Rule:
+        """This rule with nothing passed back through one layer's attention and MLP.
+
+        One term of GradDrop (Kramár et al. 2024, arXiv 2403.00745, section 3.2.2).
+        """
+        rule = copy(self)
+        rule.dropped = layer
+        return rule
+
+
+class _FrozenNorm(Rule):
+    """What is divided by in a norm is a constant; subtracting the mean stays differentiable."""
+
+    def norm(self, x: Tensor, kind: str, eps: float) -> Tensor:
+        """See :meth:`Rule.norm`."""
+        if kind == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        elif kind != "rms":
+            return x
+        scale: Tensor = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return x * scale.detach()
+
+
+class Gim(_FrozenNorm):
+    """Gradient interaction modifications (Edin et al. 2025, arXiv 2505.17630).
+
+    Norms are frozen, the softmax of attention is differentiated at a higher temperature (the
+    slope of ``softmax(scores / 2)`` without the factor 1/2, as the authors' package has it), and
+    where activations are multiplied each gets its share: what goes back to queries and keys is
+    quartered, to values halved, to both factors of a gated MLP halved.
+    """
+
+    name = "gim"
+    changes = "frozen norms, softmax at temperature 2, q and k x 1/4, v, gate and up x 1/2"
+    temperature = 2.0
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, reference: Attended | None
+    ) -> Tensor:
+        """See :meth:`Rule.attention`."""
+        scores = _scores(_share(q, 0.25), _share(k, 0.25), allowed)
+        pattern: Tensor = _WarmSoftmax.apply(scores, self.temperature)  # type: ignore[no-untyped-call]  # by torch
+        return pattern @ _share(v, 0.5)
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """See :meth:`Rule.gated`."""
+        return _share(gate, 0.5) * _share(up, 0.5)
+
+
+class RelP(_FrozenNorm):
+    """Relevance patching (Rezaei Jafari et al. 2025, arXiv 2508.21258): coefficients of LRP.
+
+    The LN-rule takes a norm's divisor as a constant, the identity rule an activation ``f(x)`` as
+    ``x * (f(x) / x)`` with a constant quotient, the half rule halves what goes back to both
+    factors of a gated MLP. Attention is differentiated as it is, as the authors do on GPT-2.
+    """
+
+    name = "relp"
+    changes = "frozen norms, activations as x times a constant f(x) / x, gate and up x 1/2"
+
+    def activation(self, x: Tensor, kind: str) -> Tensor:
+        """See :meth:`Rule.activation`."""
+        with torch.no_grad():
+            away = torch.where(x.abs() < 1e-6, torch.full_like(x, 1e-6), x)
+            quotient = activate(away, kind) / away
+        # The value is the activation's own, to the last bit.
+        return activate(x, kind).detach() + quotient * (x - x.detach())
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """See :meth:`Rule.gated`."""
+        return _share(gate, 0.5) * _share(up, 0.5)
+
+
+class RelPFrozen(RelP):
+    """:class:`RelP` with the AH-rule: the attention pattern is a constant (Ali et al. 2022)."""
+
+    name = "relp-frozen"
+    changes = "as relp, and the attention pattern is a constant: nothing goes back to q and k"
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, reference: Attended | None
+    ) -> Tensor:
+        """See :meth:`Rule.attention`."""
+        return _scores(q, k, allowed).softmax(-1).detach() @ v
+
+
+class AtPQK(Rule):
+    """The QK fix of AtP* (Kramár et al. 2024, arXiv 2403.00745, section 3.2.1).
+
+    A saturated softmax has no slope, so what patching a query or a key would do goes unseen. Its
+    slope is replaced by the secant to the counterfactual: what goes back to a query, times its
+    change, is what the pattern with that query alone patched would bring (equation 7); what goes
+    back to a key, times its change, is that with this one key patched (equation 9).
+
+    With ``s`` the scores, ``p`` the pattern and ``g`` the derivative by it: for one key
+    ``p expm1(d) / (1 + p expm1(d)) (g - sum p g) / d`` where ``d`` is the score's change; for a
+    query the true derivative, corrected along the change of its scores alone (Broyden's rank-one
+    correction), which is the smallest change that makes the secant exact.
+
+    It departs from the paper in one thing: there the fix is for the attributed query or key, and
+    the gradient that comes from above is the true one; here it holds wherever the backward pass
+    goes through a softmax. So heads and edges that act through later heads' queries and keys have
+    it too.
+    """
+
+    name = "atp-qk"
+    changes = "softmax by its secant to the counterfactual, for queries and for single keys"
+    reference = True
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, reference: Attended | None
+    ) -> Tensor:
+        """See :meth:`Rule.attention`."""
+        assert reference is not None  # asked for by the attribute
+        pattern: Tensor = _SecantPattern.apply(q, k, allowed, *reference)  # type: ignore[no-untyped-call]  # by torch
+        return pattern @ v
+
+
+EXACT = Rule()
+RULES: dict[str, Rule] = {r.name: r for r in (EXACT, Gim(), RelP(), RelPFrozen(), AtPQK())}
+
+
+def rule_named(name: str | Rule) -> Rule:
+    """The rule of a name (a rule is itself); raises :class:`InvalidSpec` naming the nearest."""
+    if isinstance(name, Rule):
+        return name
+    if name not in RULES:
+        raise InvalidSpec(f"no backward rule {name!r}; {nearest(str(name), RULES)}")
+    return RULES[name]
+
+
+def _scores(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
+    """Attention scores ``[..., query, key]``, minus infinity where nothing may be seen."""
+    scores = q @ k.transpose(-1, -2)
+    if allowed is None:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    return scores.masked_fill(~allowed, -torch.inf)
+
+
+def _share(x: Tensor, share: float) -> Tensor:
+    """``x``, to which only a share of the gradient goes back."""
+    return x.detach() + share * (x - x.detach())
+
+
+class _WarmSoftmax(torch.autograd.Function):
+    """Softmax over the last dimension, differentiated at the scores divided by a temperature."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward((scores / temperature).softmax(-1))
+        return scores.softmax(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (warm,) = ctx.saved_tensors
+        return warm * (grads[0] - (warm * grads[0]).sum(-1, keepdim=True)), None
+
+
+class _SecantPattern(torch.autograd.Function):
+    """The attention pattern, differentiated by :class:`AtPQK`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, allowed: Tensor | None, other_q: Tensor, other_k: Tensor
+    ) -> Tensor:
+        scores = _scores(q, k, allowed)
+        pattern = scores.softmax(-1)
+        by_query = _scores(other_q, k, allowed)
+        by_key = _scores(q, other_k, allowed)
+        seen = scores > -torch.inf
+        ctx.save_for_backward(
+            q,
+            k,
+            pattern,
+            by_query.softmax(-1) - pattern,
+            torch.where(seen, by_query - scores, 0.0),
+            torch.where(seen, by_key - scores, 0.0),
+        )
+        return pattern
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        q, k, pattern, moved, query_change, key_change = ctx.saved_tensors
+        grad = grads[0]
+        above = grad - (pattern * grad).sum(-1, keepdim=True)
+        slope = pattern * above
+        gap = (moved * grad - slope * query_change).sum(-1, keepdim=True)
+        size = query_change.square().sum(-1, keepdim=True)
+        to_query = slope + torch.where(size > 0, gap * query_change / size.clamp_min(1e-12), 0.0)
+        # The secant of one changed score, whose limit at no change is the slope.
+        grown = torch.expm1(key_change.clamp(max=80.0))
+        small = key_change.abs() < 1e-4
+        ratio = torch.where(small, 1.0, grown / torch.where(small, 1.0, key_change))
+        to_key = slope * ratio / (1 + pattern * grown)
+        return to_query @ k, to_key.transpose(-1, -2) @ q, None, None, None
