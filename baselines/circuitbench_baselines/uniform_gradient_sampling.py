@@ -73,7 +73,7 @@ class UniformGradientSampling:
         steps = steps_within_budget(oracle, self.steps)
         odds = float(np.log(self.start / (1 - self.start)))
         location = torch.full((len(oracle.edges.edges),), odds).double().requires_grad_()
-        offsets = torch.zeros(oracle.edges.constants_shape).double().requires_grad_()
+        offsets = torch.zeros(oracle.edges.offsets_shape).double().requires_grad_()
         adam = torch.optim.Adam(
             [
                 {"params": [location], "lr": self.rate},
@@ -92,7 +92,7 @@ class UniformGradientSampling:
             assert location.grad is not None
             # By a probability it is slope / (p (1 - p)); by its log odds p (1 - p) cancels.
             location.grad += found.gradients["kl"][0].double() * uniform
-            offsets.grad = found.offset_gradients["kl"][0].double()
+            offsets.grad = found.offsets["kl"][0].double()
             adam.step()
             trace.note(step, location, float(found.values["kl"][0]), float(chance.sum().detach()))
         return gates_discovery(oracle, location, location.detach() > 0, trace, self.listed)

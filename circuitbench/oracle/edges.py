@@ -175,6 +175,7 @@ class EdgeOracle:
         of: Sequence[EdgeOf] = ("task", "kl"),
         ablation: str | None = None,
         per_prompt: bool = False,
+        offsets: Tensor | None = None,
         batch: Batch | None = None,
         rule: str | Rule = "exact",
     ) -> Derivatives:
@@ -185,6 +186,10 @@ class EdgeOracle:
         Args:
             masks, of, ablation, batch, rule: as in :meth:`gradient`.
             per_prompt: whether values are ``[n_masks, batch]``, and derivatives as there.
+            offsets: ``[n_senders, d_model]`` (:attr:`offsets_shape`), added everywhere to what
+                stands for a sender's output; a method may learn them (optimal ablation: Li and
+                Janson 2024, arXiv 2409.09951). Their derivatives come from the same backward
+                pass, and cost nothing more.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
@@ -193,6 +198,7 @@ class EdgeOracle:
         names, backward = checked_of(of, get_args(EdgeOf)), rule_named(rule)
         kind, batch = self._ablation(ablation), batch or self._current()
         soft = self._checked(masks)
+        shift = None if offsets is None else self._checked_offsets(offsets)
         self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
             self._account.ask(batch, kind, backwards=len(names))
@@ -201,6 +207,11 @@ class EdgeOracle:
         slope = {
             name: soft.new_zeros(len(soft), n if per_prompt else 1, soft.shape[1]) for name in names
         }
+        moved = (
+            {}
+            if shift is None
+            else {name: shift.new_zeros(len(soft), *shift.shape) for name in names}
+        )
         with self._account.timed():
             run = self._run(batch, "task", kind, backward)
             step = 1 if per_prompt else run.rows_at_once(len(self.graph.senders))
@@ -213,7 +224,7 @@ class EdgeOracle:
                     rows = torch.arange(start, min(start + step, n))
                     gates = mask.clone().requires_grad_(True)
                     with torch.enable_grad():
-                        final = run.final(gates, rows)
+                        final = run.final(gates, rows, shift)
                         for name in names:
                             if name == "task":
                                 value = run.value_tensor(final, rows)
@@ -221,14 +232,20 @@ class EdgeOracle:
                                 assert intact is not None  # made above
                                 value = run.divergence(intact[rows], final, rows)
                             at[name][i, rows] = value.detach().cpu()
-                            (grad,) = torch.autograd.grad(value.sum(), gates, retain_graph=True)
-                            slope[name][i, start if per_prompt else 0] += grad
-        if per_prompt:
-            return Derivatives(at, slope)
-        return Derivatives(
-            {name: value.mean(1) for name, value in at.items()},
-            {name: grad[:, 0] / n for name, grad in slope.items()},
-        )
+                            by = [gates] if shift is None else [gates, shift]
+                            grads = torch.autograd.grad(value.sum(), by, retain_graph=True)
+                            slope[name][i, start if per_prompt else 0] += grads[0]
+                            if shift is not None:
+                                moved[name][i] += grads[1] / n
+        if not per_prompt:
+            at = {name: value.mean(1) for name, value in at.items()}
+            slope = {name: grad[:, 0] / n for name, grad in slope.items()}
+        return Derivatives(at, slope, moved)
+
+    @property
+    def offsets_shape(self) -> tuple[int, int]:
+        """``(n_senders, d_model)``."""
+        return len(self.graph.senders), self._engine.forward.config.d_model
 
     def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
         return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)
@@ -241,6 +258,14 @@ class EdgeOracle:
                 f"knows no edges; valid: {', '.join(a.name for a in ABLATIONS.values() if a.edges)}"
             )
         return ablation
+
+    def _checked_offsets(self, offsets: Tensor) -> Tensor:
+        offsets = torch.as_tensor(offsets).detach().cpu().float()
+        if offsets.shape != self.offsets_shape or not offsets.isfinite().all():
+            raise InvalidSpec(
+                f"offsets must be finite and {list(self.offsets_shape)}, not {list(offsets.shape)}"
+            )
+        return offsets.requires_grad_(True)
 
     def _checked(self, masks: Tensor) -> Tensor:
         masks = torch.as_tensor(masks)

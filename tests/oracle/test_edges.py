@@ -175,6 +175,29 @@ def test_the_gradients_of_the_prompts_are_parts_of_the_mean_at_the_same_cost() -
     assert torch.allclose(clean[0], clean[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+def test_offsets_move_what_stands_for_a_sender_and_have_derivatives(ablation: str) -> None:
+    oracle = oracle_on("gpt2")
+    rng = torch.Generator().manual_seed(0)
+    soft = torch.rand(1, len(oracle.edges.edges), generator=rng)
+    start, step = (torch.randn(2, *oracle.edges.offsets_shape, generator=rng) / 10).unbind()
+
+    def asked(offsets: Any) -> Any:
+        return oracle.edges.differentiate(soft, ablation=ablation, offsets=offsets)
+
+    found, plain = asked(start), oracle.edges.differentiate(soft, ablation=ablation)
+    assert not plain.offsets
+    unmoved = asked(torch.zeros_like(start))
+    for name in ("task", "kl"):
+        assert torch.allclose(unmoved.values[name], plain.values[name], atol=1e-5)
+        assert torch.allclose(unmoved.gradients[name], plain.gradients[name], atol=1e-5)
+        h = 0.02
+        ahead, behind = (asked(start + sign * h * step).values[name][0] for sign in (1, -1))
+        slope = float((found.offsets[name][0] * step).sum())
+        assert float(ahead - behind) / (2 * h) == pytest.approx(slope, abs=2e-3)
+    assert oracle.meter.queries == 7 * 5  # offsets cost nothing beside the masks
+
+
 def test_bad_edge_questions_are_refused() -> None:
     oracle = oracle_on("attention-only")
     with pytest.raises(InvalidSpec, match=r"no gradient of 'reward'; valid: kl, task"):
