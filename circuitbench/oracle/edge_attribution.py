@@ -104,7 +104,9 @@ class Attribution:
                 value = self.run.value_tensor(final, rows)
             else:
                 value = self.run.divergence(self.intact[rows], final, rows)
-            slopes = torch.autograd.grad(value.sum(), inputs)
+            slopes = torch.autograd.grad(
+                value.sum(), inputs, allow_unused=True, materialize_grads=True
+            )
         change = self.clean[:, rows] - self.ablated[:, rows]
         spans = self.n_spans
         found = change.new_zeros(len(self.graph.receivers), len(change), spans, spans)

@@ -18,19 +18,23 @@ from torch import Tensor
 
 from circuitbench.core.circuit import Edge
 from circuitbench.core.edges import graph_of
-from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
 from circuitbench.oracle.account import Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
 from circuitbench.oracle.derivatives import (
+    GRADIENT_COST,
     Derivatives,
     checked_of,
     derivatives_cost,
 )
+from circuitbench.oracle.edge_attribution import Attribution
 from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.paths import CLEAN, Path, Straight
 from circuitbench.oracle.rules import EXACT, Rule, rule_named
+from circuitbench.tasks.base import REST
 
 EdgeOf = Literal["task", "kl"]
 
@@ -246,6 +250,66 @@ class EdgeOracle:
     def offsets_shape(self) -> tuple[int, int]:
         """``(n_senders, d_model)``."""
         return len(self.graph.senders), self._engine.forward.config.d_model
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """Names of the spans that the prompts name, the rest last; none where they name none."""
+        prompts = self._current().source.prompts
+        return () if prompts.spans is None else (*prompts.spans, REST)
+
+    def attribution(
+        self,
+        path: Path = CLEAN,
+        *,
+        of: EdgeOf = "task",
+        ablation: str | None = None,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
+        by_span: bool = False,
+    ) -> Tensor:
+        """Attributions of all edges at the points of a path, ``[n_points, n_edges]``.
+
+        An edge's attribution is ``(z_clean - z_ablated) . d value / d input``: its sender's
+        outputs on the prompts and at the other end, its receiver's input at that point, means
+        over the prompts. At :data:`CLEAN` it equals :meth:`gradient` at all ones. A point costs 3
+        queries; one of a :class:`GradPath` 6, since finding it takes a backward pass too.
+
+        Args:
+            path: where the derivatives are taken, see :mod:`circuitbench.oracle.paths`.
+            of: ``task`` (the metric) or ``kl`` (whose derivative is 0 at the intact model).
+            ablation: the other end, ``resample`` for the counterfactual of every prompt.
+            batch: instead of the oracle's default one.
+            rule: how the backward pass goes.
+            by_span: tell positions apart: ``[n_points, n_edges, n_spans, n_spans]``, the span in
+                which the sender writes and the one in which the receiver is, as :attr:`spans`
+                names them. For keys and values that is where the query looks from (the crossing
+                edges of Haklay et al. 2025, arXiv 2502.04577); other receivers hear in one place.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all points; nothing is spent then.
+            InvalidSpec: for a sender the model does not have, an ablation that cannot replace
+                every sender or is not ``resample`` where the path leads to the counterfactual,
+                spans where the prompts name none, or an unknown rule.
+        """
+        (name,), backward = checked_of((of,), get_args(EdgeOf)), rule_named(rule)
+        kind, batch = self._ablation(ablation), batch or self._current()
+        if isinstance(path, Straight):
+            for sender in path.senders:
+                if sender not in self.graph.senders:
+                    raise InvalidSpec(
+                        f"the model has no sender {sender!r}; {nearest(sender, self.graph.senders)}"
+                    )
+        elif kind.name != "resample":
+            raise InvalidSpec(f"this path leads to the counterfactual: resample, not {kind.name}")
+        if by_span:
+            batch.source.prompts.members()  # raises where there are none
+        self._account.charge(GRADIENT_COST * path.passes)
+        for _ in range(path.passes):
+            self._account.ask(batch, kind, backwards=1)
+        with self._account.timed():
+            run = self._run(batch, "task", kind, backward)
+            found = Attribution(run, name, by_span).along(path)
+        return found if by_span else found[..., 0, 0]
 
     def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
         return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)

@@ -48,7 +48,8 @@ class GradPath:
     Zhang et al. 2025 (arXiv 2502.06852): from the prompt's embedding ``x_0``, every step goes one
     unit down the slope of the squared distance between the outputs there and on the
     counterfactual: ``x_(j+1) = x_j - g / |g|``, where ``g`` is the derivative by ``x_j`` of
-    ``|G(x_j) - G(counterfactual)|^2``. The points are ``x_1 .. x_k``. It takes a backward pass per step to find them.
+    ``|G(x_j) - G(counterfactual)|^2``. The points are ``x_1 .. x_k``. It takes a backward pass
+    per step to find them.
 
     The paper states a path for the activation of every node. Here there is one, of the embedding,
     from which all else is computed, which is what the paper's reported cost (about five times

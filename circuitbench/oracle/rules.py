@@ -172,10 +172,11 @@ class AtPQK(Rule):
     change, is what the pattern with that query alone patched would bring (equation 7); what goes
     back to a key, times its change, is that with this one key patched (equation 9).
 
-    With ``s`` the scores, ``p`` the pattern and ``g`` the derivative by it: for one key
-    ``p expm1(d) / (1 + p expm1(d)) (g - sum p g) / d`` where ``d`` is the score's change; for a
-    query the true derivative, corrected along the change of its scores alone (Broyden's rank-one
-    correction), which is the smallest change that makes the secant exact.
+    Where one key's score changes by ``d``, from weight ``p`` to ``p'``, its score gets
+    ``(p' - p) / d * (g - g_others)``, with ``g`` the derivative by its weight and ``g_others`` that
+    by the others', weighted. A query's scores get the true derivative, corrected along their
+    change alone (Broyden's rank-one correction): the smallest correction by which the secant is
+    exact.
 
     It departs from the paper in one thing: there the fix is for the attributed query or key, and
     the gradient that comes from above is the true one; here it holds wherever the backward pass
@@ -243,33 +244,43 @@ class _SecantPattern(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, allowed: Tensor | None, other_q: Tensor, other_k: Tensor
     ) -> Tensor:
-        scores = _scores(q, k, allowed)
-        pattern = scores.softmax(-1)
-        by_query = _scores(other_q, k, allowed)
-        by_key = _scores(q, other_k, allowed)
-        seen = scores > -torch.inf
-        ctx.save_for_backward(
-            q,
-            k,
-            pattern,
-            by_query.softmax(-1) - pattern,
-            torch.where(seen, by_query - scores, 0.0),
-            torch.where(seen, by_key - scores, 0.0),
-        )
-        return pattern
+        ctx.allowed = allowed
+        ctx.save_for_backward(q, k, other_q, other_k)
+        return _scores(q, k, allowed).softmax(-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        q, k, pattern, moved, query_change, key_change = ctx.saved_tensors
-        grad = grads[0]
-        above = grad - (pattern * grad).sum(-1, keepdim=True)
-        slope = pattern * above
+        q, k, other_q, other_k = ctx.saved_tensors
+        grad, scores = grads[0].double(), _scores(q, k, ctx.allowed).double()
+        by_query = _scores(other_q, k, ctx.allowed).double()
+        by_key = _scores(q, other_k, ctx.allowed).double()
+        seen, pattern = scores > -torch.inf, scores.softmax(-1)
+        query_change, key_change = (
+            torch.where(seen, there - scores, 0.0) for there in (by_query, by_key)
+        )
+        mean = (pattern * grad).sum(-1, keepdim=True)
+        slope = pattern * (grad - mean)
+        moved = by_query.softmax(-1) - pattern
         gap = (moved * grad - slope * query_change).sum(-1, keepdim=True)
         size = query_change.square().sum(-1, keepdim=True)
-        to_query = slope + torch.where(size > 0, gap * query_change / size.clamp_min(1e-12), 0.0)
-        # The secant of one changed score, whose limit at no change is the slope.
-        grown = torch.expm1(key_change.clamp(max=80.0))
-        small = key_change.abs() < 1e-4
-        ratio = torch.where(small, 1.0, grown / torch.where(small, 1.0, key_change))
-        to_key = slope * ratio / (1 + pattern * grown)
-        return to_query @ k, to_key.transpose(-1, -2) @ q, None, None, None
+        to_query = slope + gap * query_change / size.clamp_min(1e-300)
+        # One key against all others together: its weight is a sigmoid of its score. What the
+        # others add up to is lost where the best one has it all, so there it is summed anew.
+        best = torch.zeros_like(seen).scatter(-1, scores.argmax(-1, keepdim=True), True)
+        without = scores.masked_fill(best, -torch.inf)
+        total, rest = (s.logsumexp(-1, keepdim=True) for s in (scores, without))
+        share = torch.where(best, 0.0, pattern)
+        others = torch.where(best, rest, total + torch.log1p(-share))
+        others_mean = torch.where(
+            best,
+            (without.softmax(-1).nan_to_num(0.0) * grad).sum(-1, keepdim=True),
+            (mean - share * grad) / (1 - share),
+        )
+        here, there = torch.sigmoid(scores - others), torch.sigmoid(by_key - others)
+        still = key_change.abs() < 1e-6
+        rate = torch.where(
+            still, here * (1 - here), (there - here) / torch.where(still, 1.0, key_change)
+        )
+        to_key = torch.where(seen, rate, 0.0) * (grad - others_mean)
+        back = to_query.to(k.dtype) @ k, to_key.to(q.dtype).transpose(-1, -2) @ q
+        return *back, None, None, None
