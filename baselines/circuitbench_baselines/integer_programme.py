@@ -46,7 +46,7 @@ class EdgeIntegerProgramme:
     Args:
         size: edges at most; 0 tries sizes as above.
         smallest, largest: sizes tried.
-        faithful: faithfulness that is enough.
+        faithful: faithfulness that is enough; 0.9 is 0.9 to 1.1.
         candidates: edges the programme may take.
         nodes: branches of the search at most.
         ablation: what stands for the sender's output otherwise.
@@ -96,7 +96,7 @@ class EdgeIntegerProgramme:
     def _smallest_faithful(
         self, oracle: Oracle, ends: np.ndarray, scores: np.ndarray
     ) -> tuple[_Choice, list[dict[str, float]]]:
-        best, tried, most = self._solve(ends, scores, self.smallest), [], -np.inf
+        best, tried, closest = self._solve(ends, scores, self.smallest), [], np.inf
         if oracle.remaining is not None and oracle.remaining < 2:
             return best, []
         clean = oracle.clean_metric
@@ -106,10 +106,10 @@ class EdgeIntegerProgramme:
             lost = self._damage(oracle, one.taken)
             faithfulness = 1 - lost / total if abs(total) > 1e-6 * max(abs(clean), 1.0) else 0.0
             tried.append({"size": size, "faithfulness": faithfulness})
-            if faithfulness > most + 0.01:
-                best, most = one, faithfulness
+            if abs(1 - faithfulness) < closest - 0.01:
+                best, closest = one, abs(1 - faithfulness)
             size *= 2
-            if most >= self.faithful or size > self.largest or oracle.remaining == 0:
+            if closest <= 1 - self.faithful or size > self.largest or oracle.remaining == 0:
                 return best, tried
             one = self._solve(ends, scores, size)
 

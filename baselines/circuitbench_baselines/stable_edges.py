@@ -22,7 +22,7 @@ from circuitbench_baselines.edge_ranking import edge_discovery
 )
 @dataclass(frozen=True)
 class BootstrapStableEdges:
-    """Edge attribution patching that trusts only edges which keep their sign (Nikankin et al. 2025).
+    """Edge attribution patching that trusts edges which keep their sign (Nikankin et al. 2025).
 
     As in the paper (arXiv 2510.25786), prompts are resampled with replacement and attributed
     again; an edge whose bootstrap interval holds 0 is unsure, and ranks below all sure ones. Then

@@ -56,7 +56,7 @@ class UniformGradientSampling:
     steps: int = 300
     penalty: float = 1e-3
     rate: float = 0.1
-    constants_rate: float = 2e-3
+    constants_rate: float = 2e-4
     start: float = 0.9
     ablation: AblationName | None = "mean"
     listed: int = 1_000
