@@ -16,6 +16,8 @@ from circuitbench_baselines.edge_gates import (
 )
 from circuitbench_baselines.hard_concrete import draw, location_of, open_chance, quiet
 
+LIMIT = float(np.log(100))  # of a gate's location, beyond which its slope is next to nothing
+
 
 @Info(
     title="Edge pruning",
@@ -76,6 +78,7 @@ class EdgePruning:
         multipliers = torch.zeros(2).double().requires_grad_()
         down = torch.optim.Adam([location], lr=self.rate)
         up = torch.optim.Adam([multipliers], lr=self.pressure, maximize=True)
+        settled = torch.zeros(n).double()
         trace = GateTrace(oracle, steps)
         for step in range(1, steps + 1):
             gates = draw(location, rng)
@@ -88,5 +91,9 @@ class EdgePruning:
             (multipliers[0] * missing + multipliers[1] * missing**2).backward()
             down.step()
             up.step()
+            with torch.no_grad():
+                location.clamp_(-LIMIT, LIMIT)
+                late = step > steps // 2
+                settled = settled + location / (steps - steps // 2) if late else settled
             trace.note(step, location, kl, n * (1 - target + float(missing.detach())))
-        return gates_discovery(oracle, location, quiet(location.detach()) > 0.5, trace, self.listed)
+        return gates_discovery(oracle, settled, quiet(location.detach()) > 0.5, trace, self.listed)

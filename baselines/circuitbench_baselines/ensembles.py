@@ -164,4 +164,7 @@ def scaled(scores: np.ndarray) -> np.ndarray:
 
 def combined(arrays: Sequence[np.ndarray], how: Combine) -> np.ndarray:
     """Mean, least or largest, entry by entry."""
-    return np.asarray({"mean": np.mean, "min": np.min, "max": np.max}[how](np.stack(arrays), 0))
+    stacked = np.stack(arrays)
+    if how == "mean":
+        return np.asarray(stacked.mean(0))
+    return np.asarray(stacked.min(0) if how == "min" else stacked.max(0))

@@ -72,8 +72,9 @@ class EdgeIntegerProgramme:
         everything = torch.ones(1, len(oracle.edges.edges))
         effects = oracle.edges.gradient(everything, ablation=self.ablation)[0].double().numpy()
         scores, ends = np.abs(effects), oracle.edges.graph.ends
+        tried: list[dict[str, float]] = []
         if self.size:
-            chosen, tried = self._solve(ends, scores, self.size), []
+            chosen = self._solve(ends, scores, self.size)
         else:
             chosen, tried = self._smallest_faithful(oracle, ends, scores)
         lift = np.where(chosen.taken, 2 * scores.max(initial=0.0), 0.0)
@@ -179,8 +180,8 @@ def best_connected(
     for node, column in place.items():
         no_more([column], np.flatnonzero(ends[:, 1] == node).tolist())
         no_more([column], np.flatnonzero(ends[:, 0] == node).tolist())
-    row, column, value = zip(*rows, strict=True)
-    matrix = coo_array((value, (row, column)), shape=(len(upper), n + len(inner))).tocsr()
+    at, variable, value = zip(*rows, strict=True)
+    matrix = coo_array((value, (at, variable)), shape=(len(upper), n + len(inner))).tocsr()
     found = milp(
         c=-np.concatenate([scores, np.zeros(len(inner))]),
         integrality=np.ones(n + len(inner)),
@@ -190,7 +191,7 @@ def best_connected(
     )
     if found.x is None:
         return np.zeros(n, dtype=bool), False
-    return found.x[:n] > 0.5, found.status == 0
+    return np.asarray(found.x[:n] > 0.5), bool(found.status == 0)
 
 
 def greedy_connected(ends: np.ndarray, scores: np.ndarray, size: int) -> np.ndarray:
@@ -211,7 +212,7 @@ def greedy_connected(ends: np.ndarray, scores: np.ndarray, size: int) -> np.ndar
             break
         best = int(np.where(open_edges, scores, -np.inf).argmax())
         taken[best] = inside[ends[best, 0]] = True
-    return taken & _reached(ends, taken)
+    return np.asarray(taken & _reached(ends, taken))
 
 
 def _reached(ends: np.ndarray, taken: np.ndarray) -> np.ndarray:

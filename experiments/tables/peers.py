@@ -285,7 +285,7 @@ def make_venv(folder: Path, pip_options: Sequence[str]) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", *PEER, *pip_options]
+        install = [str(python), "-m", "pip", "install", "--quiet", *PEER, *pip_options]
         subprocess.run(install, check=True)
     return python
 

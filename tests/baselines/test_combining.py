@@ -142,6 +142,7 @@ def test_an_ensemble_of_head_methods_combines_scores_and_votes() -> None:
     alone = [method_class(name)().discover(asked, np.random.default_rng(0)) for name in members]
     votes = [one.selected for one in alone]
     assert votes == [{(1, 1), (2, 0)}, {(1, 1)}]
+    how: Any
     for how, agreed in (
         ("mean", votes[0] & votes[1]),
         ("min", votes[0] & votes[1]),
