@@ -15,15 +15,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Edge
+from circuitbench.core.circuit import DIRECTIONS, Direction, Edge
 from circuitbench.core.edges import graph_of
-from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
 from circuitbench.oracle.account import GRADIENT_COST, Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
+from circuitbench.oracle.edge_answers import EdgeAnswers
 from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.engine.limits import Memory
+
+_HELD = 2  # halves of batches whose runs are kept: the prompts, and the control text
 
 
 class EdgeOracle:
@@ -53,6 +57,8 @@ class EdgeOracle:
         self._default, self._weight = ablation, weight
         config = engine.forward.config
         self.graph = graph_of(config.n_layers, config.n_heads, config.d_mlp > 0)
+        self._limit = Memory(config, engine.device).edge_bytes
+        self._held: dict[tuple[Batch, Half, str, Direction], EdgeAnswers] = {}
 
     @property
     def edges(self) -> tuple[Edge, ...]:
@@ -75,12 +81,12 @@ class EdgeOracle:
             mask[self._place[edge]] = False
         return mask
 
-    @torch.no_grad()
     def query(
         self,
         masks: Tensor,
         *,
         ablation: str | None = None,
+        direction: Direction = "noising",
         control: bool = False,
         kl: bool = False,
         per_prompt: bool = False,
@@ -88,11 +94,17 @@ class EdgeOracle:
     ) -> Damages:
         """Damages of edge masks ``[n_masks, n_edges]``, one query each.
 
+        Masks that differ from the intact model, or from a mask asked before, in what a few
+        receivers hear are answered by what that changes; asking such masks together is fastest.
+
         Args:
             masks: bool, True = kept.
             ablation: what replaces a sender's contribution, instead of the oracle's own kind.
-            control: whether to measure control damage too.
-            kl: whether to measure the KL divergence too.
+            direction: in ``noising`` the prompts run and an ablated edge carries the replacement;
+                in ``denoising`` the counterfactual prompts run and a kept edge carries what its
+                sender writes on the prompts. The kind of ablation plays no part in the latter.
+            control: whether to measure control damage too (noising only).
+            kl: whether to measure the KL divergence too, in the same pass.
             per_prompt: whether to give the task damage of each prompt too.
             batch: instead of the oracle's default one.
 
@@ -100,34 +112,32 @@ class EdgeOracle:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
             InvalidSpec: for an ablation that cannot replace every sender.
         """
-        kind, batch = self._ablation(ablation), batch or self._current()
+        if direction not in DIRECTIONS:
+            raise InvalidSpec(f"no direction {direction!r}; {nearest(str(direction), DIRECTIONS)}")
+        noising = direction == "noising"
+        kind = self._ablation(ablation) if noising else self._named(ablation)
+        batch, control = batch or self._current(), control and noising
         kept = self._checked(masks)
-        if not ((kept == 0) | (kept == 1)).all():
+        if kept.dtype != torch.bool and not ((kept == 0) | (kept == 1)).all():
             raise InvalidSpec("a query's edge masks must be bool (soft masks are for gradients)")
-        self._account.charge(len(kept))
-        for _ in kept:
-            self._account.ask(batch, kind, control=control)
-        values, loss, divergence = [], [], []
+        asked = kept.bool().numpy()
+        self._account.charge(len(asked))
+        for _ in asked:
+            self._account.ask(batch, kind, direction, control=control)
         with self._account.timed():
-            run = self._run(batch, "task", kind)
-            text = self._run(batch, "control", kind) if control else None
-            clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
-            for mask in kept:
-                final = run.final(mask)
-                values.append(run.value_tensor(final).double().cpu())
-                if clean is not None:
-                    divergence.append(run.divergence(clean, final))
-                if text is not None:
-                    loss.append(text.value(text.final(mask)))
-            metric, control_loss = batch.metric, batch.control_loss if control else 0.0
-            clean_rows = torch.from_numpy(batch.clean(batch, "task")) if per_prompt else None
-        each = torch.stack(values) if values else torch.zeros(0, len(batch)).double()
+            task = self._answers(batch, "task", kind, direction)
+            values, divergence = task.values(asked, kl)
+            change = torch.from_numpy(batch.clean(batch, "task")) - values
+            loss = None
+            if control:
+                text, _ = self._answers(batch, "control", kind, direction).values(asked)
+                loss = text.double().mean(1) - batch.control_loss
         return Damages(
-            task=metric - torch.tensor([float(row.mean()) for row in values]),
-            control=torch.tensor(loss) - control_loss if control else None,
+            task=(batch.metric - values.double().mean(1)).float(),
+            control=None if loss is None else loss.float(),
             weight=self._weight,
-            kl=torch.tensor(divergence) if kl else None,
-            per_prompt_task=None if clean_rows is None else (clean_rows - each).float(),
+            kl=None if divergence is None else divergence.double().mean(1).float(),
+            per_prompt_task=change if per_prompt else None,
         )
 
     def gradient(
@@ -139,7 +149,7 @@ class EdgeOracle:
         estimate of what ablating the edge takes from the metric.
         """
         kind, batch = self._ablation(ablation), batch or self._current()
-        soft = self._checked(masks)
+        soft = self._checked(masks).float()
         out = torch.zeros_like(soft)
         self._account.charge(GRADIENT_COST * len(soft))
         for _ in soft:
@@ -160,8 +170,35 @@ class EdgeOracle:
     def _run(self, batch: Batch, half: Half, ablation: Ablation) -> EdgeRun:
         return EdgeRun(self.graph, self._engine.forward, batch, half, ablation)
 
+    def _answers(
+        self, batch: Batch, half: Half, ablation: Ablation, direction: Direction
+    ) -> EdgeAnswers:
+        """The last ones are kept: with them go what was run for them."""
+        kind = "clean" if direction == "denoising" else ablation.name
+        key = batch, half, kind, direction
+        found = self._held.pop(key, None)
+        if found is None:
+            while len(self._held) >= _HELD:
+                del self._held[next(iter(self._held))]
+            engine = self._engine
+            found = EdgeAnswers(
+                self.graph,
+                engine.forward,
+                batch,
+                half,
+                ablation,
+                direction,
+                limit=self._limit,
+                chunk_tokens=engine.runner.chunk_tokens,
+            )
+        self._held[key] = found
+        return found
+
+    def _named(self, name: str | None) -> Ablation:
+        return ablation_named(self._default if name is None else name)
+
     def _ablation(self, name: str | None) -> Ablation:
-        ablation = ablation_named(self._default if name is None else name)
+        ablation = self._named(name)
         if not ablation.edges:
             raise InvalidSpec(
                 f"{ablation.name} ablation replaces heads only, not the embedding or MLPs, so it "
@@ -175,6 +212,8 @@ class EdgeOracle:
             raise InvalidSpec(
                 f"edge masks must be [n_masks, {len(self.edges)}], not {tuple(masks.shape)}"
             )
+        if masks.dtype == torch.bool:
+            return masks.cpu()
         soft = masks.detach().cpu().float()
         if not ((soft >= 0) & (soft <= 1)).all():
             raise InvalidSpec("edge masks must lie in [0, 1]")
