@@ -13,6 +13,7 @@ from circuitbench.core.circuit import Direction
 from circuitbench.core.edges import Graph
 from circuitbench.oracle.ablations import Ablation, Half
 from circuitbench.oracle.batch import Batch
+from circuitbench.oracle.edge_flow import proximities
 from circuitbench.oracle.edge_states import Known, Layout, States, Written
 from circuitbench.oracle.engine import readout
 from circuitbench.oracle.engine.layers import Forward
@@ -99,6 +100,15 @@ class EdgeAnswers:
 
             self._ask(block, states, masks, note)
         return values.cpu(), None if divergence is None else divergence.cpu()
+
+    @torch.no_grad()
+    def proximities(self) -> Tensor:
+        """See :func:`proximities`; the mean over rows, of the intact model."""
+        total = torch.zeros(())
+        for block, rows in enumerate(self._blocks):
+            states = self._states(rows)
+            total = total + proximities(states, self._intact_run(block, states)).cpu()
+        return total / len(self.tokens)
 
     def _ask(self, block: int, states: States, masks: np.ndarray, note: _Note) -> None:
         """Every mask from the run it differs least from, or as a run of its own."""

@@ -178,7 +178,7 @@ class States:
         if ablated is not None and reads is not None:  # as in runs, see _Layer
             z, mlps = list(ablated.z), list(ablated.mlps)
             for last in (z, mlps):
-                last[-1:] = [self._at_reads(x) for x in last[-1:]]
+                last[-1:] = [self.at_reads(x) for x in last[-1:]]
             ablated = Written(ablated.embed, z, mlps)
         self.ablated = ablated
 
@@ -194,7 +194,7 @@ class States:
                 after = f.add_mlp(layer, x)
                 found.mlps.append(after - x)
                 x = after
-        return found, self._at_reads(x)
+        return found, self.at_reads(x)
 
     def run(self, mask: np.ndarray, like: Known | None = None) -> Known:
         """The model under a mask ``[n_edges]``; layers that agree with ``like`` are taken over."""
@@ -236,7 +236,7 @@ class States:
             return known.final.expand(len(masks), *known.final.shape)
         return _Different(self, known, self.layout.rows(masks), changed).run()
 
-    def _at_reads(self, x: Tensor) -> Tensor:
+    def at_reads(self, x: Tensor) -> Tensor:
         """``[..., rows, pos, d]`` at the read positions, ``[..., rows, k, d]``."""
         if self.reads is None:
             return x
@@ -265,7 +265,7 @@ class States:
                 mine = which % 3 == letter
                 whole[_index(which[mine] // 3, x)] = own[_index(np.flatnonzero(mine), x)]
         z = self._attention(q, k, v, last)
-        before = self._at_reads(x) if last else x
+        before = self.at_reads(x) if last else x
         mid = f.add_attention(layer, before, z.permute(1, 2, 0, 3))
         written.z.append(z)
         mlp = None
@@ -304,8 +304,8 @@ class States:
 
         def change(x: Tensor, replacement: Tensor | None, short: bool = False) -> Tensor:
             if at_reads and not short:
-                x = self._at_reads(x)
-                replacement = None if replacement is None else self._at_reads(replacement)
+                x = self.at_reads(x)
+                replacement = None if replacement is None else self.at_reads(replacement)
             return -x if replacement is None else replacement - x
 
         if used[0] == 0:
@@ -317,13 +317,13 @@ class States:
             if len(heads):
                 index = _index(heads, z)
                 z = change(z[index], None if other is None else other.z[layer][index], last)
-                yield heads + mine.start, self._output(layer, index, z)
+                yield heads + mine.start, self.output(layer, index, z)
             if layer < len(written.mlps) and mine.stop in used:
                 mlp = written.mlps[layer]
                 mlp = change(mlp, None if other is None else other.mlps[layer], last)
                 yield np.array([mine.stop]), mlp[None]
 
-    def _output(self, layer: int, heads: Tensor, z: Tensor) -> Tensor:
+    def output(self, layer: int, heads: Tensor, z: Tensor) -> Tensor:
         """What heads write, ``[..., heads, rows, pos, d_head]`` to ``[..., d_model]``."""
         cfg, out = self.f.config, self.f.weights.layers[layer].out
         weight = out.weight.float().T.unflatten(0, (cfg.n_heads, cfg.d_head))[heads]
@@ -381,7 +381,7 @@ class States:
         allowed = None
         if last and self.reads is not None:
             positions = torch.arange(q.shape[-2], device=q.device)
-            q = self._at_reads(q)
+            q = self.at_reads(q)
             allowed = positions <= self.reads[..., None]
         self.f.flops += 4.0 * q.numel() * k.shape[-2]
         if allowed is not None:
@@ -460,7 +460,7 @@ class _Different:
         for senders, gain, short in self.kept:
             lacks = self.cut[:, rows][:, :, senders] & self.moved[:, None, senders]
             if lacks.any():
-                gain = s._at_reads(gain) if at_reads and not short else gain
+                gain = s.at_reads(gain) if at_reads and not short else gain
                 weights = torch.from_numpy(lacks.astype(np.float32)).to(gain.device)
                 heard.flatten(2).baddbmm_(weights, gain.flatten(2), alpha=-1)
                 s.f.flops += 2.0 * lacks.shape[1] * gain.numel()
@@ -472,7 +472,7 @@ class _Different:
         inputs, senders, last = layout.inputs(layer), layout.heads(layer), self.s._is_last(layer)
         hears = self._hears(inputs)
         which = np.flatnonzero(hears.any(0))
-        known_x = s._at_reads(known.x) if last else known.x
+        known_x = s.at_reads(known.x) if last else known.x
         n = len(self.keeps)
         if self.x is not None and len(which) == hears.shape[1] and self._plain(inputs):
             reads = s.reads.repeat(n, 1) if last and s.reads is not None else None
@@ -486,7 +486,7 @@ class _Different:
                 gain = z.unflatten(0, (n, -1)).permute(0, 3, 1, 2, 4) - known.z
         else:
             if self.x is not None:
-                after = s._at_reads(self.x) if last else self.x
+                after = s.at_reads(self.x) if last else self.x
                 after = after + (known.mid - known_x)
             else:
                 after = known.mid
@@ -501,7 +501,7 @@ class _Different:
         lacked = self.someone_lacks[senders][heads]
         if gain is not None and lacked.any():
             places = _index(np.flatnonzero(lacked), gain)
-            out = s._output(layer, _index(heads[lacked], gain), gain[:, places])
+            out = s.output(layer, _index(heads[lacked], gain), gain[:, places])
             self.kept.append((heads[lacked] + senders.start, out, last))
 
     def _some_heads(self, layer: int, which: np.ndarray, heads: np.ndarray) -> Tensor:

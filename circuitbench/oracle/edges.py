@@ -69,6 +69,13 @@ class EdgeOracle:
     def _place(self) -> dict[Edge, int]:
         return {edge: i for i, edge in enumerate(self.edges)}
 
+    @cached_property
+    def _streams(self) -> Tensor:
+        """``[receivers]``: which of the streams a receiver hears; a layer's heads share one."""
+        own = [not name.endswith((".q", ".k", ".v")) for name in self.graph.receivers]
+        first = [name.endswith(".0.q") for name in self.graph.receivers]
+        return (torch.tensor(own) | torch.tensor(first)).cumsum(0) - 1
+
     def without(self, edges: Iterable[Edge]) -> Tensor:
         """The mask ``[n_edges]`` that ablates some edges and keeps the rest.
 
@@ -139,6 +146,25 @@ class EdgeOracle:
             kl=None if divergence is None else divergence.double().mean(1).float(),
             per_prompt_task=change if per_prompt else None,
         )
+
+    def proximity(self, *, batch: Batch | None = None) -> Tensor:
+        """Each edge's share of what its receiver hears in the intact model, ``[n_edges]``.
+
+        Where a sender adds ``x`` to the stream ``y`` its edges are as close to it as
+        ``max(0, ||y||_1 - ||y - x||_1)``, as a share of all edges into the same receiver; the
+        mean over prompts and positions (Ferrando and Voita 2024, arXiv 2403.00824). Behind the
+        last layer's attention only the metric's positions count. Asks for activations alone: one
+        query, one forward pass. Queries, keys and values of a layer hear the same.
+
+        Raises :class:`BudgetExceeded` if no query is left.
+        """
+        batch = batch or self._current()
+        self._account.charge(1)
+        self._account.ask(batch, ablation_named("zero"))
+        with self._account.timed():
+            shares = self._answers(batch, "task", ablation_named("zero"), "noising").proximities()
+        stream = self._streams[torch.tensor(self.graph.pairs)[:, 0]]
+        return shares[stream, torch.tensor(self.graph.pairs)[:, 1]]
 
     def gradient(
         self, masks: Tensor, *, ablation: str | None = None, batch: Batch | None = None
