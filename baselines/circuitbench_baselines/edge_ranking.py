@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from circuitbench import Discovery, Head, InvalidSpec, Oracle
+from circuitbench import Discovery, Head, InvalidSpec, Oracle, TracePoint
 
 
 def edge_discovery(
@@ -19,6 +19,7 @@ def edge_discovery(
     strength: np.ndarray | None = None,
     listed: int = 1_000,
     info: Mapping[str, Any] | None = None,
+    trace: Sequence[TracePoint] = (),
 ) -> Discovery:
     """The discovery of an edge ranking.
 
@@ -33,6 +34,7 @@ def edge_discovery(
         strength: by what an edge is the strongest of its sender; None takes ``scores``.
         listed: edges reported, the best; the rest ranks below them, tied.
         info: of the discovery.
+        trace: of the discovery.
 
     Raises:
         InvalidSpec: nothing is listed.
@@ -61,4 +63,15 @@ def edge_discovery(
         info=dict(info or {}),
         signed_edges=None if effects is None else {edges[i]: float(effects[i]) for i in best},
         selected_edges=frozenset(edges[i] for i in best if selected[i]),
+        trace=trace,
     )
+
+
+def heads_by_edges(oracle: Oracle, scores: np.ndarray) -> np.ndarray:
+    """Heads' scores ``[n_layers, n_heads]`` from edges' ``[n_edges]``: the best that leaves each."""
+    grid = np.full(oracle.shape, -np.inf)
+    edges = oracle.edges.edges
+    from_head = [i for i, edge in enumerate(edges) if "." in edge.sender]
+    heads = np.array([Head.parse(edges[i].sender) for i in from_head])
+    np.maximum.at(grid, (heads[:, 0], heads[:, 1]), scores[from_head])
+    return grid
