@@ -68,7 +68,7 @@ def edge_discovery(
 
 
 def heads_by_edges(oracle: Oracle, scores: np.ndarray) -> np.ndarray:
-    """Heads' scores ``[n_layers, n_heads]`` from edges' ``[n_edges]``: the best that leaves each."""
+    """``[n_layers, n_heads]``: what the best edge that leaves a head scores, of ``[n_edges]``."""
     grid = np.full(oracle.shape, -np.inf)
     edges = oracle.edges.edges
     from_head = [i for i, edge in enumerate(edges) if "." in edge.sender]
