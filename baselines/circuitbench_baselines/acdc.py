@@ -111,7 +111,7 @@ class ACDCEdges:
     Departs from the paper where asked to: ``prefilter`` starts from the edges that edge
     attribution patching (Syed et al. 2023, arXiv 2310.10348) ranks highest instead of all.
     ``curve`` runs more thresholds, each from the start; an edge then scores the change it made at
-    the largest threshold that keeps it, but no more than the next one. A head is worth as much as
+    the largest threshold that keeps it, but less than the next one. A head is worth as much as
     the strongest edge that leaves it.
 
     If the budget ends early, edges that were not visited stay in and score as much as the
@@ -162,7 +162,7 @@ class ACDCEdges:
         scores = runs[kept_at[0]].scores.copy()
         for threshold, above in zip(kept_at, [*kept_at[1:], np.inf], strict=True):
             keep = runs[threshold].keep
-            scores[keep] = np.clip(runs[threshold].scores[keep], threshold, above)
+            scores[keep] = np.clip(runs[threshold].scores[keep], threshold, np.nextafter(above, 0))
         return edge_discovery(
             oracle,
             scores,

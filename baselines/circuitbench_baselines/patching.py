@@ -143,14 +143,16 @@ class ExactEdgePatching:
         trace: list[TracePoint] = []
         step = max(1, _AT_ONCE // n)
         for start in range(0, len(asked), step):
-            some = torch.from_numpy(asked[start : start + step])
-            masks = torch.nn.functional.one_hot(some, n).bool()
+            some = asked[start : start + step]
+            masks = torch.zeros(len(some), n, dtype=torch.bool)
+            masks[torch.arange(len(some)), torch.from_numpy(some)] = True
             if self.mode == "noising":
                 effects[some] = self._damage(oracle, ~masks)
             else:
                 effects[some] = floor - self._damage(oracle, masks)
             scores = effects if self.signed else np.abs(effects)
-            trace.append(TracePoint(start + len(some), heads_by_edges(oracle, scores)))
+            grid = heads_by_edges(oracle, scores, np.abs(effects))
+            trace.append(TracePoint(oracle.meter.queries, grid))
         scores = effects if self.signed else np.abs(effects)
         return edge_discovery(
             oracle,

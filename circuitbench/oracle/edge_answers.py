@@ -23,6 +23,7 @@ _Note = Callable[[np.ndarray, Tensor], None]
 """Takes the places of some masks and what the logits hear under them."""
 
 FEW = 3  # receivers: a mask that differs by more from every known run becomes one itself
+_OTHERS = 3  # known runs of a block besides the intact one
 _LOOKED_AT = 64  # masks that are compared with a run that was made for one of them
 _WORK_SHARE = 4  # of the memory for known runs, one part in so many is for work
 
@@ -235,11 +236,14 @@ class EdgeAnswers:
         """Remember a run; the oldest that are not intact go first to make room."""
         self._known[block, run.mask.tobytes()] = run
         room = self.limit - self.limit // _WORK_SHARE
-        for key in sorted(self._known, key=lambda key: key[1] == self._intact.tobytes()):
-            if sum(k.bytes for k in self._known.values()) <= room or len(self._known) <= 1:
-                break
-            if self._known[key] is not run:
-                del self._known[key]
+        others = [key for key, other in self._known.items() if other is not run]
+        mine = [k for k in others if k[0] == block and k[1] != self._intact.tobytes()]
+        for key in mine[: -_OTHERS + 1 or None]:
+            del self._known[key]
+            others.remove(key)
+        others.sort(key=lambda key: key[1] == self._intact.tobytes())
+        while others and sum(known.bytes for known in self._known.values()) > room:
+            del self._known[others.pop(0)]
 
     def _value(self, normed: Tensor, rows: slice) -> Tensor:
         """Metric or control loss ``[n, rows]`` of ``[n, rows, pos or k, d_model]``."""
