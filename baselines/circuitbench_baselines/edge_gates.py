@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from circuitbench import GRADIENT_COST, AblationName, Discovery, Oracle, TracePoint
 from circuitbench_baselines.bandits import affordable
-from circuitbench_baselines.edge_ranking import edge_discovery
+from circuitbench_baselines.edge_ranking import edge_discovery, heads_by_edges
 
 
 def steps_within_budget(oracle: Oracle, steps: int) -> int:
@@ -42,8 +41,7 @@ class GateTrace:
         """After step ``step`` (from 1): scores ``[n_edges]``, divergence, expected edges kept."""
         if step % self._every == 0 or step == self._last:
             scores = location.detach().numpy()
-            none = np.zeros(len(scores), dtype=bool)
-            grid = edge_discovery(self._oracle, scores, none, listed=1).scores
+            grid = heads_by_edges(self._oracle, scores.copy())
             self.points.append(TracePoint(self._oracle.meter.queries - self._spent, grid))
             self.curve.append({"step": step, "kl": kl, "edges": kept})
 
@@ -52,18 +50,11 @@ def gates_discovery(
     oracle: Oracle, location: Tensor, kept: Tensor, trace: GateTrace, listed: int
 ) -> Discovery:
     """An edge scores its location (log odds of its gate); what is ``kept`` is committed to."""
-    found = edge_discovery(
+    return edge_discovery(
         oracle,
         location.detach().numpy().copy(),
         kept.numpy(),
         listed=listed,
         info={"curve": trace.curve},
-    )
-    return Discovery(
-        found.scores,
-        found.selected,
-        found.edges,
-        trace.points,
-        found.info,
-        selected_edges=found.selected_edges,
+        trace=trace.points,
     )

@@ -120,7 +120,7 @@ class EdgeSubnetworkProbing:
         listed: edges reported, the best; the rest ranks below them, tied.
     """
 
-    steps: int = 300
+    steps: int = 200
     penalty: float = 10.0
     rate: float = 0.1
     start: float = 0.9

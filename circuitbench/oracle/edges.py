@@ -241,7 +241,7 @@ class EdgeOracle:
         shift = None if offsets is None else self._checked_offsets(offsets)
         self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
-            self._account.ask(batch, kind, backwards=len(names))
+            self._account.ask(batch, kind, backwards=len(names), rule=backward)
         n = len(batch)
         at = {name: torch.zeros(len(soft), n) for name in names}
         slope = {
@@ -338,10 +338,11 @@ class EdgeOracle:
         elif kind.name != "resample":
             raise InvalidSpec(f"this path leads to the counterfactual: resample, not {kind.name}")
         if by_span:
+            self._account.used.add("spans")
             batch.source.prompts.members()  # raises where there are none
         self._account.charge(GRADIENT_COST * path.passes)
         for _ in range(path.passes):
-            self._account.ask(batch, kind, backwards=1)
+            self._account.ask(batch, kind, backwards=1, rule=backward)
         with self._account.timed():
             run = self._run(batch, "task", kind, backward)
             found = Attribution(run, name, by_span).along(path)

@@ -143,6 +143,7 @@ class Oracle:
         """
         if not isinstance(self.engine, FastEngine):
             raise InvalidSpec(f"{self._model.name} is run by hooks, which know no edges")
+        self._account.used.add("edges")
         return EdgeOracle(
             self.engine,
             self._account,
@@ -303,7 +304,15 @@ class Oracle:
         task, control = bool(needed & {"task", "kl"}), "control" in needed
         backwards = len(names) + ("reward" in names)  # which is of both texts
         for b in batches:
-            self._account.ask(b, kind, direction, task=task, control=control, backwards=backwards)
+            self._account.ask(
+                b,
+                kind,
+                direction,
+                task=task,
+                control=control,
+                backwards=backwards,
+                rule=backward,
+            )
         quantities: dict[str, Quantity] = {"task": "value", "kl": "kl"}
         of_prompts = {name: q for name, q in quantities.items() if name in needed}
         at = {name: np.zeros(len(soft), np.float32) for name in needed}

@@ -7,8 +7,9 @@ add a rule, write its class here and list it in :data:`RULES`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -208,6 +209,19 @@ def rule_named(name: str | Rule) -> Rule:
     if name not in RULES:
         raise InvalidSpec(f"no backward rule {name!r}; {nearest(str(name), RULES)}")
     return RULES[name]
+
+
+class _Checked:
+    """Has pydantic check a name; pydantic itself is not imported before that."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core.core_schema import no_info_after_validator_function
+
+        return no_info_after_validator_function(lambda name: rule_named(name).name, handler(source))
+
+
+RuleName = Annotated[str, _Checked()]
+"""The type of a setting that names a backward rule; :func:`rule_named` checks it."""
 
 
 def _scores(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:

@@ -157,10 +157,10 @@ def answer_against(
     )
 
 
-def spans_at(n: int, spans: Mapping[str, np.ndarray | int]) -> dict[str, Tensor]:
+def spans_at(n: int, spans: Mapping[str, Tensor | np.ndarray | int]) -> dict[str, Tensor]:
     """Spans of ``n`` prompts (see :class:`Prompts`), from one of these for every name.
 
-    A position (the same in all prompts), positions ``[n]``, or ranges ``[n, 2]``.
+    A position (the same in all prompts), positions ``[n]``, or ranges ``[n or 1, 2]``.
     """
     found = {}
     for name, where in spans.items():

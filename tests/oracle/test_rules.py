@@ -27,7 +27,7 @@ class Spanned(RandomTask):
     def prompts(self, model: Model, n: int, rng: Any) -> Prompts:
         drawn = super().prompts(model, n, rng)
         last = torch.arange(n) % 3 + 5
-        spans = spans_at(n, {"first": 0, "middle": torch.tensor([2, 4]).expand(n, 2), "late": last})
+        spans = spans_at(n, {"first": 0, "middle": torch.tensor([[2, 4]]), "late": last})
         return Prompts(**{**vars(drawn), "spans": spans})
 
 
