@@ -91,7 +91,7 @@ class ACDC:
     paper="Conmy et al. 2023",
     link="https://arxiv.org/abs/2304.14997",
     granularity="edges",
-    needs=("counterfactuals",),
+    needs=("counterfactuals", "edges"),
 )
 @dataclass(frozen=True)
 class ACDCEdges:

@@ -25,7 +25,7 @@ LIMIT = float(np.log(100))  # of a gate's location, beyond which its slope is ne
     paper="Bhaskar et al. 2024",
     link="https://arxiv.org/abs/2406.16778",
     granularity="edges",
-    needs=("counterfactuals", "gradients"),
+    needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
 class EdgePruning:

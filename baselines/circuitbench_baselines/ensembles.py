@@ -71,7 +71,7 @@ class HeadEnsemble:
     paper="Mondorf et al. 2025",
     link="https://arxiv.org/abs/2510.06811",
     granularity="edges",
-    needs=("counterfactuals", "gradients"),
+    needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
 class EdgeEnsemble:

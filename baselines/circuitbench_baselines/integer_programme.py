@@ -19,7 +19,7 @@ from circuitbench_baselines.edge_ranking import edge_discovery
     paper="Nikankin et al. 2025",
     link="https://arxiv.org/abs/2510.25786",
     granularity="edges",
-    needs=("counterfactuals", "gradients"),
+    needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
 class EdgeIntegerProgramme:

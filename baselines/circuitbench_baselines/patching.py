@@ -88,7 +88,7 @@ class ActivationPatching:
     paper="Goldowsky-Dill et al. 2023",
     link="https://arxiv.org/abs/2304.05969",
     granularity="edges",
-    needs=("counterfactuals",),
+    needs=("counterfactuals", "edges"),
 )
 @dataclass(frozen=True)
 class ExactEdgePatching:

@@ -28,7 +28,7 @@ class RandomRanking:
         return Discovery(scores, top_heads(scores, max(1, round(self.share * scores.size))))
 
 
-@Info(title="Random edges", family="Control", granularity="edges")
+@Info(title="Random edges", family="Control", granularity="edges", needs=("edges",))
 @dataclass(frozen=True)
 class RandomEdges:
     """Uniform scores of all edges; commits to a number of them. Costs no queries.

@@ -97,7 +97,7 @@ class SubnetworkProbing:
     paper="Cao et al. 2021",
     link="https://arxiv.org/abs/2104.03514",
     granularity="edges",
-    needs=("counterfactuals", "gradients"),
+    needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
 class EdgeSubnetworkProbing:

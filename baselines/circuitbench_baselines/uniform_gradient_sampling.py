@@ -18,7 +18,7 @@ from circuitbench_baselines.edge_gates import GateTrace, gates_discovery, steps_
     paper="Li and Janson 2024",
     link="https://arxiv.org/abs/2409.09951",
     granularity="edges",
-    needs=("counterfactuals", "gradients"),
+    needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
 class UniformGradientSampling:
