@@ -16,6 +16,7 @@ from circuitbench_baselines.edge_ranking import edge_discovery
     paper="Ferrando & Voita 2024",
     link="https://arxiv.org/abs/2403.00824",
     granularity="edges",
+    needs=("edges",),
 )
 @dataclass(frozen=True)
 class InformationFlowRoutes:

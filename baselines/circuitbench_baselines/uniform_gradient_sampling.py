@@ -38,8 +38,8 @@ class UniformGradientSampling:
 
     It departs from the paper in that all prompts of a step share one draw of the gates (theirs
     have one each), every step sees the same batch, and rates and steps are ours, chosen on
-    ``planted@100`` and a smaller model of its kind. The edges found are those that matter under the learned constants; the
-    benchmark ablates them in its own ways.
+    ``planted@100`` and a smaller model of its kind. The edges found are those that matter under
+    the learned constants; the benchmark ablates them in its own ways.
 
     Args:
         steps: of Adam; each draws all gates and takes one gradient (fewer if the budget is
