@@ -122,8 +122,8 @@ class EdgeRun:
             layer_input = x
             if cut[mine].any():
                 heard = stream.heard(x, keep[mine], cut[mine]).unflatten(0, (cfg.n_heads, 3))
-                qkv = [self.project(layer, i, heard[:, i], rule) for i in range(3)]
-                z = rule.attention(*qkv, None, self.reference(layer, rows)).transpose(1, 2)
+                q, k, v = (self.project(layer, i, heard[:, i], rule) for i in range(3))
+                z = rule.attention(q, k, v, None, self.reference(layer, rows)).transpose(1, 2)
             else:
                 z = f.heads(layer, x, rule=rule, reference=self.reference(layer, rows))
             output = w.out.weight.T.unflatten(0, (cfg.n_heads, cfg.d_head))
@@ -168,7 +168,7 @@ class EdgeRun:
         weight, bias = (t.split(sizes)[which] for t in (qkv.weight, qkv.bias))
         weight, bias = (t.unflatten(0, (-1, cfg.d_head)) for t in (weight, bias))
         weight, bias = (t.repeat_interleave(cfg.n_heads // len(t), 0) for t in (weight, bias))
-        part = torch.einsum("hbpd,hkd->bhpk", n, weight) + bias[:, None]
+        part: Tensor = torch.einsum("hbpd,hkd->bhpk", n, weight) + bias[:, None]
         if cfg.positions == "rotary" and which < 2:
             part = rotate(part, *f.angles(part.shape[2]))
         return part

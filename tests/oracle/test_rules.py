@@ -42,7 +42,7 @@ def oracle_on(name: str, task: Any = None, **options: Any) -> Oracle:
 
 class Written:
     def __init__(self, oracle: Oracle, rule: str = "exact") -> None:
-        self.t = transformer_of(oracle._model)
+        self.t: Any = transformer_of(oracle._model)
         self.cfg, self.rule = self.t.config, rule
         self.prompts = oracle.batch.source.prompts
         self.outs: list[Tensor] = []
@@ -139,7 +139,8 @@ class Written:
                 out = act @ w.W_out
                 x = x + say(out if w.b_out is None else out + w.b_out)
         n = self.norm(hear("logits", x), t.lnf_w, t.lnf_b)
-        return n @ t.W_U + t.b_U
+        logits: Tensor = n @ t.W_U + t.b_U
+        return logits
 
     def metric(self, logits: Tensor) -> Tensor:
         return self.prompts.metric(logits).mean()
@@ -169,7 +170,7 @@ def test_gradients_of_heads_follow_the_rule(name: str, rule: str) -> None:
         (want,) = torch.autograd.grad(value, gates, retain_graph=True)
         torch.testing.assert_close(found.values[of][0], value.detach(), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.gradients[of][0], want, atol=1e-4, rtol=1e-3)
-    if rule != "exact" and oracle._model.transformer.config.normalization != "none":
+    if rule != "exact" and transformer_of(oracle._model).config.normalization != "none":
         exact = oracle.gradient(gates.detach()[None], ablation="resample")
         assert (exact - found.gradients["task"]).abs().max() > 1e-3  # it does change something
 
@@ -204,7 +205,7 @@ def test_attributions_equal_autograd_at_every_point(name: str, rule: str, sender
     ablated, clean = written_ends(written)
     change = [c - a for c, a in zip(clean, ablated, strict=True)]
     graph = oracle.edges.graph
-    of = "kl" if rule == "exact" else "task"
+    of: Any = "kl" if rule == "exact" else "task"
     alphas = (0.0, 0.4)
     path = Straight(alphas, senders)
     got = oracle.edges.attribution(path, ablation="resample", rule=rule, of=of)
