@@ -43,7 +43,9 @@ def test_they_keep_to_the_budget_and_answer_all_the_same(method: Any, budget: in
     assert oracle.meter.queries <= budget
     assert np.isfinite(found.scores).all()
     assert found.selected_edges is not None
-    assert all(point.queries <= budget for point in found.trace)
+    spent = [point.queries for point in found.trace]
+    assert spent == sorted(set(spent))
+    assert all(0 < queries <= budget for queries in spent)
 
 
 @pytest.mark.parametrize("mode", ["noising", "denoising"])
