@@ -1,6 +1,7 @@
 """How fast are edge questions? transformer_lens hooks and ours, in one process.
 
     python benchmarks/edges.py --threads 1 --clock cpu
+    python benchmarks/edges.py --workloads patching --receivers-every 16 --batch 8 --pos 24
     python benchmarks/edges.py --memory            # peak memory, without the reference
 
 Two workloads on a 12 x 12 model with MLPs and random weights (speed does not depend on their
@@ -313,9 +314,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     for name, value in (("layers", 12), ("heads", 12), ("d-model", 192), ("vocab", 1000)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    for name, value in (("batch", 8), ("pos", 16), ("sample", 40), ("receivers-every", 1)):
+    for name, value in (("batch", 4), ("pos", 16), ("sample", 20), ("receivers-every", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--threshold", type=float, default=1e-4, help="of ACDC, nats")
+    parser.add_argument("--threshold", type=float, default=1e-3, help="of ACDC, nats")
     parser.add_argument("--workloads", default="patching,acdc")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
