@@ -152,10 +152,11 @@ class ACDCEdges:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidSpec(f"{name} must be 1 or more, not {value}")
+        before = oracle.meter.queries
         start = self._start(oracle)
         runs: dict[float, _Removal] = {}
         for threshold in thresholds:
-            run = _Removal(self, oracle, threshold, start.copy())
+            run = _Removal(self, oracle, threshold, start.copy(), before)
             if run.go() or not runs:
                 runs[threshold] = run
         main, kept_at = runs[self.threshold], sorted(runs)
@@ -207,6 +208,7 @@ class _Removal:
     oracle: Oracle
     threshold: float
     keep: np.ndarray
+    before: int  # queries spent when the method began
     scores: np.ndarray = field(init=False)
     current: float = 0.0
     thrown_away: int = 0
@@ -233,12 +235,18 @@ class _Removal:
                 self.keep[candidates] = False
                 self.scores[candidates] = 0.0
             elif not self._remove(candidates):
+                self._note()
                 return False
             if done % (3 * n_heads) == 0 or receiver == "0.0.v":
-                grid = heads_by_edges(self.oracle, self.scores)
-                self.trace.append(TracePoint(self.oracle.meter.queries, grid))
+                self._note()
         self.complete = True
         return True
+
+    def _note(self) -> None:
+        """Trace what is known by now, unless nothing was asked since the last time."""
+        spent = self.oracle.meter.queries - self.before
+        if spent > (self.trace[-1].queries if self.trace else 0):
+            self.trace.append(TracePoint(spent, heads_by_edges(self.oracle, self.scores)))
 
     def _remove(self, candidates: list[int]) -> bool:
         """Try a receiver's edges one after another; whether the budget sufficed."""

@@ -133,7 +133,7 @@ class ExactEdgePatching:
                 f"{n:,} edges are more than {self.most:,}: patching them all takes too long. "
                 "Give a budget (a random share is patched), or raise 'most'"
             )
-        floor = 0.0
+        floor, before = 0.0, oracle.meter.queries
         if self.mode == "denoising" and (left is None or left > 0):
             floor = float(self._damage(oracle, torch.zeros(1, n, dtype=torch.bool))[0])
         asked = rng.permutation(n)[: oracle.remaining]
@@ -152,7 +152,7 @@ class ExactEdgePatching:
                 effects[some] = floor - self._damage(oracle, masks)
             scores = effects if self.signed else np.abs(effects)
             grid = heads_by_edges(oracle, scores, np.abs(effects))
-            trace.append(TracePoint(oracle.meter.queries, grid))
+            trace.append(TracePoint(oracle.meter.queries - before, grid))
         scores = effects if self.signed else np.abs(effects)
         return edge_discovery(
             oracle,

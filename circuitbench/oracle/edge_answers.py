@@ -141,7 +141,7 @@ class EdgeAnswers:
                 compare(len(knowns) - 1, others)
         left = np.flatnonzero(waiting)
         first = np.where(changed.any(1), changed.argmax(1), layout.logits)
-        order = sorted(left, key=lambda i: (nearest[i], first[i]))
+        order = sorted(left.tolist(), key=lambda i: (nearest[i], first[i]))
         start = 0
         while start < len(order):
             group = nearest[order[start]], first[order[start]]
@@ -149,12 +149,12 @@ class EdgeAnswers:
             at_once = self._at_once(known, int(group[1]), states)
             chunk = [i for i in order[start : start + at_once] if (nearest[i], first[i]) == group]
 
-            def run(size: int, chunk: list[int] = chunk, known: Known = known) -> int:
+            def answer(size: int, chunk: list[int] = chunk, known: Known = known) -> int:
                 which = np.array(chunk[:size])
                 note(which, states.finals(known, masks[which], changed[which]))
                 return size
 
-            start += halving(run, len(chunk), self._recover)[0]
+            start += halving(answer, len(chunk), self._recover)[0]
 
     def _recover(self) -> None:
         """Give memory back after running out of it."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from circuitbench.models.forward import normalize, rotate
@@ -50,7 +51,7 @@ class Layout:
 
     def mlp(self, layer: int) -> int:
         """The receiver that is a layer's MLP."""
-        return self.inputs(layer).stop
+        return int(self.inputs(layer).stop)
 
     def heads(self, layer: int) -> slice:
         """Senders: a layer's heads; its MLP sends after them."""
@@ -328,7 +329,8 @@ class States:
         cfg, out = self.f.config, self.f.weights.layers[layer].out
         weight = out.weight.float().T.unflatten(0, (cfg.n_heads, cfg.d_head))[heads]
         self.f.flops += 2.0 * z.numel() * cfg.d_model
-        return torch.matmul(z.flatten(-3, -2), weight).unflatten(-2, z.shape[-3:-1])
+        written: Tensor = torch.matmul(z.flatten(-3, -2), weight).unflatten(-2, z.shape[-3:-1])
+        return written
 
     def _fused(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of heads that all hear ``x [rows, pos, d_model]``."""
@@ -368,7 +370,7 @@ class States:
         weight = qkv.weight.float().unflatten(0, (-1, cfg.d_head))[index].transpose(1, 2)
         bias = qkv.bias.float().unflatten(0, (-1, cfg.d_head))[index][:, None]
         n = normalize(heard, cfg.normalization, cfg.norm_eps)
-        out = (torch.matmul(n.flatten(-3, -2), weight) + bias).unflatten(-2, n.shape[-3:-1])
+        out: Tensor = (torch.matmul(n.flatten(-3, -2), weight) + bias).unflatten(-2, n.shape[-3:-1])
         self.f.flops += 2.0 * heard.numel() * cfg.d_head
         if cfg.positions == "rotary" and (letter < 2).any():
             turned = _index(np.flatnonzero(letter < 2), heard)
@@ -386,12 +388,14 @@ class States:
         self.f.flops += 4.0 * q.numel() * k.shape[-2]
         if allowed is not None:
             scores = (q @ k.transpose(-1, -2)).masked_fill(~allowed, -torch.inf)
-            return scores.softmax(-1) @ v
+            z: Tensor = scores.softmax(-1) @ v
+            return z
         shape, flat = q.shape, (-1, *q.shape[-3:])
         z = F.scaled_dot_product_attention(
             q.reshape(flat), k.reshape(flat), v.reshape(flat), is_causal=True, scale=1.0
         )
-        return z.view(shape)
+        flash: Tensor = z.view(shape)
+        return flash
 
 
 class _Different:
@@ -407,7 +411,7 @@ class _Different:
     ) -> None:
         self.s, self.known, self.keeps, self.changed = states, known, keeps, changed
         self.cut = ~keeps
-        self.someone_lacks = self.cut.any((0, 1))
+        self.someone_lacks: NDArray[np.bool_] = np.asarray(self.cut.any((0, 1)))
         self.moved = np.zeros((len(keeps), states.layout.senders), bool)
         self.kept: list[tuple[np.ndarray, Tensor, bool]] = []  # the last: at the read positions?
         self.x: Tensor | None = None
@@ -432,10 +436,10 @@ class _Different:
             return self.x
         return self._heard(row, self.known.end, at_reads=True)[:, 0]
 
-    def _hears(self, rows: np.ndarray | slice) -> np.ndarray:
+    def _hears(self, rows: np.ndarray | slice) -> NDArray[np.bool_]:
         """``[n, len(rows)]``: who hears something else than in the known run."""
         through = (self.keeps[:, rows] & self.moved[:, None]).any(-1)
-        return np.asarray(self.changed[:, rows] | through)
+        return np.asarray(self.changed[:, rows] | through, bool)
 
     def _plain(self, rows: np.ndarray | slice) -> bool:
         """Whether they all hear the stream as it is, here and in the known run."""
@@ -509,25 +513,30 @@ class _Different:
         s, known = self.s, self.known.layers[layer]
         rows = which + s.layout.inputs(layer).start
         own = s._projected(layer, which, self._heard(rows, known.x, at_reads=False))
-        parts, index = [], _index(heads, own)
-        for letter, whole in enumerate((known.q, known.k, known.v)):
+        index = _index(heads, own)
+
+        def mixed(letter: int, whole: Tensor) -> Tensor:
             part = whole[index].expand(len(self.keeps), -1, -1, -1, -1)
             mine = which % 3 == letter
+            if not mine.any():
+                return part
+            new = own[:, _index(np.flatnonzero(mine), own)]
             if mine.sum() == len(heads):
-                part = own[:, _index(np.flatnonzero(mine), own)]
-            elif mine.any():
-                places = np.searchsorted(heads, which[mine] // 3)
-                part = part.clone()
-                part[:, _index(places, own)] = own[:, _index(np.flatnonzero(mine), own)]
-            parts.append(part)
-        return s._attention(*parts, s._is_last(layer)) - known.z[index]
+                return new
+            part = part.clone()
+            part[:, _index(np.searchsorted(heads, which[mine] // 3), own)] = new
+            return part
+
+        q, k, v = mixed(0, known.q), mixed(1, known.k), mixed(2, known.v)
+        return s._attention(q, k, v, s._is_last(layer)) - known.z[index]
 
     def _summed(self, layer: int, heads: Tensor, z: Tensor) -> Tensor:
         """What some heads write together, ``[n, heads, rows, pos, d_head]`` to ``d_model``."""
         f, cfg = self.s.f, self.s.f.config
         weight = f.weights.layers[layer].out.weight.float().T.unflatten(0, (-1, cfg.d_head))[heads]
         f.flops += 2.0 * z.numel() * cfg.d_model
-        return z.permute(0, 2, 3, 1, 4).flatten(-2) @ weight.flatten(0, 1)
+        total: Tensor = z.permute(0, 2, 3, 1, 4).flatten(-2) @ weight.flatten(0, 1)
+        return total
 
     def _mlp(self, layer: int) -> None:
         """From before a layer's MLP to after it."""

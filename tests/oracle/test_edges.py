@@ -219,8 +219,16 @@ def test_every_edge_alone_equals_hooks() -> None:
         layer, *head = edge.receiver.split(".")
         stream: list[Any] = []
 
+        def note(x: Any, hook: Any, stream: Any = stream) -> None:
+            stream.append(x)
+
         def project(
-            x: Any, hook: Any, layer: Any = layer, head: Any = head, d: Any = change
+            x: Any,
+            hook: Any,
+            layer: Any = layer,
+            head: Any = head,
+            d: Any = change,
+            stream: Any = stream,
         ) -> Any:
             w, letter = transformer.layers[int(layer)], head[1].upper()
             n = torch.nn.functional.layer_norm(stream[0] + d, d.shape[-1:], w.ln1_w, w.ln1_b)
@@ -232,9 +240,7 @@ def test_every_edge_alone_equals_hooks() -> None:
         def add(x: Any, hook: Any, d: Any = change) -> Any:
             return x + d
 
-        def note(x: Any, hook: Any, stream: Any = stream) -> None:
-            stream.append(x)
-
+        hooks: list[Any]
         if head:
             hooks = [(f"blocks.{layer}.hook_resid_pre", note)]
             hooks += [(f"blocks.{layer}.attn.hook_{head[1]}", project)]
