@@ -96,7 +96,7 @@ class EdgePruning:
             up.step()
             with torch.no_grad():
                 location.clamp_(-LIMIT, LIMIT)
-                late = step > steps // 2
-                settled = settled + location / (steps - steps // 2) if late else settled
-            trace.note(step, location, kl, n * (1 - target + float(missing.detach())))
+                late = max(1, step - steps // 2)  # steps of the second half so far
+                settled = settled + (location - settled) / late
+            trace.note(step, settled, kl, n * (1 - target + float(missing.detach())))
         return gates_discovery(oracle, settled, quiet(location.detach()) > 0.5, trace, self.listed)
