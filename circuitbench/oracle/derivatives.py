@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -27,12 +27,15 @@ class Derivatives:
     the metric minus the weighted damage of the loss.
 
     Args:
-        values: ``[n_masks]`` each.
-        gradients: ``[n_masks, n_layers, n_heads]`` each, or ``[n_masks, n_edges]``.
+        values: ``[n_masks]`` each; per prompt ``[n_masks, batch]``.
+        gradients: ``[n_masks, n_layers, n_heads]`` each, or ``[n_masks, n_edges]``; per prompt
+            ``[n_masks, batch, n_edges]``.
+        offsets: ``[n_masks, n_senders, d_model]`` each, of edges asked about with offsets.
     """
 
     values: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
+    offsets: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def checked_of(of: Sequence[str], known: Sequence[str] = get_args(Of)) -> tuple[str, ...]:

@@ -57,8 +57,13 @@ class EdgeRun:
         each = 4 * self.tokens.shape[1] * self.f.config.d_model * senders * self.f.n_layers
         return max(1, limit // each)
 
-    def final(self, mask: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What the unembedding reads, ``[batch, pos, d_model]``, under an edge mask."""
+    def final(
+        self, mask: Tensor, rows: Tensor | None = None, offsets: Tensor | None = None
+    ) -> Tensor:
+        """What the unembedding reads, ``[batch, pos, d_model]``, under an edge mask.
+
+        ``offsets [senders, d_model]`` are added to what stands for the senders' outputs.
+        """
         receiver, sender = self.index.unbind(1)
         keep = torch.ones(len(self.graph.receivers), len(self.graph.senders), device=self.f.device)
         keep = keep.index_put((receiver, sender), mask.to(self.f.device))
@@ -66,6 +71,9 @@ class EdgeRun:
         if rows is not None:
             tokens = tokens[rows]
             ablated = ablated if ablated is None or ablated.shape[1] == 1 else ablated[:, rows]
+        if offsets is not None:
+            shift = offsets[:, None, None].to(self.f.device)
+            ablated = shift if ablated is None else ablated + shift
         return self._forward(tokens, keep, ablated, rows=rows)[0]
 
     def value_tensor(self, final: Tensor, rows: Tensor | None = None) -> Tensor:

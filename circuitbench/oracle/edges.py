@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Edge
+from circuitbench.core.circuit import DIRECTIONS, Direction, Edge
 from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
@@ -29,14 +29,18 @@ from circuitbench.oracle.derivatives import (
     checked_of,
     derivatives_cost,
 )
+from circuitbench.oracle.edge_answers import EdgeAnswers
 from circuitbench.oracle.edge_attribution import Attribution
 from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.engine.limits import Memory
 from circuitbench.oracle.paths import CLEAN, Path, Straight
 from circuitbench.oracle.rules import EXACT, Rule, rule_named
 from circuitbench.tasks.base import REST
 
 EdgeOf = Literal["task", "kl"]
+
+_HELD = 2  # halves of batches whose runs are kept: the prompts, and the control text
 
 
 class EdgeOracle:
@@ -66,6 +70,8 @@ class EdgeOracle:
         self._default, self._weight = ablation, weight
         config = engine.forward.config
         self.graph = graph_of(config.n_layers, config.n_heads, config.d_mlp > 0)
+        self._limit = Memory(config, engine.device).edge_bytes
+        self._held: dict[tuple[Batch, Half, str, Direction], EdgeAnswers] = {}
 
     @property
     def edges(self) -> tuple[Edge, ...]:
@@ -75,6 +81,13 @@ class EdgeOracle:
     @cached_property
     def _place(self) -> dict[Edge, int]:
         return {edge: i for i, edge in enumerate(self.edges)}
+
+    @cached_property
+    def _streams(self) -> Tensor:
+        """``[receivers]``: which of the streams a receiver hears; a layer's heads share one."""
+        own = [not name.endswith((".q", ".k", ".v")) for name in self.graph.receivers]
+        first = [name.endswith(".0.q") for name in self.graph.receivers]
+        return (torch.tensor(own) | torch.tensor(first)).cumsum(0) - 1
 
     def without(self, edges: Iterable[Edge]) -> Tensor:
         """The mask ``[n_edges]`` that ablates some edges and keeps the rest.
@@ -88,12 +101,12 @@ class EdgeOracle:
             mask[self._place[edge]] = False
         return mask
 
-    @torch.no_grad()
     def query(
         self,
         masks: Tensor,
         *,
         ablation: str | None = None,
+        direction: Direction = "noising",
         control: bool = False,
         kl: bool = False,
         per_prompt: bool = False,
@@ -101,11 +114,17 @@ class EdgeOracle:
     ) -> Damages:
         """Damages of edge masks ``[n_masks, n_edges]``, one query each.
 
+        Masks that differ from the intact model, or from a mask asked before, in what a few
+        receivers hear are answered by what that changes; asking such masks together is fastest.
+
         Args:
             masks: bool, True = kept.
             ablation: what replaces a sender's contribution, instead of the oracle's own kind.
-            control: whether to measure control damage too.
-            kl: whether to measure the KL divergence too.
+            direction: in ``noising`` the prompts run and an ablated edge carries the replacement;
+                in ``denoising`` the counterfactual prompts run and a kept edge carries what its
+                sender writes on the prompts. The kind of ablation plays no part in the latter.
+            control: whether to measure control damage too (noising only).
+            kl: whether to measure the KL divergence too, in the same pass.
             per_prompt: whether to give the task damage of each prompt too.
             batch: instead of the oracle's default one.
 
@@ -113,35 +132,52 @@ class EdgeOracle:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
             InvalidSpec: for an ablation that cannot replace every sender.
         """
-        kind, batch = self._ablation(ablation), batch or self._current()
+        if direction not in DIRECTIONS:
+            raise InvalidSpec(f"no direction {direction!r}; {nearest(str(direction), DIRECTIONS)}")
+        noising = direction == "noising"
+        kind = self._ablation(ablation) if noising else self._named(ablation)
+        batch, control = batch or self._current(), control and noising
         kept = self._checked(masks)
-        if not ((kept == 0) | (kept == 1)).all():
+        if kept.dtype != torch.bool and not ((kept == 0) | (kept == 1)).all():
             raise InvalidSpec("a query's edge masks must be bool (soft masks are for gradients)")
-        self._account.charge(len(kept))
-        for _ in kept:
-            self._account.ask(batch, kind, control=control)
-        values, loss, divergence = [], [], []
+        asked = kept.bool().numpy()
+        self._account.charge(len(asked))
+        for _ in asked:
+            self._account.ask(batch, kind, direction, control=control)
         with self._account.timed():
-            run = self._run(batch, "task", kind)
-            text = self._run(batch, "control", kind) if control else None
-            clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
-            for mask in kept:
-                final = run.final(mask)
-                values.append(run.value_tensor(final).double().cpu())
-                if clean is not None:
-                    divergence.append(float(run.divergence(clean, final).mean()))
-                if text is not None:
-                    loss.append(text.value(text.final(mask)))
-            metric, control_loss = batch.metric, batch.control_loss if control else 0.0
-            clean_rows = torch.from_numpy(batch.clean(batch, "task")) if per_prompt else None
-        each = torch.stack(values) if values else torch.zeros(0, len(batch)).double()
+            task = self._answers(batch, "task", kind, direction)
+            values, divergence = task.values(asked, kl)
+            change = torch.from_numpy(batch.clean(batch, "task")) - values
+            loss = None
+            if control:
+                text, _ = self._answers(batch, "control", kind, direction).values(asked)
+                loss = text.double().mean(1) - batch.control_loss
         return Damages(
-            task=metric - torch.tensor([float(row.mean()) for row in values]),
-            control=torch.tensor(loss) - control_loss if control else None,
+            task=(batch.metric - values.double().mean(1)).float(),
+            control=None if loss is None else loss.float(),
             weight=self._weight,
-            kl=torch.tensor(divergence) if kl else None,
-            per_prompt_task=None if clean_rows is None else (clean_rows - each).float(),
+            kl=None if divergence is None else divergence.double().mean(1).float(),
+            per_prompt_task=change if per_prompt else None,
         )
+
+    def proximity(self, *, batch: Batch | None = None) -> Tensor:
+        """Each edge's share of what its receiver hears in the intact model, ``[n_edges]``.
+
+        Where a sender adds ``x`` to the stream ``y`` its edges are as close to it as
+        ``max(0, ||y||_1 - ||y - x||_1)``, as a share of all edges into the same receiver; the
+        mean over prompts and positions (Ferrando and Voita 2024, arXiv 2403.00824). Behind the
+        last layer's attention only the metric's positions count. Asks for activations alone: one
+        query, one forward pass. Queries, keys and values of a layer hear the same.
+
+        Raises :class:`BudgetExceeded` if no query is left.
+        """
+        batch = batch or self._current()
+        self._account.charge(1)
+        self._account.ask(batch, ablation_named("zero"))
+        with self._account.timed():
+            shares = self._answers(batch, "task", ablation_named("zero"), "noising").proximities()
+        stream = self._streams[torch.tensor(self.graph.pairs)[:, 0]]
+        return shares[stream, torch.tensor(self.graph.pairs)[:, 1]]
 
     def gradient(
         self,
@@ -149,6 +185,7 @@ class EdgeOracle:
         *,
         of: EdgeOf = "task",
         ablation: str | None = None,
+        per_prompt: bool = False,
         batch: Batch | None = None,
         rule: str | Rule = "exact",
     ) -> Tensor:
@@ -163,8 +200,12 @@ class EdgeOracle:
             ablation, batch: as in :meth:`query`.
             rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
                 or itself.
+            per_prompt: whether to give ``[n_masks, batch, n_edges]``, each prompt's own instead
+                of their mean; the question, and so its cost, is the same.
         """
-        found = self.differentiate(masks, of=(of,), ablation=ablation, batch=batch, rule=rule)
+        found = self.differentiate(
+            masks, of=(of,), ablation=ablation, per_prompt=per_prompt, batch=batch, rule=rule
+        )
         return found.gradients[of]
 
     def differentiate(
@@ -173,6 +214,8 @@ class EdgeOracle:
         *,
         of: Sequence[EdgeOf] = ("task", "kl"),
         ablation: str | None = None,
+        per_prompt: bool = False,
+        offsets: Tensor | None = None,
         batch: Batch | None = None,
         rule: str | Rule = "exact",
     ) -> Derivatives:
@@ -182,6 +225,11 @@ class EdgeOracle:
 
         Args:
             masks, of, ablation, batch, rule: as in :meth:`gradient`.
+            per_prompt: whether values are ``[n_masks, batch]``, and derivatives as there.
+            offsets: ``[n_senders, d_model]`` (:attr:`offsets_shape`), added everywhere to what
+                stands for a sender's output; a method may learn them (optimal ablation: Li and
+                Janson 2024, arXiv 2409.09951). Their derivatives come from the same backward
+                pass, and cost nothing more.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
@@ -189,16 +237,24 @@ class EdgeOracle:
         """
         names, backward = checked_of(of, get_args(EdgeOf)), rule_named(rule)
         kind, batch = self._ablation(ablation), batch or self._current()
-        soft = self._checked(masks)
+        soft = self._checked(masks).float()
+        shift = None if offsets is None else self._checked_offsets(offsets)
         self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
             self._account.ask(batch, kind, backwards=len(names), rule=backward)
-        at = {name: torch.zeros(len(soft)) for name in names}
-        slope = {name: torch.zeros_like(soft) for name in names}
+        n = len(batch)
+        at = {name: torch.zeros(len(soft), n) for name in names}
+        slope = {
+            name: soft.new_zeros(len(soft), n if per_prompt else 1, soft.shape[1]) for name in names
+        }
+        moved = (
+            {}
+            if shift is None
+            else {name: shift.new_zeros(len(soft), *shift.shape) for name in names}
+        )
         with self._account.timed():
-            n = len(batch)
             run = self._run(batch, "task", kind, backward)
-            step = run.rows_at_once(len(self.graph.senders))
+            step = 1 if per_prompt else run.rows_at_once(len(self.graph.senders))
             intact = None
             if "kl" in names:
                 with torch.no_grad():
@@ -208,17 +264,28 @@ class EdgeOracle:
                     rows = torch.arange(start, min(start + step, n))
                     gates = mask.clone().requires_grad_(True)
                     with torch.enable_grad():
-                        final = run.final(gates, rows)
+                        final = run.final(gates, rows, shift)
                         for name in names:
                             if name == "task":
-                                value = run.value_tensor(final, rows).sum()
+                                value = run.value_tensor(final, rows)
                             else:
                                 assert intact is not None  # made above
-                                value = run.divergence(intact[rows], final, rows).sum()
-                            at[name][i] += value.detach().cpu() / n
-                            (grad,) = torch.autograd.grad(value, gates, retain_graph=True)
-                            slope[name][i] += grad / n
-        return Derivatives(at, slope)
+                                value = run.divergence(intact[rows], final, rows)
+                            at[name][i, rows] = value.detach().cpu()
+                            by = [gates] if shift is None else [gates, shift]
+                            grads = torch.autograd.grad(value.sum(), by, retain_graph=True)
+                            slope[name][i, start if per_prompt else 0] += grads[0]
+                            if shift is not None:
+                                moved[name][i] += grads[1] / n
+        if not per_prompt:
+            at = {name: value.mean(1) for name, value in at.items()}
+            slope = {name: grad[:, 0] / n for name, grad in slope.items()}
+        return Derivatives(at, slope, moved)
+
+    @property
+    def offsets_shape(self) -> tuple[int, int]:
+        """``(n_senders, d_model)``."""
+        return len(self.graph.senders), self._engine.forward.config.d_model
 
     @property
     def spans(self) -> tuple[str, ...]:
@@ -284,8 +351,35 @@ class EdgeOracle:
     def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
         return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)
 
+    def _answers(
+        self, batch: Batch, half: Half, ablation: Ablation, direction: Direction
+    ) -> EdgeAnswers:
+        """The last ones are kept: with them go what was run for them."""
+        kind = "clean" if direction == "denoising" else ablation.name
+        key = batch, half, kind, direction
+        found = self._held.pop(key, None)
+        if found is None:
+            while len(self._held) >= _HELD:
+                del self._held[next(iter(self._held))]
+            engine = self._engine
+            found = EdgeAnswers(
+                self.graph,
+                engine.forward,
+                batch,
+                half,
+                ablation,
+                direction,
+                limit=self._limit,
+                chunk_tokens=engine.runner.chunk_tokens,
+            )
+        self._held[key] = found
+        return found
+
+    def _named(self, name: str | None) -> Ablation:
+        return ablation_named(self._default if name is None else name)
+
     def _ablation(self, name: str | None) -> Ablation:
-        ablation = ablation_named(self._default if name is None else name)
+        ablation = self._named(name)
         if not ablation.edges:
             raise InvalidSpec(
                 f"{ablation.name} ablation replaces heads only, not the embedding or MLPs, so it "
@@ -293,12 +387,22 @@ class EdgeOracle:
             )
         return ablation
 
+    def _checked_offsets(self, offsets: Tensor) -> Tensor:
+        offsets = torch.as_tensor(offsets).detach().cpu().float()
+        if offsets.shape != self.offsets_shape or not offsets.isfinite().all():
+            raise InvalidSpec(
+                f"offsets must be finite and {list(self.offsets_shape)}, not {list(offsets.shape)}"
+            )
+        return offsets.requires_grad_(True)
+
     def _checked(self, masks: Tensor) -> Tensor:
         masks = torch.as_tensor(masks)
         if masks.dim() != 2 or masks.shape[1] != len(self.edges):
             raise InvalidSpec(
                 f"edge masks must be [n_masks, {len(self.edges)}], not {tuple(masks.shape)}"
             )
+        if masks.dtype == torch.bool:
+            return masks.cpu()
         soft = masks.detach().cpu().float()
         if not ((soft >= 0) & (soft <= 1)).all():
             raise InvalidSpec("edge masks must lie in [0, 1]")

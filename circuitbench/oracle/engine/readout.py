@@ -124,9 +124,16 @@ def kl_divergence(unembed: Unembedding, clean: Tensor, ablated: Tensor) -> Tenso
     Returns:
         ``[n, batch]`` nats.
     """
-    log_p = logits_at(unembed, clean).log_softmax(-1)
-    out = [
-        (log_p.exp() * (log_p - logits_at(unembed, one).log_softmax(-1))).sum(-1).mean(-1)
-        for one in ablated
-    ]
+    return divergence_from(log_probabilities(unembed, clean), unembed, ablated)
+
+
+def log_probabilities(unembed: Unembedding, normed: Tensor) -> Tensor:
+    """Of all tokens, ``[..., d_vocab]`` (nats), at chosen positions ``[..., d_model]``."""
+    return logits_at(unembed, normed).log_softmax(-1)
+
+
+def divergence_from(log_p: Tensor, unembed: Unembedding, ablated: Tensor) -> Tensor:
+    """:func:`kl_divergence` from known log-probabilities ``[batch, k, d_vocab]``."""
+    p = log_p.exp()
+    out = [(p * (log_p - log_probabilities(unembed, one))).sum(-1).mean(-1) for one in ablated]
     return torch.stack(out)
