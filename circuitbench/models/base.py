@@ -21,6 +21,7 @@ class Model:
             then ``hooked`` must be given and every forward pass goes through hooks.
         hooked: an already loaded transformer_lens model, or None (see
             :func:`circuitbench.models.pretrained.to_transformer_lens` to make one).
+        hooked_because: why there are no plain weights, for the warning that says so.
         construction: what a task needs to draw prompts for this model and to state its truth
             (the planted model's vocabulary and roles, a tokenizer, a compiled program).
         provenance: JSON-able facts that go into every record (seed, revision, processing).
@@ -35,6 +36,7 @@ class Model:
     n_heads: int
     transformer: Transformer | None
     hooked: Any = None
+    hooked_because: str = ""
     construction: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     dials: Mapping[str, Any] = field(default_factory=dict)

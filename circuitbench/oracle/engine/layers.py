@@ -10,17 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from circuitbench.models.forward import normalize, rotary_angles, rotate
+from circuitbench.models.forward import (
+    normalize,
+    normalize_heads,
+    rotary_angles,
+    rotate,
+    softcap,
+    visible,
+)
 from circuitbench.models.transformer import Transformer
-from circuitbench.oracle.engine.weights import Weights
+from circuitbench.oracle.engine.weights import Scale, Weights
 
 
 class Forward:
     """Runs single layers. The residual stream is float32 whatever the products' type.
 
     Args:
-        transformer: plain weights, already on the device.
+        transformer: plain weights.
         body, unembed: see :class:`Weights`.
+        device: where to compute; by default where the weights are.
     """
 
     def __init__(
@@ -28,12 +36,13 @@ class Forward:
         transformer: Transformer,
         body: torch.dtype = torch.float32,
         unembed: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> None:
         self.config = transformer.config
-        self.weights = Weights(transformer, body, unembed)
-        self.device = transformer.W_E.device
+        self.device = transformer.W_E.device if device is None else device
+        self.weights = Weights(transformer, self.device, body, unembed)
         self.flops = 0.0
-        self._rotary: tuple[Tensor, Tensor] | None = None
+        self._rotary: dict[bool, tuple[Tensor, Tensor]] = {}
 
     @property
     def n_layers(self) -> int:
@@ -42,7 +51,9 @@ class Forward:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """``[batch, pos]`` to the residual stream before layer 0."""
-        x = self.weights.embed[tokens]
+        x = self.weights.embed[tokens].float()
+        if self.config.embed_scale != 1:
+            x = x * self.config.embed_scale
         if self.weights.positions is not None:
             x = x + self.weights.positions[: tokens.shape[1]]
         return x
@@ -62,7 +73,7 @@ class Forward:
         batch, pos, _ = x.shape
         if only is not None and len(only) == 0:
             return x.new_zeros(batch, pos if reads is None else reads.shape[1], 0, cfg.d_head)
-        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        n = self.read(x, w.scale1)
         qkv, to_q, to_kv = w.qkv, w.q, w.kv
         if only is not None:
             qkv, to_q, to_kv, _ = w.only(only)
@@ -76,56 +87,106 @@ class Forward:
             q = to_q(at_positions(n, reads))
             self.flops += batch * (pos * to_kv.flops + reads.shape[1] * to_q.flops)
         q, k, v = (part.unflatten(-1, (-1, cfg.d_head)).transpose(1, 2) for part in (q, k, v))
+        if w.q_norm is not None and w.k_norm is not None:
+            q, k = normalize_heads(q, cfg, w.q_norm), normalize_heads(k, cfg, w.k_norm)
         if cfg.positions == "rotary":
-            cos, sin = self.angles(pos)
+            cos, sin = self.angles(pos, cfg.is_local(layer))
             k = rotate(k, cos, sin)
             if reads is not None:
                 cos, sin = cos[reads][:, None], sin[reads][:, None]
             q = rotate(q, cos, sin)
+        self.flops += 4.0 * q.numel() * pos
+        return self.attend(layer, q, k, v, reads).transpose(1, 2)
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None = None
+    ) -> Tensor:
+        """``z [batch, n_heads, pos or k, d_head]`` from queries, keys and values.
+
+        Args:
+            layer: which.
+            q: ``[batch, n_heads, pos or k, d_head]``, turned to their positions.
+            k, v: ``[batch, n_kv_heads, pos, d_head]``.
+            reads: ``[batch, k]`` positions of the queries; None is all of them.
+        """
+        cfg, pos = self.config, k.shape[2]
+        scale, window = self.weights.layers[layer].scale, cfg.window(layer)
         if q.shape[1] != k.shape[1]:
             k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        q, k = q.to(v.dtype), k.to(v.dtype)  # norms and rotation are float32
         allowed = None
         if reads is not None:
-            allowed = torch.arange(pos, device=x.device) <= reads[:, None, :, None]
-        z = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0
+            allowed = visible(cfg, layer, reads[:, None], pos)
+        elif 0 < window < pos or cfg.attn_softcap:
+            allowed = visible(cfg, layer, torch.arange(pos, device=q.device), pos)
+        if cfg.attn_softcap and allowed is not None:
+            scores = softcap((q @ k.transpose(-1, -2)) * scale, cfg.attn_softcap)
+            return scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ v
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=scale
         )
-        self.flops += 4.0 * q.numel() * pos
-        return z.transpose(1, 2)
+
+    def read(self, x: Tensor, scale: Scale | None) -> Tensor:
+        """What a part reads of the residual stream: normalised, unless norms come after."""
+        if not self.config.pre_norm:
+            return x
+        n = normalize(x, self.config.normalization, self.config.norm_eps)
+        return n if scale is None else scale(n)
+
+    def write(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None = None) -> Tensor:
+        """Residual stream after a layer whose heads (or those of ``only``) put out ``z``."""
+        after = self.add_attention(layer, x, z, only)
+        return self.add_mlp(layer, after, x if self.config.parallel else after)
 
     def add_attention(self, layer: int, x: Tensor, z: Tensor, only: Tensor | None = None) -> Tensor:
         """Residual stream after attention: ``x + z @ W_O + b_O``; ``z`` of the heads ``only``."""
         w = self.weights.layers[layer]
         if z.shape[2] == 0:
-            return x if w.out.bias is None else x + w.out.bias
+            if w.out.bias is None:
+                return x
+            return x + self._post(w.out.bias, w.post1)
         out = w.out if only is None else w.only(only)[3]
         self.flops += x.shape[0] * x.shape[1] * out.flops
+        if w.post1 is not None:
+            return x + self._post(out(z.flatten(-2)), w.post1)
         return out.add_to(x, z.flatten(-2))
 
-    def add_mlp(self, layer: int, x: Tensor) -> Tensor:
-        """Residual stream after the MLP; ``x`` itself in an attention-only model."""
+    def add_mlp(self, layer: int, x: Tensor, reads: Tensor | None = None) -> Tensor:
+        """Residual stream after the MLP; ``x`` itself in an attention-only model.
+
+        The MLP reads ``x``, or another stream ``reads`` of its shape.
+        """
         cfg, w = self.config, self.weights.layers[layer]
         if w.mlp_in is None or w.mlp_out is None:
             return x
         rows = x.shape[0] * x.shape[1]
-        n = normalize(x, cfg.normalization, cfg.norm_eps)
+        n = self.read(x if reads is None else reads, w.scale2)
         self.flops += rows * (w.mlp_in.flops + w.mlp_out.flops)
         if w.mlp_gate is None:
             hidden = w.mlp_in(n, cfg.activation)
         else:
             hidden = w.mlp_gate(n, cfg.activation) * w.mlp_in(n)
             self.flops += rows * w.mlp_gate.flops
+        if w.post2 is not None:
+            return x + self._post(w.mlp_out(hidden), w.post2)
         return w.mlp_out.add_to(x, hidden)
+
+    def _post(self, written: Tensor, weight: Tensor | None) -> Tensor:
+        """The norm after a part, where the model has one."""
+        if weight is None:
+            return written
+        return normalize(written.float(), self.config.normalization, self.config.norm_eps) * weight
 
     def final(self, x: Tensor) -> Tensor:
         """The final norm; what the (folded) unembedding reads."""
-        return normalize(x, self.config.normalization, self.config.norm_eps)
+        n = normalize(x, self.config.normalization, self.config.norm_eps)
+        return n if self.weights.unembed.scale is None else self.weights.unembed.scale(n)
 
-    def angles(self, pos: int) -> tuple[Tensor, Tensor]:
+    def angles(self, pos: int, local: bool = False) -> tuple[Tensor, Tensor]:
         """Cosines and sines of rotary positions, ``[pos, rotary_dim]`` each."""
-        if self._rotary is None:
-            self._rotary = rotary_angles(self.config, self.device)
-        return self._rotary[0][:pos], self._rotary[1][:pos]
+        if local not in self._rotary or len(self._rotary[local][0]) < pos:
+            self._rotary[local] = rotary_angles(self.config, pos, self.device, local)
+        return self._rotary[local][0][:pos], self._rotary[local][1][:pos]
 
 
 def at_positions(x: Tensor, reads: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.models.forward import Edit
-from circuitbench.models.trained.weight_names import parameters, with_parameters
+from circuitbench.models.weight_names import parameters, with_parameters
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 
 
