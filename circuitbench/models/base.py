@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.limits import DEFAULT_LIMITS, Limits
+from circuitbench.models.storage import write
 from circuitbench.models.transformer import Transformer
 
 
@@ -42,6 +45,19 @@ class Model:
     dials: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
     uniform_loss: float | None = None
+
+    def save(self, folder: Path | str) -> None:
+        """Write weights, config and tokenizer into a folder, to be loaded as ``folder:PATH``.
+
+        Raises :class:`InvalidSpec` for a folder that is not empty or cannot be written, and for
+        a model that has no plain weights.
+        """
+        if self.transformer is None:
+            raise InvalidSpec(f"{self.name} has no plain weights to save: {self.hooked_because}")
+        write(self.transformer, Path(folder), self.provenance)
+        save = getattr(self.construction, "save", None)
+        if callable(save):
+            save(Path(folder))
 
 
 class ModelFactory(Protocol):

@@ -29,6 +29,25 @@ from circuitbench.models.transformer import (
 
 _NORMS: dict[Normalization, str | None] = {"none": None, "layer": "LN", "rms": "RMS"}
 
+_NATIVE = (
+    "n_layers",
+    "n_heads",
+    "d_model",
+    "d_head",
+    "d_vocab",
+    "n_ctx",
+    "attn_scale",
+    "d_mlp",
+    "n_kv_heads",
+    "activation",
+    "gated_mlp",
+    "normalization",
+    "norm_eps",
+    "positions",
+    "rotary_dim",
+    "rotary_base",
+)  # what TransformerBridgeConfig can say
+
 
 @Info(
     title="GPT-2 small",
@@ -116,6 +135,12 @@ def to_transformer_lens(transformer: Transformer) -> Any:
 
 def _check_native(transformer: Transformer) -> None:
     cfg = transformer.config
+    plain = TransformerConfig(**{f: getattr(cfg, f) for f in _NATIVE})
+    if cfg != plain or any(w.q_norm is not None or w.ln1_post_w is not None for w in transformer.layers):
+        raise InvalidSpec(
+            "transformer_lens's native model knows neither parallel blocks, windows, soft caps, "
+            "scaled rotary positions, nor norms of queries, keys and outputs"
+        )
     if cfg.normalization == "rms":
         shifts = [transformer.lnf_b, *(b for w in transformer.layers for b in (w.ln1_b, w.ln2_b))]
         if any(shift is not None for shift in shifts):

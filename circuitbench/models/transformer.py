@@ -148,6 +148,26 @@ class Transformer:
     lnf_b: Tensor | None = None
 
     @property
+    def why_no_edges(self) -> str:
+        """What keeps single edges from being replaced; empty where nothing does."""
+        cfg = self.config
+        if any(w.ln1_post_w is not None or w.ln2_post_w is not None for w in self.layers):
+            return "a norm after attention or MLP mixes what their parts write"
+        if not cfg.pre_norm:
+            return "attention and MLP read the residual stream without a norm before them"
+        if cfg.parallel:
+            return "its MLPs run beside attention, so they do not hear their own layer's heads"
+        if cfg.qk_norm != "none":
+            return "its queries and keys are normalised, which edges do not know yet"
+        if cfg.attn_softcap or cfg.windows:
+            return "its attention is soft-capped or has windows, which edges do not know yet"
+        if cfg.local_rotary_speeds:
+            return "its layers differ in rotary positions, which edges do not know yet"
+        if self.is_slim:
+            return "its weights are kept in bfloat16; load it with dtype=float32"
+        return ""
+
+    @property
     def is_slim(self) -> bool:
         """Whether matrices are kept in fewer bits than they are computed in."""
         return self.W_E.dtype != torch.float32

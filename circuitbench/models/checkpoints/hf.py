@@ -70,12 +70,8 @@ def load_checkpoint(request: Request, folder: Path, name: str | None = None) -> 
     check_memory(shown, tensors.n_parameters, request.torch_dtype)
     config = _config(folder, shown, raw)
     commit = commit_of(folder)
-    pins: dict[str, str | None] = {}
-    if commit is not None:
-        pins["revision"] = commit[:PIN]
-    elif name is None:
-        pins["weights"] = content_hash(folder, shards)[:PIN]
-        check_pin(request.weights, pins["weights"], shown)
+    pin = {"revision": commit} if commit else {"weights": content_hash(folder, shards)}
+    check_pin(request.weights, pin.get("weights"), shown)
     transformer, hooked, why = None, None, ""
     try:
         transformer = _read(request, config, tensors)
@@ -85,7 +81,7 @@ def load_checkpoint(request: Request, folder: Path, name: str | None = None) -> 
             raise InvalidSpec(f"{shown} is run by hooks, which fold no weights: {why}") from None
         hooked = load_hooked(folder, shown, request.torch_dtype)
     return Model(
-        name=name or request.name("hf", shown, **pins),
+        name=name or request.name("hf", shown, **{k: v[:PIN] for k, v in pin.items()}),
         n_layers=config.num_hidden_layers,
         n_heads=config.num_attention_heads,
         transformer=transformer,
@@ -97,11 +93,10 @@ def load_checkpoint(request: Request, folder: Path, name: str | None = None) -> 
             "name": shown,
             "architecture": config.model_type,
             "processing": request.processing,
-            "revision": commit,
+            **pin,
             "dtype": request.dtype,
             "parameters": tensors.n_parameters,
             "transformers": version("transformers"),
-            **({} if commit else {"weights_sha256": pins.get("weights")}),
         },
     )
 
@@ -150,8 +145,9 @@ def content_hash(folder: Path, shards: list[Path]) -> str:
 
 def check_pin(wanted: str | None, found: str | None, name: str) -> None:
     """Raise :class:`ModelUnavailable` where a folder's content is not what was asked for."""
-    if wanted is not None and not str(found).startswith(wanted[:PIN]):
-        raise ModelUnavailable(f"{name} holds other weights: {found}, not the {wanted} asked for")
+    if wanted is not None and not (found and found.startswith(wanted)):
+        other = "a revision, not a hash" if found is None else found[:PIN]
+        raise ModelUnavailable(f"{name} holds other weights: {other}, not the {wanted} asked for")
 
 
 def folder_name(folder: Path) -> str:
