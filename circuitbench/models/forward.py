@@ -127,10 +127,11 @@ def softcap(x: Tensor, cap: float) -> Tensor:
 def visible(cfg: TransformerConfig, layer: int, queries: Tensor, length: int) -> Tensor:
     """Whether positions ``queries [...]`` may attend to each of ``length`` keys ``[..., length]``.
 
-    Those before it and itself; in a layer with a window only the nearest of them.
+    Those before it and itself, or all where the model is not causal; in a layer with a window
+    only the nearest of them.
     """
     keys, queries = torch.arange(length, device=queries.device), queries[..., None]
-    seen = keys <= queries
+    seen = keys <= queries if cfg.causal else (keys >= 0).expand(*queries.shape[:-1], length)
     window = cfg.window(layer)
     return seen & (keys > queries - window) if 0 < window < length else seen
 

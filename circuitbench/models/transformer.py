@@ -22,7 +22,7 @@ QKNorm = Literal["none", "head", "all"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shapes and switches of a decoder-only, causal transformer.
+    """Shapes and switches of a decoder-only transformer.
 
     ``d_mlp`` 0 means attention-only. ``n_kv_heads`` below ``n_heads`` means grouped-query
     attention. ``attn_scale`` multiplies query-key products before the softmax.
@@ -41,6 +41,7 @@ class TransformerConfig:
         attn_softcap: ``c tanh(score / c)`` before the softmax (0: none).
         logit_softcap: the same of the logits.
         embed_scale: multiplies token embeddings.
+        causal: whether attention looks at earlier positions only.
     """
 
     n_layers: int
@@ -69,6 +70,7 @@ class TransformerConfig:
     attn_softcap: float = 0.0
     logit_softcap: float = 0.0
     embed_scale: float = 1.0
+    causal: bool = True
 
     def __post_init__(self) -> None:
         for name in ("windows", "rotary_speeds", "local_rotary_speeds"):
@@ -161,6 +163,8 @@ class Transformer:
             return "its queries and keys are normalised, which edges do not know yet"
         if cfg.attn_softcap or cfg.windows:
             return "its attention is soft-capped or has windows, which edges do not know yet"
+        if not cfg.causal:
+            return "its attention looks both ways, which edges do not know yet"
         if cfg.local_rotary_speeds:
             return "its layers differ in rotary positions, which edges do not know yet"
         if self.is_slim:

@@ -21,11 +21,13 @@ class TextTokenizer:
 
     Attributes:
         bos_token_id: what stands before a text; the end-of-text token where there is none.
+        all_special_ids: tokens that stand for no text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         first = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        self.all_special_ids = tuple(tokenizer.all_special_ids)
         self.bos_token_id = int(next(token for token in first if token is not None))
 
     def __len__(self) -> int:

@@ -117,7 +117,7 @@ class Forward:
         allowed = None
         if reads is not None:
             allowed = visible(cfg, layer, reads[:, None], pos)
-        elif 0 < window < pos or cfg.attn_softcap:
+        elif 0 < window < pos or cfg.attn_softcap or not cfg.causal:
             allowed = visible(cfg, layer, torch.arange(pos, device=q.device), pos)
         if cfg.attn_softcap and allowed is not None:
             scores = softcap((q @ k.transpose(-1, -2)) * scale, cfg.attn_softcap)
