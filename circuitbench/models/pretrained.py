@@ -136,7 +136,9 @@ def to_transformer_lens(transformer: Transformer) -> Any:
 def _check_native(transformer: Transformer) -> None:
     cfg = transformer.config
     plain = TransformerConfig(**{f: getattr(cfg, f) for f in _NATIVE})
-    if cfg != plain or any(w.q_norm is not None or w.ln1_post_w is not None for w in transformer.layers):
+    if cfg != plain or any(
+        w.q_norm is not None or w.ln1_post_w is not None for w in transformer.layers
+    ):
         raise InvalidSpec(
             "transformer_lens's native model knows neither parallel blocks, windows, soft caps, "
             "scaled rotary positions, nor norms of queries, keys and outputs"

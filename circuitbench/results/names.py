@@ -32,7 +32,9 @@ def check_name(kind: str, text: object) -> str:
         and ".." not in text
     ):
         return text
-    owner = ", perhaps after an owner and '/', before options ',key=value'" if kind == "model" else ""
+    owner = (
+        ", perhaps after an owner and '/', before options ',key=value'" if kind == "model" else ""
+    )
     raise InvalidSpec(
         f"not a {kind} name: {text!r}; expected letters, digits and . _ @ : + - only, "
         f"beginning with a letter or digit, without '..'{owner}"

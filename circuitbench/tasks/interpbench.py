@@ -27,6 +27,7 @@ _KEYS = ("clean", "corrupted", "answer", "wrong")
     paper="Gupta et al. 2024",
     link="https://arxiv.org/abs/2407.14494",
     granularity="edges",
+    needs=("mlps",),
 )
 @dataclass(frozen=True)
 class InterpBench:
@@ -60,9 +61,11 @@ class InterpBench:
         return answer_against(choices, tokens, counterfactual, positions, answer, wrong)
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
-        """``n`` clean prompts."""
+        """``n`` clean prompts, which all begin as the first does."""
         rows = _rows(model)
-        return torch.tensor([rows[i]["clean"] for i in rng.integers(len(rows), size=n)])
+        spans = torch.tensor([rows[i]["clean"] for i in rng.integers(len(rows), size=n)])
+        spans[:, 0] = rows[0]["clean"][0]
+        return spans
 
     def truth(self, model: Model) -> Circuit:
         """The case's edges, and the heads and MLPs at their ends."""
@@ -82,7 +85,9 @@ def _rows(model: Model) -> list[dict[str, Any]]:
             f"own; write them there, one a line, with {', '.join(_KEYS)} as token ids"
         ) from None
     config = model.transformer.config
-    rows = [_row(line, f"{PROMPTS} line {i}", config.d_vocab, case) for i, line in enumerate(lines, 1)]
+    rows = [
+        _row(line, f"{PROMPTS} line {i}", config.d_vocab, case) for i, line in enumerate(lines, 1)
+    ]
     if not rows:
         raise InvalidSpec(f"{PROMPTS} of {case.name} is empty")
     lengths = {len(row[key]) for row in rows for key in _KEYS[:2]}

@@ -81,4 +81,6 @@ def save_tokenizer(folder: Path, words: int) -> None:
     vocabulary = {f"w{i}": i for i in range(words)}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="w0").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="w0").save_pretrained(
+        folder
+    )

@@ -229,7 +229,10 @@ def test_hand_made_pickles_are_refused(content: bytes, case: Path) -> None:
     [
         ([("hook_embed", "blocks.0.hook_nothing[0]")], "'blocks.0.hook_nothing"),
         ([("hook_mebed", "blocks.0.hook_mlp_in")], "'hook_mebed', which is no hook"),
-        ([("blocks.1.hook_mlp_out", "blocks.0.hook_mlp_in")], "has m1->m0, which the model has not"),
+        (
+            [("blocks.1.hook_mlp_out", "blocks.0.hook_mlp_in")],
+            "has m1->m0, which the model has not",
+        ),
         ([("hook_embed",)], "which is no pair of hooks"),
         ({"a": 1}, "holds no list of pairs"),
     ],

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from oracle_kit import ARCHITECTURES, random_transformer, transformer_of
@@ -79,7 +78,10 @@ def test_your_forward_is_compared(given: Any) -> None:
     ("change", "message"),
     [
         ({"W_E": None}, r"my-model has no weight W_E, which should be \[23, 16\]"),
-        ({"W_U": torch.zeros(23, 16)}, r"W_U of my-model has shape \[23, 16\]; expected \[16, 23\]"),
+        (
+            {"W_U": torch.zeros(23, 16)},
+            r"W_U of my-model has shape \[23, 16\]; expected \[16, 23\]",
+        ),
         ({"layers.1.W_in": torch.zeros(20, 16)}, r"layers.1.W_in .*\[16, 20\] \(transposed\?\)"),
         ({"layers.1.W_O": torch.zeros(3, 16)}, r"expected \[4, 4, 16\] or \[16, 16\]"),
         ({"layers.0.b_Q": torch.full((4, 4), torch.nan)}, "layers.0.b_Q of my-model holds NaN"),
@@ -146,3 +148,51 @@ def test_a_damaged_folder_is_one_clear_line(
     with pytest.raises(cb.ModelUnavailable, match=message) as caught:
         cb.load_model(f"folder:{tmp_path / 'mine'}")
     assert len(str(caught.value).splitlines()) == 1
+
+
+class TheirModel(torch.nn.Module):
+    """What the example of docs/your-model.md was trained as: pre-norm, attention only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.pos = torch.nn.Embedding(24, 32), torch.nn.Embedding(16, 32)
+        self.norm, self.head = torch.nn.LayerNorm(32), torch.nn.Linear(32, 24, bias=False)
+        parts = [
+            torch.nn.ModuleDict(
+                {
+                    "norm": torch.nn.LayerNorm(32),
+                    "qkv": torch.nn.Linear(32, 96, bias=False),
+                    "out": torch.nn.Linear(32, 32),
+                }
+            )
+            for _ in range(2)
+        ]
+        self.blocks = torch.nn.ModuleList(parts)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens) + self.pos.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            parts: Any = block
+            qkv = parts["qkv"](parts["norm"](x)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+            z = torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
+            x = x + parts["out"](z.transpose(1, 2).flatten(2))
+        logits: torch.Tensor = self.head(self.norm(x))
+        return logits
+
+
+def test_the_example_of_the_docs_works(tmp_path: Path, monkeypatch: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs/your-model.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    assert len(example.splitlines()) < 30
+    torch.manual_seed(0)
+    theirs = TheirModel()
+    monkeypatch.chdir(tmp_path)
+    torch.save(theirs.state_dict(), "model.pt")
+    exec(compile(example, "docs/your-model.md", "exec"), {"my_forward": theirs})
+    model = cb.load_model("folder:mine")
+    assert model.provenance["compared"] is True
+    tokens = torch.arange(16)[None]
+    torch.testing.assert_close(
+        forward(transformer_of(model), tokens).logits, theirs(tokens).detach(), atol=1e-4, rtol=1e-4
+    )
+    assert model.construction.encode("bos w0") == [0, 1]

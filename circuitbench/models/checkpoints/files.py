@@ -88,7 +88,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ModelUnavailable(f"{path.name} of {path.parent.name} cannot be read: {error}") from None
+        raise ModelUnavailable(
+            f"{path.name} of {path.parent.name} cannot be read: {error}"
+        ) from None
     if not isinstance(content, dict):
         raise ModelUnavailable(f"{path.name} of {path.parent.name} holds no JSON object")
     return content
@@ -127,7 +129,9 @@ def digest(files: Iterable[Path]) -> str:
     whole = hashlib.sha256()
     for path in sorted(files):
         with path.open("rb") as file:
-            whole.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            whole.update(
+                f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
     return whole.hexdigest()
 
 

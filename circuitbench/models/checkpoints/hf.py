@@ -41,7 +41,8 @@ _TOKENIZER_FILES = (
 @Info(
     title="Hugging Face checkpoint",
     family="Pretrained",
-    link="https://huggingface.co/docs/safetensors",
+    paper="Wolf et al. 2020",
+    link="https://arxiv.org/abs/1910.03771",
 )
 def hf(variant: str = "") -> Model:
     """A causal language model from a folder or the Hugging Face cache.
@@ -104,7 +105,9 @@ def load_checkpoint(request: Request, folder: Path, name: str | None = None) -> 
 def _read(request: Request, config: Any, tensors: Tensors) -> Transformer:
     kind = config.model_type
     if kind not in READERS:
-        raise Unsupported(f"its architecture {kind!r} has no reader (there are {', '.join(READERS)})")
+        raise Unsupported(
+            f"its architecture {kind!r} has no reader (there are {', '.join(READERS)})"
+        )
     try:
         transformer = read(Checkpoint(config, tensors, request.torch_dtype))
     except (Unsupported, CircuitBenchError):

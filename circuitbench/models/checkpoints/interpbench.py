@@ -216,15 +216,21 @@ def truth_of(pairs: Any, config: TransformerConfig, name: str) -> Circuit:
         raise ModelUnavailable(f"edges.pkl of {name} holds no list of pairs")
     for pair in pairs:
         if not (
-            isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
+            isinstance(pair, list | tuple)
+            and len(pair) == 2
+            and all(isinstance(x, str) for x in pair)
         ):
             raise ModelUnavailable(f"edges.pkl of {name} holds {pair!r}, which is no pair of hooks")
         senders, receivers = _sends(pair[0], config), _hears(pair[1], config)
         if senders is None or receivers is None:
             if senders is None and _hears(pair[0], config) is None:
-                raise ModelUnavailable(f"edges.pkl of {name} names {pair[0]!r}, which is no hook here")
+                raise ModelUnavailable(
+                    f"edges.pkl of {name} names {pair[0]!r}, which is no hook here"
+                )
             if receivers is None:
-                raise ModelUnavailable(f"edges.pkl of {name} names {pair[1]!r}, which is no hook here")
+                raise ModelUnavailable(
+                    f"edges.pkl of {name} names {pair[1]!r}, which is no hook here"
+                )
             continue  # from an input of a part to that part
         own = {(s, r) for s in senders for r in receivers if r == s or r.rpartition(".")[0] == s}
         new = {Edge(s, r) for s in senders for r in receivers if (s, r) not in own}
@@ -232,7 +238,9 @@ def truth_of(pairs: Any, config: TransformerConfig, name: str) -> Circuit:
         if wrong:
             raise ModelUnavailable(f"edges.pkl of {name} has {wrong[0]}, which the model has not")
         edges |= new
-    ends = {part for edge in edges for part in (edge.sender, re.sub(r"\.[qkv]$", "", edge.receiver))}
+    ends = {
+        part for edge in edges for part in (edge.sender, re.sub(r"\.[qkv]$", "", edge.receiver))
+    }
     heads = tuple(Head.parse(part) for part in ends if part[0].isdigit())
     return Circuit(
         roles={"circuit": Role(heads)},
@@ -295,5 +303,3 @@ def truth_in(model: Model) -> Circuit:
     if not isinstance(case, InterpBenchCase):
         raise InvalidSpec(f"{model.name} is no case of InterpBench (interpbench:FOLDER)")
     return case.circuit
-
-

@@ -39,7 +39,8 @@ class Request:
         found = _FORM.fullmatch(text.strip())
         if not found:
             raise InvalidSpec(
-                f"{scheme}: needs a model, e.g. {scheme}:org/name or {scheme}:./folder"
+                f"{scheme}: needs a {'name or folder' if scheme == 'hf' else 'folder'}, e.g. "
+                f"{scheme}:{'org/name' if scheme == 'hf' else './mine'}"
             )
         processing = found["processing"]
         if processing is not None and processing not in PROCESSINGS:

@@ -149,7 +149,9 @@ def _checked(key: str, value: Any, shape: tuple[int, ...], name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(value).detach().to("cpu", torch.float32)
     except (TypeError, ValueError, RuntimeError):
-        raise InvalidSpec(f"{key} of {name} is no tensor of numbers: {type(value).__name__}") from None
+        raise InvalidSpec(
+            f"{key} of {name} is no tensor of numbers: {type(value).__name__}"
+        ) from None
     part = key.rpartition(".")[2]
     if part in _PER_HEAD and tensor.dim() == len(shape) - 1:
         tensor = _apart(tensor, part, shape)
@@ -157,9 +159,7 @@ def _checked(key: str, value: Any, shape: tuple[int, ...], name: str) -> Tensor:
         found = list(torch.as_tensor(value).shape)
         also = f" or {_together(part, shape)}" if part in _PER_HEAD else ""
         hint = " (transposed?)" if found[::-1] == _together(part, shape) else ""
-        raise InvalidSpec(
-            f"{key} of {name} has shape {found}; expected {list(shape)}{also}{hint}"
-        )
+        raise InvalidSpec(f"{key} of {name} has shape {found}; expected {list(shape)}{also}{hint}")
     if not torch.isfinite(tensor).all():
         raise InvalidSpec(f"{key} of {name} holds NaN or infinity")
     return tensor.clone()

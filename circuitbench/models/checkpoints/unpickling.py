@@ -40,12 +40,16 @@ def read_pickle(path: Path) -> Any:
     except OSError as error:
         raise ModelUnavailable(f"cannot read {path.name}: {error.strerror}") from None
     if len(data) > _LARGEST:
-        raise ModelUnavailable(f"{path.name} has {len(data)} bytes; more than {_LARGEST} are refused")
+        raise ModelUnavailable(
+            f"{path.name} has {len(data)} bytes; more than {_LARGEST} are refused"
+        )
     unpickler = _Restricted(io.BytesIO(data))
     try:
         content = unpickler.load()
     except _Refused as refused:
-        raise ModelUnavailable(f"{path.name} is a pickle that asks for {refused}: refused") from None
+        raise ModelUnavailable(
+            f"{path.name} is a pickle that asks for {refused}: refused"
+        ) from None
     except Exception as error:  # a broken pickle may raise anything
         raise ModelUnavailable(f"{path.name} is no pickle of plain data ({error})") from None
     return dict(vars(content)) if type(content) is unpickler.record else content
