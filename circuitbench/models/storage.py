@@ -1,4 +1,4 @@
-"""Plain weights in a folder: ``model.safetensors``, and ``config.json`` that says what they mean."""
+"""Plain weights in a folder: ``model.safetensors``, and what they mean in ``config.json``."""
 
 from __future__ import annotations
 

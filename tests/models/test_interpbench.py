@@ -11,85 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interpbench_kit import settings, write_case, write_prompts
 from oracle_kit import random_transformer, transformer_of
 
 from circuitbench.checks.contracts import check_task
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models.forward import forward
-from circuitbench.models.weight_names import parameters
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import load_model, load_task
-
-EDGES = [
-    ("blocks.0.hook_resid_pre[:]", "blocks.0.hook_q_input[:, :, 1]"),
-    ("blocks.0.attn.hook_q[:, :, 1]", "blocks.0.attn.hook_result[:, :, 1]"),  # within a head
-    ("hook_embed[None]", "blocks.0.hook_mlp_in[None]"),
-    ("blocks.0.attn.hook_result[:, :, 1]", "blocks.1.hook_v_input[:, :, 2]"),
-    ("blocks.0.hook_mlp_out[None]", "blocks.1.attn.hook_result[:, :, 2]"),
-    ("blocks.1.attn.hook_result[:, :, 2]", "blocks.1.hook_resid_post[:]"),
-]
-TOP = {"W_E": "embed.W_E", "W_pos": "pos_embed.W_pos", "W_U": "unembed.W_U", "b_U": "unembed.b_U"}
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    """A case of two layers that reads 23 tokens, says 7 and looks both ways."""
-    folder = tmp_path / "11"
-    folder.mkdir()
-    transformer = random_transformer(n_layers=2, d_mlp=12, activation="gelu", causal=False)
-    state = {}
-    for key, tensor in parameters(transformer).items():
-        _, _, rest = key.partition("layers.")
-        layer, _, part = rest.partition(".")
-        inside = "mlp" if part in ("W_in", "b_in", "W_out", "b_out") else "attn"
-        state[f"blocks.{layer}.{inside}.{part}" if rest else TOP[key]] = tensor
-    state["unembed.W_U"], state["unembed.b_U"] = (
-        state["unembed.W_U"][:, :7].clone(),
-        state["unembed.b_U"][:7].clone(),
-    )
-    state["blocks.0.attn.mask"] = torch.ones(12, 12).tril().bool()
-    state["blocks.0.attn.IGNORE"] = torch.tensor(-torch.inf)
-    torch.save(state, folder / "ll_model.pth")
-    (folder / "ll_model_cfg.pkl").write_bytes(pickle.dumps(settings()))
-    (folder / "edges.pkl").write_bytes(pickle.dumps(EDGES))
-    (folder / "meta.json").write_text(json.dumps({"lr": 0.01, "paths": ["/home/someone"]}))
-    return folder
-
-
-def settings() -> dict[str, Any]:
-    return dict(
-        n_layers=2,
-        n_heads=4,
-        d_model=16,
-        d_head=4,
-        d_mlp=12,
-        d_vocab=23,
-        d_vocab_out=7,
-        n_ctx=12,
-        act_fn="gelu",
-        normalization_type=None,
-        attention_dir="bidirectional",
-        use_attn_scale=True,
-        attn_scale=2.0,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        init_mode="gpt2",
-        extra=None,
-    )
-
-
-def write_prompts(case: Path) -> None:
-    rng = np.random.default_rng(0)
-    rows = [
-        dict(
-            clean=rng.integers(23, size=5).tolist(),
-            corrupted=rng.integers(23, size=5).tolist(),
-            answer=int(rng.integers(3)),
-            wrong=int(rng.integers(3, 7)),
-        )
-        for _ in range(20)
-    ]
-    (case / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return write_case(tmp_path / "11")
 
 
 def test_a_case_computes_what_its_weights_say(case: Path) -> None:
@@ -249,5 +183,5 @@ def test_what_a_case_lacks_is_named(case: Path) -> None:
     with pytest.raises(ModelUnavailable, match="of 11 has shortformer positions"):
         load_model(f"interpbench:{case}")
     (case / "edges.pkl").unlink()
-    with pytest.raises(ModelUnavailable, match=r"no edges.pkl in it"):
+    with pytest.raises(ModelUnavailable, match=r"has no edges.pkl, so it holds no case"):
         load_model(f"interpbench:{case}")

@@ -8,6 +8,7 @@ from oracle_kit import random_transformer, transformer_of
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models import pretrained
+from circuitbench.models.checkpoints.files import FOLDER_VARIABLE
 from circuitbench.models.checkpoints.tokenizers import tokenizer_of
 from circuitbench.models.forward import forward
 from circuitbench.models.transformer import Transformer
@@ -39,7 +40,7 @@ def weights(tmp_path_factory: Any) -> Any:
 
 @pytest.fixture
 def found(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(weights))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(weights))
 
 
 def logits(
@@ -108,10 +109,10 @@ def test_transformer_lens_is_not_given_what_it_has_no_place_for() -> None:
 def test_missing_weights_say_where_to_put_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(ModelUnavailable, match="no gpt2 in CIRCUITBENCH_WEIGHTS"):
         pretrained.gpt2()
-    monkeypatch.delenv(pretrained.FOLDER_VARIABLE)
+    monkeypatch.delenv(FOLDER_VARIABLE)
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
@@ -129,7 +130,7 @@ def test_broken_weights_are_one_clear_line(
     if broken == "truncated weights":
         content = (source / "model.safetensors").read_bytes()
         (tmp_path / "gpt2/model.safetensors").write_bytes(content[: len(content) // 2])
-    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(ModelUnavailable) as caught:
         pretrained.gpt2()
     assert len(str(caught.value).splitlines()) == 1

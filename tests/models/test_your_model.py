@@ -174,7 +174,8 @@ class TheirModel(torch.nn.Module):
         for block in self.blocks:
             parts: Any = block
             qkv = parts["qkv"](parts["norm"](x)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
-            z = torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=True)
+            q, k, v = qkv
+            z = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + parts["out"](z.transpose(1, 2).flatten(2))
         logits: torch.Tensor = self.head(self.norm(x))
         return logits

@@ -34,20 +34,28 @@ def find_folder(source: str, revision: str | None = None) -> Path:
 
     Raises :class:`ModelUnavailable` where it is not on this machine.
     """
-    path = Path(source).expanduser()
-    looks_like_path = source.startswith((".", "/", "~")) or path.is_dir()
+    path = local_folder(source)
+    if path is None and not source.startswith((".", "/", "~")):
+        return _in_hub_cache(source, revision)
+    if revision is not None:
+        raise ModelUnavailable(f"{source} is a folder, which has no revision {revision!r}")
+    return existing(path, source, "config.json", "no checkpoint")
+
+
+def local_folder(source: str) -> Path | None:
+    """A folder by its path, or by its name in ``$CIRCUITBENCH_WEIGHTS``; None if there is none."""
     root = os.environ.get(FOLDER_VARIABLE)
-    if not looks_like_path and root and (Path(root) / source).is_dir():
-        path, looks_like_path = Path(root) / source, True
-    if looks_like_path:
-        if revision is not None:
-            raise ModelUnavailable(f"{source} is a folder, which has no revision {revision!r}")
-        if not path.is_dir():
-            raise ModelUnavailable(f"no folder {source}")
-        if not (path / "config.json").is_file():
-            raise ModelUnavailable(f"{source} has no config.json, so it holds no checkpoint")
-        return path
-    return _in_hub_cache(source, revision)
+    places = [Path(source).expanduser(), *([Path(root) / source] if root else [])]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def existing(path: Path | None, source: str, file: str, otherwise: str) -> Path:
+    """``path``, if it is a folder that holds ``file``; ``otherwise`` says what it is if not."""
+    if path is None:
+        raise ModelUnavailable(f"no folder {source}")
+    if not (path / file).is_file():
+        raise ModelUnavailable(f"{source} has no {file}, so it holds {otherwise}")
+    return path
 
 
 def _in_hub_cache(name: str, revision: str | None) -> Path:
@@ -158,14 +166,16 @@ class Tensors:
                     f"{path.name} of {self.name} is no safetensors file ({error}): truncated, or a "
                     "file of another kind under that name"
                 ) from None
-            self._where |= dict.fromkeys(opened.keys(), opened)
+            keys: list[str] = opened.keys()  # type: ignore[no-untyped-call]  # by safetensors
+            self._where |= dict.fromkeys(keys, opened)
 
     def __contains__(self, key: str) -> bool:
         return key in self._where
 
-    def keys(self) -> list[str]:
-        """All names."""
-        return list(self._where)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors."""
+        return tuple(self._where)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Of a tensor, without reading it; raises :class:`ModelUnavailable` if there is none."""

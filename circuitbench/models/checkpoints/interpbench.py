@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -22,14 +22,14 @@ from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
-from circuitbench.models.checkpoints.files import digest, read_json
+from circuitbench.models.checkpoints.files import digest, existing, local_folder, read_json
 from circuitbench.models.checkpoints.hf import PIN, check_pin, folder_name
 from circuitbench.models.checkpoints.names import Request
 from circuitbench.models.checkpoints.plain import transformer_from
 from circuitbench.models.checkpoints.tokenizers import tokenizer_of
 from circuitbench.models.checkpoints.unpickling import read_pickle, read_tensors
 from circuitbench.models.processing import folded
-from circuitbench.models.transformer import Normalization, TransformerConfig
+from circuitbench.models.transformer import Activation, Normalization, TransformerConfig
 
 FILES = ("ll_model.pth", "ll_model_cfg.pkl", "edges.pkl")
 NEVER = -1e4  # logit of a token that the model reads but cannot say
@@ -82,10 +82,9 @@ def interpbench(variant: str = "") -> Model:
             is of a kind that is not known here.
     """
     request = Request.parse(variant, "interpbench")
-    folder = Path(request.source).expanduser()
-    missing = [file for file in FILES if not (folder / file).is_file()]
-    if missing:
-        raise ModelUnavailable(f"{request.source} is no case of InterpBench: no {missing[0]} in it")
+    path = local_folder(request.source)
+    for file in FILES:
+        folder = existing(path, request.source, file, "no case of InterpBench")
     name = folder_name(folder)
     found = digest(folder / file for file in FILES)
     check_pin(request.weights, found, name)
@@ -135,8 +134,8 @@ def _config(given: Mapping[str, Any], name: str) -> tuple[TransformerConfig, int
         if given.get(switch):
             raise unknown(switch)
     only = bool(given.get("attn_only"))
-    activation = given.get("act_fn") or "gelu"
-    if not only and activation not in ("relu", "gelu", "gelu_new", "silu"):
+    activation: Any = "gelu" if only else given.get("act_fn")
+    if activation not in get_args(Activation):
         raise unknown(f"the activation {activation!r}")
     try:
         d_head, d_vocab = int(given["d_head"]), int(given["d_vocab"])
@@ -154,7 +153,7 @@ def _config(given: Mapping[str, Any], name: str) -> tuple[TransformerConfig, int
             n_ctx=int(given["n_ctx"]),
             attn_scale=1 / scale if scaled else 1.0,
             d_mlp=0 if only else int(given["d_mlp"]),
-            activation="relu" if only else activation,
+            activation=activation,
             normalization=_NORMS[kind],
             norm_eps=float(given.get("eps") or 1e-5),
             causal=given.get("attention_dir", "causal") == "causal",
@@ -189,12 +188,12 @@ def _weights(found: dict[str, Tensor], config: TransformerConfig, out: int) -> d
             named[key] = tensor  # refused by name
     for key in ("W_E", "W_U", "b_U"):
         dim = 1 if key == "W_U" else 0
-        tensor, wanted = named.get(key), config.d_vocab
-        if tensor is not None and tensor.dim() > dim and tensor.shape[dim] < wanted:
-            shape = list(tensor.shape)
-            shape[dim] = wanted - shape[dim]
+        short = named.get(key)
+        if short is not None and short.dim() > dim and short.shape[dim] < config.d_vocab:
+            shape = list(short.shape)
+            shape[dim] = config.d_vocab - shape[dim]
             fill = NEVER if key == "b_U" else 0.0
-            named[key] = torch.cat([tensor, tensor.new_full(shape, fill)], dim)
+            named[key] = torch.cat([short, short.new_full(shape, fill)], dim)
     if "b_U" not in named and out < config.d_vocab:
         named["b_U"] = torch.cat([torch.zeros(out), torch.full((config.d_vocab - out,), NEVER)])
     return named

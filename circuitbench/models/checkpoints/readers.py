@@ -68,7 +68,7 @@ class Checkpoint:
 
     def prefix(self, key: str) -> str:
         """What stands before ``key`` in the names of this checkpoint."""
-        found = [k for k in self.tensors.keys() if k == key or k.endswith(f".{key}")]
+        found = [k for k in self.tensors.names if k == key or k.endswith(f".{key}")]
         return found[0].removesuffix(key) if found else ""
 
     def unembedding(self, key: str, shape: tuple[int, int], embedding: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def read(checkpoint: Checkpoint) -> Transformer:
     """
     transformer = READERS[checkpoint.config.model_type](checkpoint)
     taken = checkpoint.tensors.taken
-    left = [k for k in checkpoint.tensors.keys() if k not in taken and not k.endswith(_BUFFERS)]
+    left = [k for k in checkpoint.tensors.names if k not in taken and not k.endswith(_BUFFERS)]
     left = [key for key in left if not key.startswith(_NOT_TEXT)]
     if left:
         raise Unsupported(f"nothing here uses its weight {left[0]} ({len(left)} in all)")
@@ -332,7 +332,7 @@ def llama(c: Checkpoint) -> Transformer:
         )
 
     embedding = c.matrix(f"{p}embed_tokens.weight", hf.vocab_size, d)
-    head = next((k for k in c.tensors.keys() if k.endswith("lm_head.weight")), "lm_head.weight")
+    head = next((k for k in c.tensors.names if k.endswith("lm_head.weight")), "lm_head.weight")
     return Transformer(
         config,
         W_E=embedding,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
-from circuitbench.models.checkpoints.files import Tensors, find_folder, read_json
+from circuitbench.models.checkpoints.files import Tensors, existing, local_folder, read_json
 from circuitbench.models.checkpoints.hf import PIN, check_pin, content_hash, folder_name
 from circuitbench.models.checkpoints.memory import check_memory
 from circuitbench.models.checkpoints.names import Request
@@ -33,7 +32,8 @@ def folder(variant: str = "") -> Model:
     request = Request.parse(variant, "folder")
     if request.dtype != "float32":
         raise InvalidSpec("a saved model is float32; dtype is an option of hf:")
-    where = find_folder(request.source, request.revision)
+    path = local_folder(request.source)
+    where = existing(path, request.source, "config.json", "no saved model")
     name = folder_name(where)
     content = read_json(where / "config.json")
     if content.get("format") != FORMAT:
@@ -48,7 +48,7 @@ def folder(variant: str = "") -> Model:
         ) from None
     tensors = Tensors(name, [where / WEIGHTS])
     check_memory(name, tensors.n_parameters, request.torch_dtype)
-    mapping = {key: tensors.take(key, *tensors.shape(key)) for key in tensors.keys()}
+    mapping = {key: tensors.take(key, *tensors.shape(key)) for key in tensors.names}
     transformer = transformer_from(mapping, config, name)
     if request.processing == "folded":
         transformer = folded(transformer)
@@ -59,7 +59,7 @@ def folder(variant: str = "") -> Model:
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         transformer=transformer,
-        construction=tokenizer_of(Path(where), name, config.d_vocab),
+        construction=tokenizer_of(where, name, config.d_vocab),
         provenance={
             **dict(content.get("provenance", {})),
             "weights": found,
