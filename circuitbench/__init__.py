@@ -63,13 +63,21 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.oracle.ablations import ABLATIONS as ABLATIONS
     from circuitbench.oracle.ablations import Ablation as Ablation
     from circuitbench.oracle.ablations import AblationName as AblationName
-    from circuitbench.oracle.account import GRADIENT_COST as GRADIENT_COST
     from circuitbench.oracle.batch import Batch as Batch
     from circuitbench.oracle.damages import Damages as Damages
+    from circuitbench.oracle.derivatives import GRADIENT_COST as GRADIENT_COST
+    from circuitbench.oracle.derivatives import Derivatives as Derivatives
+    from circuitbench.oracle.derivatives import derivatives_cost as derivatives_cost
     from circuitbench.oracle.edges import EdgeOracle as EdgeOracle
     from circuitbench.oracle.heads import Oracle as Oracle
     from circuitbench.oracle.heads import query_together as query_together
     from circuitbench.oracle.meter import Meter as Meter
+    from circuitbench.oracle.paths import GradPath as GradPath
+    from circuitbench.oracle.paths import Straight as Straight
+    from circuitbench.oracle.rules import RULES as RULES
+    from circuitbench.oracle.rules import Rule as Rule
+    from circuitbench.oracle.rules import RuleName as RuleName
+    from circuitbench.oracle.rules import rule_named as rule_named
     from circuitbench.plugins.method import Curriculum as Curriculum
     from circuitbench.plugins.method import Learner as Learner
     from circuitbench.plugins.method import Method as Method
@@ -89,6 +97,7 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.tasks.base import Prompts as Prompts
     from circuitbench.tasks.base import Task as Task
     from circuitbench.tasks.base import answer_against as answer_against
+    from circuitbench.tasks.base import spans_at as spans_at
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from circuitbench import Discovery, Head, InvalidSpec, Oracle
 
@@ -61,4 +62,37 @@ def edge_discovery(
         info=dict(info or {}),
         signed_edges=None if effects is None else {edges[i]: float(effects[i]) for i in best},
         selected_edges=frozenset(edges[i] for i in best if selected[i]),
+    )
+
+
+def ranked_edges(
+    oracle: Oracle,
+    effects: Tensor,
+    of: str,
+    signed: bool,
+    threshold: float,
+    listed: int,
+) -> Discovery:
+    """The discovery of an attribution: edges by the size of their effect, or by the effect itself.
+
+    Args:
+        oracle: that was asked.
+        effects: ``[n_edges]``, what ablating an edge takes from the metric by estimate, or minus
+            what it adds to the KL divergence.
+        of: ``task`` or ``kl``.
+        signed: rank by effect instead of magnitude. Where the divergence is attributed, more of
+            it means more of the circuit.
+        threshold: commits to what exceeds this fraction of the clean metric (of 1 nat for ``kl``).
+        listed: see :func:`edge_discovery`.
+    """
+    given = (-effects if of == "kl" else effects).double().numpy()
+    strength = np.abs(given)
+    scores = given if signed else strength
+    return edge_discovery(
+        oracle,
+        scores,
+        scores > threshold * (1.0 if of == "kl" else abs(oracle.clean_metric)),
+        effects=None if signed else given,
+        strength=strength,
+        listed=listed,
     )

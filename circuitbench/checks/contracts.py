@@ -12,7 +12,6 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +19,16 @@ import torch
 from circuitbench.core.circuit import Circuit, Head, Role, head_grid
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import BudgetExceeded, CircuitBenchError, InvalidPlugin, RunFailed
-from circuitbench.core.info import Info, attached
+from circuitbench.core.info import Info, Need, attached
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.models import LayerWeights, Model, ModelFactory, Transformer, TransformerConfig
-from circuitbench.oracle import Batch, Oracle
+from circuitbench.oracle import Oracle
 from circuitbench.oracle.ablations import ablation_named
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.info import Unreadable, read_info
 from circuitbench.plugins.method import Learner, Method, TrainableMethod
 from circuitbench.results import plain
-from circuitbench.tasks.base import Prompts, Task
+from circuitbench.tasks.base import Prompts, Task, spans_at
 
 
 class UndescribedPlugin(UserWarning):
@@ -85,6 +84,7 @@ class ToyTask:
             torch.tensor([[[3, 7]]]).expand(n, -1, -1),
             torch.tensor([[[1.0, -1.0]]]).expand(n, -1, -1),
             torch.tensor([3, 7]),
+            spans_at(n, {"changed": 2, "read": 5}),
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> torch.Tensor:
@@ -135,7 +135,7 @@ def check_method(make: Callable[[], Method], budget: int = 7) -> None:
     with suppress(BudgetExceeded):
         _discover(_made(make), _toy_oracle(budget=budget))
     if info is not None:
-        _check_needs(info, watched.seen(), isinstance(method, TrainableMethod))
+        _check_needs(info, watched._account.used, isinstance(method, TrainableMethod))
         _check_granularity(info, "discover() gives", first.edges is not None)
 
 
@@ -261,8 +261,8 @@ def checked_info(plugin: object) -> Info | None:
     return info
 
 
-def _check_needs(info: Info, seen: set[str], trains: bool) -> None:
-    for need in sorted(seen - set(info.needs)):
+def _check_needs(info: Info, used: set[Need], trains: bool) -> None:
+    for need in sorted(used - set(info.needs)):
         raise InvalidPlugin(f"Info: discover() asked for {need}, so needs must name them")
     if ("training" in info.needs) != trains:
         raise InvalidPlugin(
@@ -291,31 +291,10 @@ def _made(make: Callable[[], Method]) -> Method:
     return method
 
 
-class _WatchedOracle(Oracle):
-    """An oracle that keeps the batches it draws, to tell what was asked about them."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        self._drawn: list[Batch] = []
-        super().__init__(*args, **settings)
-
-    def draw(self, seed: int) -> Batch:
-        """See :meth:`Oracle.draw`."""
-        batch = super().draw(seed)
-        self._drawn.append(batch)
-        return batch
-
-    def seen(self) -> set[str]:
-        """The needs of whoever asked it."""
-        seen = {"gradients"} if self.meter.gradients else set()
-        if any(batch.counterfactual_counted for batch in self._drawn):
-            seen.add("counterfactuals")
-        return seen
-
-
 def _toy_oracle(
     n_layers: int = 3, n_heads: int = 4, budget: int | None = None, pool: int | None = None
-) -> _WatchedOracle:
-    return _WatchedOracle(
+) -> Oracle:
+    return Oracle(
         toy_model(n_layers, n_heads),
         ToyTask(),
         task_name="toy",

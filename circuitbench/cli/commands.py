@@ -158,7 +158,7 @@ def sweep(
             reraise=reraise,
         )
         for record, new in runs:
-            failures += record.status != "done"
+            failures += record.status not in ("done", "skipped")
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
     if failures:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 from circuitbench.core.errors import InvalidPlugin, UnknownName
 
 Granularity = Literal["heads", "edges"]
-Need = Literal["counterfactuals", "gradients", "training", "mlps"]
+Need = Literal["counterfactuals", "gradients", "training", "mlps", "edges", "rules", "spans"]
 
 P = TypeVar("P")
 
@@ -36,8 +36,10 @@ class Info:
         granularity: ``edges`` where a method ranks edges as well as heads, or where the truth
             of a task lists edges.
         needs: of a method, what it asks for: ``counterfactuals`` (unless told otherwise by a
-            hyperparameter), ``gradients``, ``training``, ``mlps``. Of a task, ``mlps`` where
-            its circuit has MLPs.
+            hyperparameter), ``gradients``, ``training``, ``mlps``, ``edges`` (``oracle.edges``),
+            ``rules`` (other backward rules than the true gradient), ``spans`` (prompts that name
+            positions). A run that cannot give one of the last three is skipped. Of a task,
+            ``mlps`` where its circuit has MLPs.
         version: raise it when the same spec and seed begin to give something else.
 
     Raises:

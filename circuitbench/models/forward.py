@@ -20,6 +20,9 @@ from circuitbench.models.transformer import Transformer, TransformerConfig
 Edit = Callable[[int, Tensor], Tensor]
 """Given a layer and its heads' outputs z ``[batch, pos, n_heads, d_head]``, what to use instead."""
 
+Norm = Callable[[Tensor, str, float], Tensor]
+"""A norm without its scale and shift: of a tensor, by its kind and its epsilon."""
+
 
 class Trace(NamedTuple):
     """What a forward pass computed.
@@ -112,11 +115,17 @@ def normalize(x: Tensor, kind: str, eps: float) -> Tensor:
     return x
 
 
-def normalize_heads(x: Tensor, cfg: TransformerConfig, weight: Tensor) -> Tensor:
-    """RMS norm of queries or keys ``[batch, heads, pos, d_head]``, per head or over all heads."""
-    dims = (-1,) if cfg.qk_norm == "head" else (1, -1)
-    x = x * torch.rsqrt(x.square().mean(dims, keepdim=True) + cfg.norm_eps)
-    return x * weight[:, None]
+def normalize_heads(
+    x: Tensor, cfg: TransformerConfig, weight: Tensor, norm: Norm = normalize
+) -> Tensor:
+    """RMS norm of queries or keys ``[batch, heads, pos, d_head]``, per head or over all heads.
+
+    ``norm`` takes what :func:`normalize` takes.
+    """
+    if cfg.qk_norm == "head":
+        return norm(x, "rms", cfg.norm_eps) * weight[:, None]
+    together = norm(x.transpose(1, 2).flatten(2), "rms", cfg.norm_eps)
+    return together.unflatten(2, (x.shape[1], -1)).transpose(1, 2) * weight[:, None]
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:

@@ -9,23 +9,34 @@ edge attribution patching (Syed et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from circuitbench.core.circuit import Edge
 from circuitbench.core.edges import graph_of
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.models.forward import normalize, rotate
+from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
-from circuitbench.oracle.account import GRADIENT_COST, Account
+from circuitbench.oracle.account import Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
-from circuitbench.oracle.engine import readout
+from circuitbench.oracle.derivatives import (
+    GRADIENT_COST,
+    Derivatives,
+    checked_of,
+    derivatives_cost,
+)
+from circuitbench.oracle.edge_attribution import Attribution
+from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.paths import CLEAN, Path, Straight
+from circuitbench.oracle.rules import EXACT, Rule, rule_named
+from circuitbench.tasks.base import REST
+
+EdgeOf = Literal["task", "kl"]
 
 
 class EdgeOracle:
@@ -111,14 +122,14 @@ class EdgeOracle:
             self._account.ask(batch, kind, control=control)
         values, loss, divergence = [], [], []
         with self._account.timed():
-            run = _Run(self, batch, "task", kind)
-            text = _Run(self, batch, "control", kind) if control else None
+            run = self._run(batch, "task", kind)
+            text = self._run(batch, "control", kind) if control else None
             clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
             for mask in kept:
                 final = run.final(mask)
                 values.append(run.value_tensor(final).double().cpu())
                 if clean is not None:
-                    divergence.append(run.divergence(clean, final))
+                    divergence.append(float(run.divergence(clean, final).mean()))
                 if text is not None:
                     loss.append(text.value(text.final(mask)))
             metric, control_loss = batch.metric, batch.control_loss if control else 0.0
@@ -133,31 +144,145 @@ class EdgeOracle:
         )
 
     def gradient(
-        self, masks: Tensor, *, ablation: str | None = None, batch: Batch | None = None
+        self,
+        masks: Tensor,
+        *,
+        of: EdgeOf = "task",
+        ablation: str | None = None,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
     ) -> Tensor:
-        """Derivative ``[n_masks, n_edges]`` of the task metric by soft edge masks, 3 queries each.
+        """Derivative ``[n_masks, n_edges]`` by soft edge masks in [0, 1], 3 queries each.
 
-        At all-ones masks this is edge attribution patching, times minus one: the first-order
-        estimate of what ablating the edge takes from the metric.
+        At all-ones masks that of the task metric is edge attribution patching, times minus one:
+        the first-order estimate of what ablating the edge takes from the metric.
+
+        Args:
+            masks: ``[n_masks, n_edges]``.
+            of: ``task`` (the metric, not its damage) or ``kl``, see :class:`Derivatives`.
+            ablation, batch: as in :meth:`query`.
+            rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
+                or itself.
         """
+        found = self.differentiate(masks, of=(of,), ablation=ablation, batch=batch, rule=rule)
+        return found.gradients[of]
+
+    def differentiate(
+        self,
+        masks: Tensor,
+        *,
+        of: Sequence[EdgeOf] = ("task", "kl"),
+        ablation: str | None = None,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
+    ) -> Derivatives:
+        """Values at soft masks and their derivatives, from one forward pass for each mask.
+
+        A mask costs 1 query and 2 more for everything in ``of``.
+
+        Args:
+            masks, of, ablation, batch, rule: as in :meth:`gradient`.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
+            InvalidSpec: for something unknown in ``of``, or as :meth:`query` does.
+        """
+        names, backward = checked_of(of, get_args(EdgeOf)), rule_named(rule)
         kind, batch = self._ablation(ablation), batch or self._current()
         soft = self._checked(masks)
-        out = torch.zeros_like(soft)
-        self._account.charge(GRADIENT_COST * len(soft))
+        self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
-            self._account.ask(batch, kind, gradient=True)
+            self._account.ask(batch, kind, backwards=len(names), rule=backward)
+        at = {name: torch.zeros(len(soft)) for name in names}
+        slope = {name: torch.zeros_like(soft) for name in names}
         with self._account.timed():
             n = len(batch)
-            run = _Run(self, batch, "task", kind)
+            run = self._run(batch, "task", kind, backward)
             step = run.rows_at_once(len(self.graph.senders))
+            intact = None
+            if "kl" in names:
+                with torch.no_grad():
+                    intact = run.final(torch.ones(len(self.edges)))
             for i, mask in enumerate(soft):
                 for start in range(0, n, step):
                     rows = torch.arange(start, min(start + step, n))
                     gates = mask.clone().requires_grad_(True)
                     with torch.enable_grad():
-                        value = run.value_tensor(run.final(gates, rows), rows)
-                    out[i] += torch.autograd.grad(value.sum(), gates)[0] / n
-        return out
+                        final = run.final(gates, rows)
+                        for name in names:
+                            if name == "task":
+                                value = run.value_tensor(final, rows).sum()
+                            else:
+                                assert intact is not None  # made above
+                                value = run.divergence(intact[rows], final, rows).sum()
+                            at[name][i] += value.detach().cpu() / n
+                            (grad,) = torch.autograd.grad(value, gates, retain_graph=True)
+                            slope[name][i] += grad / n
+        return Derivatives(at, slope)
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """Names of the spans that the prompts name, the rest last; none where they name none."""
+        prompts = self._current().source.prompts
+        return () if prompts.spans is None else (*prompts.spans, REST)
+
+    def attribution(
+        self,
+        path: Path = CLEAN,
+        *,
+        of: EdgeOf = "task",
+        ablation: str | None = None,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
+        by_span: bool = False,
+    ) -> Tensor:
+        """Attributions of all edges at the points of a path, ``[n_points, n_edges]``.
+
+        An edge's attribution is ``(z_clean - z_ablated) . d value / d input``: its sender's
+        outputs on the prompts and at the other end, its receiver's input at that point, means
+        over the prompts. At :data:`CLEAN` it equals :meth:`gradient` at all ones. A point costs 3
+        queries; one of a :class:`GradPath` 6, since finding it takes a backward pass too.
+
+        Args:
+            path: where the derivatives are taken, see :mod:`circuitbench.oracle.paths`.
+            of: ``task`` (the metric) or ``kl`` (whose derivative is 0 at the intact model).
+            ablation: the other end, ``resample`` for the counterfactual of every prompt.
+            batch: instead of the oracle's default one.
+            rule: how the backward pass goes.
+            by_span: tell positions apart: ``[n_points, n_edges, n_spans, n_spans]``, the span in
+                which the sender writes and the one in which the receiver is, as :attr:`spans`
+                names them. For keys and values that is where the query looks from (the crossing
+                edges of Haklay et al. 2025, arXiv 2502.04577); other receivers hear in one place.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all points; nothing is spent then.
+            InvalidSpec: for a sender the model does not have, an ablation that cannot replace
+                every sender or is not ``resample`` where the path leads to the counterfactual,
+                spans where the prompts name none, or an unknown rule.
+        """
+        (name,), backward = checked_of((of,), get_args(EdgeOf)), rule_named(rule)
+        kind, batch = self._ablation(ablation), batch or self._current()
+        if isinstance(path, Straight):
+            for sender in path.senders:
+                if sender not in self.graph.senders:
+                    raise InvalidSpec(
+                        f"the model has no sender {sender!r}; {nearest(sender, self.graph.senders)}"
+                    )
+        elif kind.name != "resample":
+            raise InvalidSpec(f"this path leads to the counterfactual: resample, not {kind.name}")
+        if by_span:
+            self._account.used.add("spans")
+            batch.source.prompts.members()  # raises where there are none
+        self._account.charge(GRADIENT_COST * path.passes)
+        for _ in range(path.passes):
+            self._account.ask(batch, kind, backwards=1, rule=backward)
+        with self._account.timed():
+            run = self._run(batch, "task", kind, backward)
+            found = Attribution(run, name, by_span).along(path)
+        return found if by_span else found[..., 0, 0]
+
+    def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
+        return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)
 
     def _ablation(self, name: str | None) -> Ablation:
         ablation = ablation_named(self._default if name is None else name)
@@ -178,168 +303,3 @@ class EdgeOracle:
         if not ((soft >= 0) & (soft <= 1)).all():
             raise InvalidSpec("edge masks must lie in [0, 1]")
         return soft
-
-
-class _Run:
-    """One half of a batch, run with edges ablated."""
-
-    def __init__(self, edges: EdgeOracle, batch: Batch, half: Half, ablation: Ablation) -> None:
-        self.graph, self.f, self.half = edges.graph, edges._engine.forward, half
-        device = self.f.device
-        self.index = torch.tensor(self.graph.pairs, device=device)  # [n_edges, 2]
-        prompts, control = batch.source.prompts, batch.source.control
-        rows = torch.from_numpy(batch.rows(half))
-        self.prompts = prompts.take(rows).to(device) if half == "task" else None
-        self.tokens = (prompts.tokens if half == "task" else control)[rows].to(device)
-        self.directions = None
-        if self.prompts is not None:
-            self.directions = readout.Directions(self.f.weights.unembed, self.prompts)
-        with torch.no_grad():  # [senders, batch or 1, pos, d_model], None is zero
-            self.ablated = ablation.senders(half, self._outputs_elsewhere)
-
-    def _outputs_elsewhere(self) -> Tensor:
-        """All senders' outputs on the counterfactual prompts, or on the control spans."""
-        tokens = self.tokens if self.prompts is None else self.prompts.counterfactual
-        everyone = torch.ones(len(self.graph.receivers), len(self.graph.senders))
-        return self._forward(tokens, everyone.to(self.f.device), None, every_sender=True)[1]
-
-    def rows_at_once(self, senders: int, limit: int = 1 << 29) -> int:
-        """Prompts whose differentiable pass stays within ``limit`` bytes, at least one."""
-        each = 4 * self.tokens.shape[1] * self.f.config.d_model * senders * self.f.n_layers
-        return max(1, limit // each)
-
-    def final(self, mask: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What the unembedding reads, ``[batch, pos, d_model]``, under an edge mask."""
-        receiver, sender = self.index.unbind(1)
-        keep = torch.ones(len(self.graph.receivers), len(self.graph.senders), device=self.f.device)
-        keep = keep.index_put((receiver, sender), mask.to(self.f.device))
-        tokens, ablated = self.tokens, self.ablated
-        if rows is not None:
-            tokens = tokens[rows]
-            ablated = ablated if ablated is None or ablated.shape[1] == 1 else ablated[:, rows]
-        return self._forward(tokens, keep, ablated)[0]
-
-    def value_tensor(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Metric or control loss per row."""
-        if self.directions is None or self.prompts is None:
-            return readout.control_loss(self.f.weights.unembed, final, self.tokens)
-        return self.directions.metric(self._read(final, rows)[None], rows)[0]
-
-    def value(self, final: Tensor) -> float:
-        """Metric or control loss, mean over rows."""
-        return float(self.value_tensor(final).double().mean())
-
-    def divergence(self, clean: Tensor, final: Tensor) -> float:
-        """Mean KL(clean || ablated) at the metric's positions."""
-        read = self._read(clean), self._read(final)[None]
-        return float(readout.kl_divergence(self.f.weights.unembed, *read).mean())
-
-    def _read(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        assert self.prompts is not None
-        positions = self.prompts.positions if rows is None else self.prompts.positions[rows]
-        return final[torch.arange(len(final), device=final.device)[:, None], positions]
-
-    def _forward(
-        self, tokens: Tensor, keep: Tensor, ablated: Tensor | None, every_sender: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Final normed stream, and the outputs of all senders if asked for."""
-        f, cfg = self.f, self.f.config
-        x = f.embed(tokens)
-        cut = (1 - keep).detach().bool() if not keep.requires_grad else torch.ones_like(keep).bool()
-        needed = cut.any(0) | every_sender  # senders that somebody must do without
-        stream = _Senders(ablated, needed)
-        stream.write(x[None])
-        receiver = 0
-        for layer, w in enumerate(f.weights.layers):
-            mine = slice(receiver, receiver + 3 * cfg.n_heads)
-            if cut[mine].any():
-                z = self._heads(layer, stream.heard(x, keep[mine], cut[mine]))
-            else:
-                z = f.heads(layer, x)
-            output = w.out.weight.T.unflatten(0, (cfg.n_heads, cfg.d_head))
-            before = len(stream)
-            if needed[before : before + cfg.n_heads].any():
-                out = torch.einsum("bphk,hkd->hbpd", z, output)
-                x = x + out.sum(0) + (0 if w.out.bias is None else w.out.bias)
-                stream.write(out)
-            else:
-                x = f.add_attention(layer, x, z)
-                stream.skip(cfg.n_heads)
-            receiver = mine.stop
-            if cfg.d_mlp:
-                here = slice(receiver, receiver + 1)
-                heard = stream.heard(x, keep[here], cut[here])[0] if cut[here].any() else x
-                out = f.add_mlp(layer, heard) - heard
-                x = x + out
-                stream.write(out[None])
-                receiver += 1
-        if cut[receiver].any():
-            x = stream.heard(x, keep[receiver:], cut[receiver:])[0]
-        return f.final(x), stream.outputs()
-
-    def _heads(self, layer: int, heard: Tensor) -> Tensor:
-        """``z [batch, pos, n_heads, d_head]`` where every q, k and v has its own input.
-
-        ``heard [3 * n_heads, batch, pos, d_model]``, ordered head by head.
-        """
-        f, cfg = self.f, self.f.config
-        n = normalize(heard, cfg.normalization, cfg.norm_eps).unflatten(0, (cfg.n_heads, 3))
-        qkv = f.weights.layers[layer].qkv
-        assert qkv.bias is not None
-        sizes = [heads * cfg.d_head for heads in (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)]
-        parts = []
-        for i, (weight, bias) in enumerate(
-            zip(qkv.weight.split(sizes), qkv.bias.split(sizes), strict=True)
-        ):
-            weight, bias = (t.unflatten(0, (-1, cfg.d_head)) for t in (weight, bias))
-            weight, bias = (t.repeat_interleave(cfg.n_heads // len(t), 0) for t in (weight, bias))
-            part = torch.einsum("hbpd,hkd->bhpk", n[:, i], weight) + bias[:, None]
-            parts.append(part)
-        q, k, v = parts
-        if cfg.positions == "rotary":
-            cos, sin = f.angles(q.shape[2])
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-        return z.transpose(1, 2)
-
-
-class _Senders:
-    """What has been written to the residual stream so far, sender by sender."""
-
-    def __init__(self, ablated: Tensor | None, needed: Tensor) -> None:
-        self.ablated, self.needed = ablated, needed
-        self._out: list[Tensor] = []
-        self._index: list[int] = []
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def write(self, out: Tensor) -> None:
-        """``[new senders, batch, pos, d_model]``; kept for those that are needed."""
-        for i, one in enumerate(out):
-            if self.needed[self._count + i]:
-                self._out.append(one)
-                self._index.append(self._count + i)
-        self._count += len(out)
-
-    def skip(self, n: int) -> None:
-        """``n`` senders that nobody does without."""
-        self._count += n
-
-    def outputs(self) -> Tensor:
-        """``[needed senders, batch, pos, d_model]``."""
-        return torch.stack(self._out) if self._out else torch.empty(0)
-
-    def heard(self, x: Tensor, keep: Tensor, cut: Tensor) -> Tensor:
-        """What receivers hear, ``[receivers, batch, pos, d_model]``.
-
-        ``keep`` and ``cut`` are ``[receivers, senders]``; each hears the stream ``x`` plus, for
-        every sender it should do without, that sender's replacement minus its output.
-        """
-        index = [i for i in self._index if cut[:, i].any()]
-        if not index:
-            return x.expand(len(keep), *x.shape)
-        out = torch.stack([self._out[self._index.index(i)] for i in index])
-        change = -out if self.ablated is None else self.ablated[index] - out
-        return x + torch.einsum("rs,sbpd->rbpd", 1 - keep[:, index], change)

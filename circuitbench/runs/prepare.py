@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from circuitbench.core.errors import CircuitBenchError, InvalidPlugin
+from circuitbench.core.info import attached
+from circuitbench.core.seeding import generator
 from circuitbench.models.base import Model
 from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
@@ -76,6 +78,25 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     plugin = next(p for p in list_plugins("method") if p.name == spec.method)
     extra = () if plugin.origin.startswith("circuitbench ") else (plugin.origin.split(" ")[0],)
     return Prepared(resolved, method, task, model, identity, versions(extra))
+
+
+def unmet(prepared: Prepared) -> str:
+    """Why this method cannot run on this task and model, in a line; empty where it can.
+
+    It asks what the method's :class:`~circuitbench.core.info.Info` says it needs, and draws one
+    prompt where the method needs positions by name.
+    """
+    info, spec, model = attached(type(prepared.method)), prepared.spec, prepared.model
+    needs = () if info is None else info.needs
+    known = {"edges": "edges", "rules": "backward rules"}
+    for need, what in known.items():
+        if need in needs and model.transformer is None:
+            return f"{spec.method} needs {what}; {model.name} is run by hooks, which know none"
+    if "spans" in needs:
+        drawn = prepared.task.prompts(model, 1, generator(spec.seed, spec.task, "spans"))
+        if drawn.spans is None:
+            return f"{spec.method} needs named positions; the prompts of {spec.task} have no spans"
+    return ""
 
 
 def _curriculum(method: Learner, name: str) -> Curriculum:

@@ -21,7 +21,7 @@ from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
 from circuitbench.runs.command import command_line
 from circuitbench.runs.failure import one_line, traceback_of
-from circuitbench.runs.prepare import Prepared
+from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.stages import discover, make_oracle, measure, train
 
@@ -43,7 +43,9 @@ def run(
 
     Whatever a stage raises gives a record with status ``failed``, the stage, the reason and the
     traceback. So does an exhausted budget, or an answer that is no :class:`Discovery` of finite
-    numbers.
+    numbers. A method that needs what this task or model cannot give (see
+    :func:`circuitbench.runs.prepare.unmet`) asks nothing: the record is ``skipped``, with the
+    reason.
 
     Args:
         prepared: what to run.
@@ -63,6 +65,8 @@ def run(
             keep(record)
 
     try:
+        if reason := unmet(prepared):
+            return ongoing.record("skipped", reason=reason)
         discovery = ongoing.go_on(unmeasured) if unmeasured else ongoing.discover()
         if prepared.spec.functional != "none":
             ongoing.stage = "measuring"

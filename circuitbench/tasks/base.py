@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit
-from circuitbench.core.errors import InvalidPlugin
+from circuitbench.core.errors import InvalidPlugin, InvalidSpec
 from circuitbench.models.base import Model
+
+REST = "rest"
+"""The name of all positions that are in no span."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class Prompts:
         token_ids: ``[batch, k, c]`` long; which logits are read.
         weights: ``[batch, k, c]`` float; how they are combined.
         choices: ``[n]`` long; the tokens among which a correct answer must come out on top.
+        spans: named stretches of every prompt, by name ``[batch, 2]`` long: the first position
+            and the one after the last. They do not overlap; positions in none of them are
+            called :data:`REST`. None where the task names no positions.
     """
 
     tokens: Tensor
@@ -37,6 +44,7 @@ class Prompts:
     token_ids: Tensor
     weights: Tensor
     choices: Tensor
+    spans: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         batch = self.tokens.shape[0]
@@ -55,6 +63,8 @@ class Prompts:
                 raise InvalidPlugin(f"prompts.{name} must be {shape}, not {tuple(tensor.shape)}")
         if int(self.positions.max()) >= self.tokens.shape[1] or int(self.positions.min()) < 0:
             raise InvalidPlugin("prompts.positions points outside the prompts")
+        if self.spans is not None:
+            self._check_spans(self.spans)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -68,17 +78,51 @@ class Prompts:
             self.token_ids[index],
             self.weights[index],
             self.choices,
+            None if self.spans is None else {k: v[index] for k, v in self.spans.items()},
         )
 
     def to(self, device: str | torch.device) -> Prompts:
         """A copy on ``device``."""
-        return Prompts(**{k: v.to(device) for k, v in vars(self).items()})
+        tensors = {k: v.to(device) for k, v in vars(self).items() if k != "spans"}
+        spans = self.spans
+        if spans is not None:
+            spans = {name: span.to(device) for name, span in spans.items()}
+        return Prompts(**tensors, spans=spans)
+
+    def members(self) -> dict[str, Tensor]:
+        """By name of a span, :data:`REST` last: which positions it has, ``[batch, pos]`` bool.
+
+        Raises :class:`InvalidSpec` where the task names no positions.
+        """
+        if self.spans is None:
+            raise InvalidSpec("the prompts of this task name no positions (Prompts.spans)")
+        where = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        found = {
+            name: (span[:, :1] <= where) & (where < span[:, 1:])
+            for name, span in self.spans.items()
+        }
+        return found | {REST: ~torch.stack(list(found.values())).any(0)}
 
     def metric(self, logits: Tensor) -> Tensor:
         """Per-prompt metric ``[batch]`` from logits ``[batch, pos, d_vocab]`` (logit units)."""
         rows = torch.arange(len(self), device=logits.device)[:, None]
         read = logits[rows, self.positions].gather(-1, self.token_ids)
         return (read * self.weights).sum(-1).mean(-1)
+
+    def _check_spans(self, spans: Mapping[str, Tensor]) -> None:
+        batch, pos = self.tokens.shape
+        if not spans or REST in spans:
+            raise InvalidPlugin(f"prompts.spans needs names, none of them {REST!r}")
+        for name, span in spans.items():
+            if tuple(span.shape) != (batch, 2) or span.dtype != torch.long:
+                raise InvalidPlugin(
+                    f"prompts.spans[{name!r}] must be long ({batch}, 2), "
+                    f"not {span.dtype} {tuple(span.shape)}"
+                )
+            if not ((span[:, 0] >= 0) & (span[:, 0] < span[:, 1]) & (span[:, 1] <= pos)).all():
+                raise InvalidPlugin(f"prompts.spans[{name!r}] is empty or outside the prompts")
+        if (torch.stack(list(self.members().values())).sum(0) > 1).any():
+            raise InvalidPlugin(f"prompts.spans overlap: {', '.join(spans)}")
 
     def correct(self, logits: Tensor) -> Tensor:
         """Whether the top choice has positive weight, ``[batch, k]`` bool."""
@@ -95,10 +139,12 @@ def answer_against(
     positions: np.ndarray,
     answer: np.ndarray,
     wrong: np.ndarray,
+    spans: Mapping[str, np.ndarray | int] | None = None,
 ) -> Prompts:
     """Prompts whose metric is the logit of ``answer [n, k]`` minus that of ``wrong [n, k]``.
 
-    A prompt is done correctly if the answer beats every other of the tokens ``choices``.
+    A prompt is done correctly if the answer beats every other of the tokens ``choices``. ``spans``
+    names positions, as :func:`spans_at` takes them.
     """
     return Prompts(
         tokens=torch.from_numpy(tokens),
@@ -107,7 +153,21 @@ def answer_against(
         token_ids=torch.from_numpy(np.stack([answer, wrong], -1)),
         weights=torch.tensor([1.0, -1.0]).expand(*answer.shape, 2).contiguous(),
         choices=torch.from_numpy(choices),
+        spans=None if spans is None else spans_at(len(tokens), spans),
     )
+
+
+def spans_at(n: int, spans: Mapping[str, Tensor | np.ndarray | int]) -> dict[str, Tensor]:
+    """Spans of ``n`` prompts (see :class:`Prompts`), from one of these for every name.
+
+    A position (the same in all prompts), positions ``[n]``, or ranges ``[n or 1, 2]``.
+    """
+    found = {}
+    for name, where in spans.items():
+        given = torch.as_tensor(where, dtype=torch.long)
+        given = torch.stack([given, given + 1], -1) if given.dim() < 2 else given
+        found[name] = given.expand(n, 2).contiguous()
+    return found
 
 
 @runtime_checkable

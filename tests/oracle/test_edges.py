@@ -64,7 +64,8 @@ def slow(transformer: Any, tokens: Any, keep: Any, ablated: Any) -> Any:
     return norm(heard("logits"), t.lnf_w, t.lnf_b) @ t.W_U + t.b_U, outs
 
 
-def slow_metric(oracle: Any, edges: Any, mask: Any, ablation: Any) -> Any:
+def slow_answer(oracle: Any, edges: Any, mask: Any, ablation: Any) -> Any:
+    """Metric and KL divergence, means over the prompts."""
     prompts, transformer = oracle.batch.source.prompts, oracle._model.transformer
     ablated = {}
     if ablation != "zero":
@@ -72,7 +73,11 @@ def slow_metric(oracle: Any, edges: Any, mask: Any, ablation: Any) -> Any:
         if ablation == "mean":
             ablated = {s: out.mean(0, keepdim=True) for s, out in ablated.items()}
     keep = dict(zip(edges, mask, strict=True))
-    return prompts.metric(slow(transformer, prompts.tokens, keep, ablated)[0]).mean()
+    logits = slow(transformer, prompts.tokens, keep, ablated)[0]
+    clean = slow(transformer, prompts.tokens, {}, {})[0]
+    rows = torch.arange(len(prompts))[:, None]
+    log_p, log_q = (x[rows, prompts.positions].log_softmax(-1) for x in (clean, logits))
+    return prompts.metric(logits).mean(), (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
 @settings(max_examples=12, deadline=None)
@@ -89,14 +94,18 @@ def test_edges_equal_path_patching_written_out(
     edges = oracle.edges.edges
     rng = torch.Generator().manual_seed(seed)
     mask = torch.rand(len(edges), generator=rng) < share
-    got = oracle.edges.query(mask[None], ablation=ablation).task[0]
-    want = oracle.clean_metric - slow_metric(oracle, edges, mask.float(), ablation)
-    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+    got = oracle.edges.query(mask[None], ablation=ablation, kl=True)
+    metric, divergence = slow_answer(oracle, edges, mask.float(), ablation)
+    torch.testing.assert_close(got.task[0], oracle.clean_metric - metric, atol=1e-4, rtol=0)
+    torch.testing.assert_close(got.kl[0], divergence, atol=1e-4, rtol=0)
     soft = torch.rand(len(edges), generator=rng).requires_grad_(True)
-    metric = slow_metric(oracle, edges, soft, ablation)
-    (want_grad,) = torch.autograd.grad(metric, soft)
-    got_grad = oracle.edges.gradient(soft.detach()[None], ablation=ablation)[0]
-    torch.testing.assert_close(got_grad, want_grad, atol=1e-4, rtol=1e-3)
+    found = oracle.edges.differentiate(soft.detach()[None], ablation=ablation)
+    for name, want in zip(("task", "kl"), slow_answer(oracle, edges, soft, ablation), strict=True):
+        (want_grad,) = torch.autograd.grad(want, soft, retain_graph=True)
+        torch.testing.assert_close(found.gradients[name][0], want_grad, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(found.values[name][0], want.detach(), atol=1e-4, rtol=1e-4)
+    alone = oracle.edges.gradient(soft.detach()[None], of="kl", ablation=ablation)
+    torch.testing.assert_close(alone, found.gradients["kl"], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -131,13 +140,29 @@ def test_edges_are_on_the_same_budget_and_meter() -> None:
     oracle.edges.query(whole)
     oracle.edges.gradient(whole[:1])
     assert (oracle.meter.queries, oracle.meter.gradients, oracle.remaining) == (5, 1, 0)
+    assert oracle.meter.backwards == 1
     with pytest.raises(BudgetExceeded):
         oracle.edges.query(whole[:1])
     assert oracle.meter.queries == 5
 
 
+def test_metric_and_kl_from_one_pass_cost_one_forward_and_two_backward_passes() -> None:
+    oracle = oracle_on("attention-only", budget=10)
+    drawing = oracle.meter.forwards
+    oracle.edges.differentiate(torch.ones(1, len(oracle.edges.edges)))
+    oracle.differentiate(torch.ones(1, *oracle.shape))
+    meter = oracle.meter
+    assert (meter.queries, meter.forwards - drawing, meter.backwards) == (10, 2, 4)
+    with pytest.raises(BudgetExceeded):
+        oracle.edges.differentiate(torch.ones(1, len(oracle.edges.edges)))
+
+
 def test_bad_edge_questions_are_refused() -> None:
     oracle = oracle_on("attention-only")
+    with pytest.raises(InvalidSpec, match=r"no gradient of 'reward'; valid: kl, task"):
+        oracle.edges.gradient(torch.ones(1, len(oracle.edges.edges)), of="reward")
+    with pytest.raises(InvalidSpec, match="nothing to differentiate"):
+        oracle.differentiate(torch.ones(1, *oracle.shape), of=())
     with pytest.raises(InvalidSpec, match=r"no edge 1\.0->0\.0\.q"):
         oracle.edges.without([Edge("1.0", "0.0.q")])
     with pytest.raises(InvalidSpec, match="edge masks must be"):
