@@ -125,7 +125,8 @@ def normalize_heads(
     if cfg.qk_norm == "head":
         return norm(x, "rms", cfg.norm_eps) * weight[:, None]
     together = norm(x.transpose(1, 2).flatten(2), "rms", cfg.norm_eps)
-    return together.unflatten(2, (x.shape[1], -1)).transpose(1, 2) * weight[:, None]
+    apart: Tensor = together.unflatten(2, (x.shape[1], -1))
+    return apart.transpose(1, 2) * weight[:, None]
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:

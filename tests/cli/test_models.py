@@ -50,6 +50,7 @@ def test_a_record_names_the_model_and_no_path(tmp_path: Path, monkeypatch: Any) 
     assert main([*arguments, "--model", f"interpbench:{case}", "--out", str(out)]) == 0
     (record,) = read_folder(out)[0]
     assert record.spec["model"].startswith("interpbench:case-3@raw,weights=")
+    assert record.path is not None
     assert str(tmp_path) not in record.path.read_text()
     assert record.info["model"]["title"] == "InterpBench case"
     assert f"--model {record.spec['model']}" in record.command

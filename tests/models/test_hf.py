@@ -306,6 +306,19 @@ def test_memory_is_stated_before_it_is_taken(monkeypatch: Any) -> None:
         memory.check_memory("m", 8 * 10**9, torch.float32)
 
 
+def test_backward_rules_hold_where_they_are_known(folders: Path) -> None:
+    """No rule changes a value; one of its own for attention does not know a soft cap."""
+    soft = torch.full((1, 2, 4), 0.5)
+    for kind in ("qwen3", "olmo2", "pythia", "mistral"):
+        oracle = oracle_of(load_model(f"hf:{folders / kind}"))
+        exact, relp = (oracle.gradient(soft, rule=rule) for rule in ("exact", "relp"))
+        assert torch.isfinite(relp).all()
+        assert not torch.allclose(exact, relp)
+    capped = oracle_of(load_model(f"hf:{folders / 'gemma2'}"))
+    with pytest.raises(InvalidSpec, match="gim does not know soft-capped attention"):
+        capped.gradient(soft, rule="gim")
+
+
 def test_edges_are_right_or_refused_with_the_reason(folders: Path) -> None:
     """With all of a head's edges cut, an edge mask says what a head mask says."""
     for kind in ("gpt2", "llama", "llama-3.1", "qwen2", "pythia-sequential"):
