@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.evaluation.metrics import Metric as Metric
     from circuitbench.evaluation.metrics import metrics as metrics
     from circuitbench.models.base import Model as Model
+    from circuitbench.models.checkpoints.plain import from_weights as from_weights
     from circuitbench.models.limits import Limits as Limits
     from circuitbench.models.transformer import LayerWeights as LayerWeights
     from circuitbench.models.transformer import Transformer as Transformer

@@ -17,7 +17,10 @@ from circuitbench.oracle.engine.devices import PRECISIONS, Device
 def spec_options(command: Any) -> Any:
     """The options of every verb that runs a method; absent ones stay None."""
     options = [
-        click.option("--model", help="Model, or model@variant; default: the task's own."),
+        click.option(
+            "--model",
+            help="Model, model@variant, hf:NAME_OR_FOLDER or folder:PATH; default: the task's own.",
+        ),
         click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
         click.option("--ablation", help=f"What replaces a head: {_one_of(ABLATIONS)}."),
         click.option(

@@ -139,10 +139,14 @@ class Oracle:
     def edges(self) -> EdgeOracle:
         """The same questions about edges, on this oracle's budget and meter.
 
-        Raises :class:`InvalidSpec` for a model whose architecture the engine does not know.
+        Raises :class:`InvalidSpec` for a model whose edges the engine does not know, with the
+        reason.
         """
         if not isinstance(self.engine, FastEngine):
             raise InvalidSpec(f"{self._model.name} is run by hooks, which know no edges")
+        reason = self.engine.transformer.why_no_edges
+        if reason:
+            raise InvalidSpec(f"no edges are known of {self._model.name}: {reason}")
         self._account.used.add("edges")
         return EdgeOracle(
             self.engine,

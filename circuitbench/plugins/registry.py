@@ -62,7 +62,7 @@ def info_of(method: str, task: str, model: str) -> dict[str, dict[str, Any]]:
     ``model`` may carry a variant (``planted@3``). Names that are not installed are described by
     themselves, so nothing is raised.
     """
-    names: dict[Kind, str] = {"method": method, "task": task, "model": model.partition("@")[0]}
+    names: dict[Kind, str] = {"method": method, "task": task, "model": plugin_of(model)[0]}
     return {kind: describe(kind, name).as_dict() for kind, name in names.items()}
 
 
@@ -115,9 +115,22 @@ def load_task(name: str) -> Task:
 
 
 def load_model(name: str) -> Model:
-    """Build or load ``name`` or ``name@variant`` (for embedded models, the seed)."""
-    base, _, variant = name.partition("@")
+    """Build or load ``name``, ``name@variant`` (for embedded models, the seed) or ``hf:...``."""
+    base, variant = plugin_of(name)
     return cast("ModelFactory", find("model", base))(variant)
+
+
+def plugin_of(model: str) -> tuple[str, str]:
+    """The plug-in and the variant that a model's name stands for.
+
+    ``planted@3`` is variant ``3`` of ``planted``; ``hf:org/name@raw`` is everything behind the
+    colon, of ``hf``.
+    """
+    scheme, colon, rest = model.partition(":")
+    if colon and "@" not in scheme and any(entry.name == scheme for entry in _entries("model")):
+        return scheme, rest
+    base, _, variant = model.partition("@")
+    return base, variant
 
 
 def origin(entry: EntryPoint) -> str:

@@ -27,7 +27,7 @@ from circuitbench.models.trained.training.exhaustive import (
 )
 from circuitbench.models.trained.training.network import REPLACEMENTS, detached, initial, keep
 from circuitbench.models.trained.training.reports import siit_report, text_loss
-from circuitbench.models.trained.weight_names import parameters
+from circuitbench.models.weight_names import parameters
 from circuitbench.oracle import Oracle
 from circuitbench.oracle.ablations import ABLATIONS
 from circuitbench.plugins.registry import load_model, load_task

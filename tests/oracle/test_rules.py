@@ -112,7 +112,7 @@ class Written:
                 parts.append(torch.stack(heads, 1))
             q, k, v = parts
             if cfg.positions == "rotary":
-                cos, sin = (a[: tokens.shape[1]] for a in rotary_angles(cfg, q.device))
+                cos, sin = rotary_angles(cfg, tokens.shape[1], q.device)
                 q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             self.qk.append((q, k))
             v = self.share(v, 0.5) if self.rule == "gim" else v

@@ -12,7 +12,7 @@ from circuitbench.checks.contracts import check_task
 from circuitbench.core.circuit import Head
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models import Model
-from circuitbench.models.pretrained import _tokenizer
+from circuitbench.models.checkpoints.tokenizers import tokenizer_of
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 from circuitbench.oracle import Oracle
 from circuitbench.tasks.gpt2 import DATA_VARIABLE, GPT2IOI, GPT2GreaterThan, GPT2Induction
@@ -57,7 +57,7 @@ def data() -> Any:
 
 @pytest.fixture(scope="module")
 def gpt2(data: Any) -> Any:
-    return model_with(_tokenizer(data / "gpt2-tokenizer", 50257))
+    return model_with(tokenizer_of(data / "gpt2-tokenizer", "gpt2", 50257))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

@@ -59,7 +59,7 @@ class FastEngine:
     ) -> None:
         self.transformer = transformer
         self.device = torch.device(device)
-        self.forward = Forward(transformer.to(self.device), body, unembed)
+        self.forward = Forward(transformer, body, unembed, self.device)
         self.error: float | None = None
         self._unembed_is_rough = unembed != torch.float32 and body == torch.float32
         memory = Memory(transformer.config, self.device)
@@ -166,7 +166,7 @@ class FastEngine:
                 z = gate * z + (1 - gate) * swap
                 if layer == last and reads is not None:
                     x = at_positions(x, reads)
-                after = f.add_mlp(layer, f.add_attention(layer, x, z), rule)
+                after = f.write(layer, x, z, rule=rule)
                 x = rule.after(layer, x, after)
             normed = f.final(x, rule)
             values, forward = [], f.flops - before
@@ -267,7 +267,7 @@ class FastEngine:
                 reads = None if reads is None else reads[start : start + step]
                 z.append(f.heads(layer, x, reads))
                 if layer < last:
-                    x = f.add_mlp(layer, f.add_attention(layer, x, z[-1]))
+                    x = f.write(layer, x, z[-1])
             parts.append(z)
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
@@ -350,15 +350,15 @@ class _Activations:
 
         def above(layer: int, x: Tensor, z: Tensor) -> Tensor:
             """What the unembedding reads, ``[n, k, d_model]``."""
-            x = f.add_mlp(layer, f.add_attention(layer, x, z))
+            x = f.write(layer, x, z)
             for later in range(layer + 1, last + 1):
                 x, z = below(later, x)
-                x = f.add_mlp(later, f.add_attention(later, x, z))
+                x = f.write(later, x, z)
             return f.final(x)
 
         x = f.embed(tokens)
         for lower in range(layer):
-            x = f.add_mlp(lower, f.add_attention(lower, x, f.heads(lower, x)))
+            x = f.write(lower, x, f.heads(lower, x))
         x, z = below(layer, x)
         clean = above(layer, x, z)
 
