@@ -27,6 +27,7 @@ from circuitbench.core.version import __version__ as __version__
 
 if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.checks.contracts import check_method as check_method
+    from circuitbench.checks.contracts import check_metric as check_metric
     from circuitbench.checks.contracts import check_model as check_model
     from circuitbench.checks.contracts import check_task as check_task
     from circuitbench.core.circuit import Circuit as Circuit
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.evaluation.against_truth.evaluate import evaluate as evaluate
     from circuitbench.evaluation.metrics import Metric as Metric
     from circuitbench.evaluation.metrics import metrics as metrics
+    from circuitbench.evaluation.outcome import Outcome as Outcome
     from circuitbench.models.base import Model as Model
     from circuitbench.models.limits import Limits as Limits
     from circuitbench.models.transformer import LayerWeights as LayerWeights

@@ -20,7 +20,8 @@ from circuitbench.cli.display import (
     summary,
     warn,
 )
-from circuitbench.cli.examine import doctor, stability, validate_task
+from circuitbench.cli.examine import check, doctor, stability, validate_task
+from circuitbench.cli.new import new
 from circuitbench.cli.options import (
     Failed,
     LetThrough,
@@ -269,7 +270,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (stability, validate_task, doctor, export, import_, score):
+for verb in (new, check, stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 
