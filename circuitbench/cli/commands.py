@@ -223,7 +223,8 @@ def show(record: str, results: Path, as_json: bool) -> None:
     else:
         for line in head_grid_lines(loaded):
             out_console.print(line, markup=False, soft_wrap=True)
-    out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
+    if loaded.command:
+        out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
 
 
 @cli.command()

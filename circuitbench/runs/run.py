@@ -15,11 +15,9 @@ from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import TrainableMethod, TrainingTools
-from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
-from circuitbench.runs.command import command_line
 from circuitbench.runs.failure import one_line, traceback_of
 from circuitbench.runs.prepare import Prepared
 from circuitbench.runs.progress import Progress, silent
@@ -151,7 +149,7 @@ class _Ongoing:
         self, status: Status, stage: Stage = "", reason: str = "", traceback: str = ""
     ) -> Record:
         """What is known now."""
-        prepared, spec = self.prepared, self.prepared.spec
+        prepared = self.prepared
         spent = {"discovery": self.discovering.as_dict(), "training": self.training.as_dict()}
         return Record(
             spec=prepared.identity,
@@ -159,7 +157,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info=info_of(spec.method, spec.task, prepared.model.name),
+            info=prepared.info,
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -170,6 +168,6 @@ class _Ongoing:
             },
             versions=dict(prepared.versions),
             hardware=self.hardware,
-            command=command_line(spec),
+            command=prepared.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )

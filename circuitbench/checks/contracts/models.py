@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from circuitbench.checks.contracts.contract import Contract
 from circuitbench.checks.contracts.described import READ, checked_info
 from circuitbench.core.errors import CircuitBenchError, InvalidPlugin
 from circuitbench.models import Model, ModelFactory, Transformer
+from circuitbench.models.digest import tensors_of, weights_digest
 from circuitbench.models.forward import forward
 from circuitbench.results import plain
 
@@ -80,7 +78,9 @@ def _(plugin: ModelUnderTest) -> None:
 )
 def _(plugin: ModelUnderTest) -> None:
     """Every weight is a finite number."""
-    for name, tensor in _tensors(plugin.transformer):
+    if plugin.transformer is None:
+        return
+    for name, tensor in tensors_of(plugin.transformer):
         if not torch.isfinite(tensor).all():
             raise InvalidPlugin(f"{name} holds a number that is not finite")
 
@@ -107,7 +107,9 @@ def _(plugin: ModelUnderTest) -> None:
 )
 def _(plugin: ModelUnderTest) -> None:
     """The same variant gives the same weights."""
-    if _digest(plugin.transformer) != _digest(plugin.factory("").transformer):
+    again = plugin.factory("").transformer
+    first, second = (t and weights_digest(t) for t in (plugin.transformer, again))
+    if first != second:
         raise InvalidPlugin("asked twice, it gives two different models")
 
 
@@ -122,19 +124,3 @@ def _(plugin: ModelUnderTest) -> None:
         plain({"provenance": plugin.model.provenance, "dials": plugin.model.dials}, "model")
     except CircuitBenchError as error:
         raise InvalidPlugin(str(error)) from error
-
-
-def _tensors(transformer: Transformer | None) -> Iterator[tuple[str, Tensor]]:
-    """Every weight with its name."""
-    if transformer is None:
-        return
-    parts = [("", transformer), *((f"layer {i} ", x) for i, x in enumerate(transformer.layers))]
-    for where, part in parts:
-        yield from ((where + k, v) for k, v in vars(part).items() if isinstance(v, Tensor))
-
-
-def _digest(transformer: Transformer | None) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in _tensors(transformer):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
