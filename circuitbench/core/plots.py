@@ -134,7 +134,7 @@ def _ends(edge: Edge) -> tuple[str, str]:
     return edge.sender, re.sub(r"\.[qkv]$", "", edge.receiver)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Axes]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure that a notebook shows, without pyplot's global state."""
     with needs_extra("a plot"):
         from matplotlib.figure import Figure

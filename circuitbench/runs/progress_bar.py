@@ -59,7 +59,7 @@ def shown_progress(
     if progress is None:
         progress = console.is_jupyter
     if console.is_jupyter and find_spec("ipywidgets") is None:  # what rich moves a bar with there
-        console = Console(stderr=True, highlight=False, force_jupyter=False)
+        console = Console(stderr=True, highlight=False, force_jupyter=False, force_terminal=False)
     if isinstance(progress, bool):
         return progress_bar(title, console) if progress else nullcontext(silent)
     return nullcontext(progress)

@@ -171,7 +171,7 @@ class NotADataclass:
 
 class Raises(Good):
     def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
-        return {}["no such key"]
+        return dict[str, Any]()["no such key"]
 
 
 class NoSuchEdge(Good):
@@ -386,7 +386,7 @@ METHODS = [
     ("training", Untrained, r"without train\(\) does not need 'training'"),
     ("granularity", NoEdges, "no edges, so granularity is 'heads'"),
 ]
-TASKS = [
+TASKS: list[tuple[str, Any, str]] = [
     ("interface", object, "needs default_model"),
     ("draws", TooFew, "asked for"),
     ("draws", NoBatch, "must return Prompts and control"),

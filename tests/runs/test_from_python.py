@@ -84,7 +84,7 @@ def test_objects_that_are_registered_are_the_same_run_as_their_names() -> None:
 
 def test_objects_of_your_own_are_named_and_told_apart_honestly() -> None:
     found = cb.run(Mine(0.7), **QUICK)
-    assert found.method == "test_face:Mine"
+    assert found.method == "test_from_python:Mine"
     assert found.record.command == ""
     assert found.record.info["method"]["title"] == "Mine"
     assert found.record.spec["hyperparameters"] == {"share": 0.7}
@@ -179,7 +179,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
 
 def test_methods_are_compared_on_the_runs_that_all_have() -> None:
     table = cb.compare("random", "head-ablation", RandomRanking(share=0.3), seeds=range(2), **QUICK)
-    assert list(table.means)[0] == "head-ablation"
+    assert next(iter(table.means)) == "head-ablation"
     usual = cb.load_method("random").share  # type: ignore[attr-defined]
     names = {"head-ablation", "random (share=0.3)", f"random (share={usual})"}
     assert set(table.means) == names
@@ -209,7 +209,7 @@ def test_values_show_themselves_on_a_terminal_and_in_a_notebook() -> None:
     task, model = cb.load_task("reverse"), cb.load_model("compiled-reverse")
     oracle = cb.Oracle(model, task, task_name="reverse", seed=0, batch_size=4)
     hostile = cb.Info("<b>bold</b>", "a & b")
-    for value, parts in (
+    values: list[tuple[Any, tuple[str, ...]]] = [
         (found, ("head-ablation on reverse", "AUROC", "Queries")),
         (found.discovery, ("committed to", "Discovery over")),
         (found.truth, ("constructed", "role")),
@@ -217,7 +217,8 @@ def test_values_show_themselves_on_a_terminal_and_in_a_notebook() -> None:
         (oracle.query(oracle.head_masks(), control=True), ("task (logits)", "reward")),
         (hostile, ("a & b",)),
         (cb.compare(found), ("method", "AP")),
-    ):
+    ]
+    for value, parts in values:
         text, html = shown(value), value._repr_html_()
         for part in parts:
             assert part in text
