@@ -5,7 +5,8 @@ imported when it is first used, so ``import circuitbench`` is cheap and brings n
 
     import circuitbench
 
-    record = circuitbench.run("acdc", task="ioi", seed=0)
+    found = circuitbench.run("acdc", task="ioi", seed=0)
+    print(found.selected, found.metrics["average_precision"])
 
     task = circuitbench.load_task("ioi")
     model = circuitbench.load_model(task.default_model)
@@ -27,6 +28,7 @@ from circuitbench.core.version import __version__ as __version__
 
 if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.checks.contracts import check_method as check_method
+    from circuitbench.checks.contracts import check_metric as check_metric
     from circuitbench.checks.contracts import check_model as check_model
     from circuitbench.checks.contracts import check_task as check_task
     from circuitbench.core.circuit import Circuit as Circuit
@@ -54,6 +56,7 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.evaluation.against_truth.evaluate import evaluate as evaluate
     from circuitbench.evaluation.metrics import Metric as Metric
     from circuitbench.evaluation.metrics import metrics as metrics
+    from circuitbench.evaluation.outcome import Outcome as Outcome
     from circuitbench.models.base import Model as Model
     from circuitbench.models.checkpoints.plain import from_weights as from_weights
     from circuitbench.models.limits import Limits as Limits
@@ -89,10 +92,13 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.plugins.registry import load_model as load_model
     from circuitbench.plugins.registry import load_task as load_task
     from circuitbench.plugins.registry import method_class as method_class
+    from circuitbench.results.comparison import SideBySide as SideBySide
     from circuitbench.results.record import Record as Record
+    from circuitbench.results.result import Result as Result
     from circuitbench.results.store import read_folder as read_folder
     from circuitbench.results.store import read_record as read_record
-    from circuitbench.runs.once import run as run
+    from circuitbench.runs.face import compare as compare
+    from circuitbench.runs.face import run as run
     from circuitbench.runs.prepare import load_method as load_method
     from circuitbench.runs.spec import RunSpec as RunSpec
     from circuitbench.tasks.base import Prompts as Prompts

@@ -20,7 +20,8 @@ from circuitbench.cli.display import (
     summary,
     warn,
 )
-from circuitbench.cli.examine import doctor, stability, validate_task
+from circuitbench.cli.examine import check, doctor, stability, validate_task
+from circuitbench.cli.new import new
 from circuitbench.cli.options import (
     Failed,
     LetThrough,
@@ -222,7 +223,8 @@ def show(record: str, results: Path, as_json: bool) -> None:
     else:
         for line in head_grid_lines(loaded):
             out_console.print(line, markup=False, soft_wrap=True)
-    out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
+    if loaded.command:
+        out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
 
 
 @cli.command()
@@ -269,7 +271,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (stability, validate_task, doctor, export, import_, score):
+for verb in (new, check, stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -25,38 +24,11 @@ def warn(message: str) -> None:
     err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[ProgressCallback]:
+def progress_bar(title: str) -> AbstractContextManager[ProgressCallback]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    if not err_console.is_terminal:
-        last = ""
+    from circuitbench.runs.progress_bar import progress_bar as bar_on
 
-        def line(stage: str, fraction: float | None) -> None:
-            nonlocal last
-            # One line per stage and per tenth of it: a log should stay readable.
-            tenth = "" if fraction is None else f" {int(fraction * 10) * 10}%"
-            mark = stage.split(" ")[0] + tenth
-            if mark != last:
-                err_console.print(f"{title}: {stage}{tenth}", markup=False, soft_wrap=True)
-                last = mark
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err_console, transient=True) as bar:
-        item = bar.add_task(title, total=None)
-
-        def update(stage: str, fraction: float | None) -> None:
-            total = None if fraction is None else 1.0
-            bar.update(item, description=f"{title}: {stage}", total=total, completed=fraction or 0)
-
-        yield update
+    return bar_on(title, err_console)
 
 
 def summary(record: Record) -> Table:

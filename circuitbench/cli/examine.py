@@ -1,4 +1,4 @@
-"""The verbs that examine: stability, validate-task, doctor."""
+"""The verbs that examine: stability, validate-task, check, doctor."""
 
 from __future__ import annotations
 
@@ -111,6 +111,56 @@ def validate_task(
     click.echo(json.dumps(content, indent=1) if as_json else text)
     if not card.passed:
         fail(f"{task} on {card.model} does not pass the gate", 1)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--kind", help="method, task, model or metric, if several have this name.")
+@click.option("--model", help="Model to check a task on; default: the task's own.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A hyperparameter of a method, e.g. to train for a short time only.",
+)
+@click.option("--traceback", is_flag=True, help="Also show where in the code a promise broke.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(
+    name: str,
+    kind: str | None,
+    model: str | None,
+    assignments: tuple[str, ...],
+    traceback: bool,
+    as_json: bool,
+) -> None:
+    """Hold an installed method, task, model or metric against its contract, and say what to do.
+
+    \b
+    Example:
+      circuitbench check acdc
+      circuitbench check my-method --traceback
+      circuitbench check rl-ppo --set training.total_steps=80
+    """
+    from circuitbench.checks.plugin import examine
+    from circuitbench.cli.advice import lines
+    from circuitbench.plugins.registry import method_class
+    from circuitbench.runs.spec import configure, parse_assignment
+
+    settings = dict(map(parse_assignment, assignments))
+    if settings:
+        configure(method_class(name), settings, name)  # a wrong one is no fault of the plug-in
+    make = (lambda cls: configure(cls, settings, name)) if settings else None
+    with progress_bar(f"check {name}") as progress:
+        progress("checking", None)
+        reports = examine(name, kind, model=model, make=make)
+    if as_json:
+        click.echo(json.dumps([report.as_dict() for report in reports], indent=1))
+    else:
+        click.echo("\n".join(line for report in reports for line in lines(report, traceback)))
+    broken = sum(len(report.broken) for report in reports)
+    if broken:
+        fail(f"{name} breaks {broken} promise{'' if broken == 1 else 's'}", 1)
 
 
 @click.command()

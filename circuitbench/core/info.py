@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, get_args
 
+from circuitbench.core.display import Displayed, Sheet
 from circuitbench.core.errors import InvalidPlugin, UnknownName
 
 Granularity = Literal["heads", "edges"]
@@ -14,7 +15,7 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Info:
+class Info(Displayed):
     """What a plug-in says of itself; the decorator that says it.
 
     ::
@@ -80,6 +81,12 @@ class Info:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, as a record keeps them."""
         return asdict(self) | {"needs": list(self.needs)}
+
+    def sheet(self) -> Sheet:
+        """Every field that says something."""
+        values = asdict(self) | {"needs": ", ".join(self.needs)}
+        rows = [(name, value) for name, value in values.items() if value and name != "title"]
+        return Sheet(self.title, rows)
 
 
 _ATTRIBUTE = "__circuitbench_info__"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from circuitbench.core.errors import InvalidPlugin, UnknownName
 from circuitbench.core.extras import missing_extra
 from circuitbench.plugins.info import Info, Unreadable, read_info, undescribed
+from circuitbench.plugins.memory import remember
 
 if TYPE_CHECKING:  # listing plug-ins must not pay for importing torch
     from circuitbench.models.base import Model, ModelFactory
@@ -111,13 +112,13 @@ def method_class(name: str) -> type[Method]:
 
 def load_task(name: str) -> Task:
     """An instance of the task of this name."""
-    return cast("Task", find("task", name)())
+    return remember(name, cast("Task", find("task", name)()))
 
 
 def load_model(name: str) -> Model:
     """Build or load ``name``, ``name@variant`` (for embedded models, the seed) or ``hf:...``."""
     base, variant = plugin_of(name)
-    return cast("ModelFactory", find("model", base))(variant)
+    return remember(name, cast("ModelFactory", find("model", base))(variant))
 
 
 def plugin_of(model: str) -> tuple[str, str]:

@@ -22,11 +22,9 @@ from circuitbench.plugins.method import (
     TrainingTools,
     track_of,
 )
-from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
-from circuitbench.runs.command import command_line
 from circuitbench.runs.failure import one_line, traceback_of
 from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
@@ -162,7 +160,7 @@ class _Ongoing:
         self, status: Status, stage: Stage = "", reason: str = "", traceback: str = ""
     ) -> Record:
         """What is known now."""
-        prepared, spec = self.prepared, self.prepared.spec
+        prepared = self.prepared
         spent = {"discovery": self.discovering.as_dict(), "training": self.training.as_dict()}
         return Record(
             spec=prepared.identity,
@@ -170,10 +168,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info={
-                **info_of(spec.method, spec.task, prepared.model.name),
-                "training": _trained_on(prepared.method),
-            },
+            info={**prepared.info, "training": _trained_on(prepared.method)},
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -184,7 +179,7 @@ class _Ongoing:
             },
             versions=dict(prepared.versions),
             hardware=self.hardware,
-            command=command_line(spec),
+            command=prepared.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

@@ -95,8 +95,8 @@ def test_a_type_checker_sees_the_names_and_refuses_others(tmp_path: Path) -> Non
 
 
 def test_run_and_evaluate_from_python() -> None:
-    record = circuitbench.run("random", task="ioi", seed=3, batch_size=4, functional="none")
-    assert (record.method, record.task, record.seed, record.status) == ("random", "ioi", 3, "done")
+    found = circuitbench.run("random", task="ioi", seed=3, batch_size=4, functional="none")
+    assert (found.method, found.task, found.seed, found.status) == ("random", "ioi", 3, "done")
     task = circuitbench.load_task("ioi")
     model = circuitbench.load_model(task.default_model)
     method = circuitbench.load_method("random", share=0.25)
