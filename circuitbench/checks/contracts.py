@@ -188,6 +188,8 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
     if task.prompts(model, n, np.random.default_rng(1)).tokens.equal(prompts.tokens):
         raise InvalidPlugin("another generator must give other prompts")
     truth = task.truth(model)
+    if truth is None:
+        return
     if not truth.heads and not truth.mlps:
         raise InvalidPlugin("the truth names no component")
     try:

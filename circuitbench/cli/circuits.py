@@ -184,7 +184,10 @@ def _answer(
         raise type(error)(f"{file}: {error}") from error
     if top is None and circuit.edges_in is None and circuit.nodes_in is None:
         _note(f"{file} names no edge or head as in the circuit; --top N takes the N best")
-    return circuit, found, subject, loaded.truth(subject)
+    truth = loaded.truth(subject)
+    if truth is None:
+        raise InvalidSpec(f"no circuit of {task} is known in {subject.name} to hold the file against")
+    return circuit, found, subject, truth
 
 
 def _circuit(record: Record) -> CircuitFile:

@@ -195,7 +195,8 @@ class _Run:
         if self.prompts is not None:
             self.directions = readout.Directions(self.f.weights.unembed, self.prompts)
         with torch.no_grad():  # [senders, batch or 1, pos, d_model], None is zero
-            self.ablated = ablation.senders(half, self._outputs_elsewhere)
+            lengths = None if self.prompts is None else self.prompts.lengths
+            self.ablated = ablation.senders(half, self._outputs_elsewhere, lengths)
 
     def _outputs_elsewhere(self) -> Tensor:
         """All senders' outputs on the counterfactual prompts, or on the control spans."""

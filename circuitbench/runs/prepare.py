@@ -12,10 +12,11 @@ from circuitbench.models.base import Model
 from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.method import Curriculum, Learner, Method
-from circuitbench.plugins.registry import list_plugins, load_model, load_task, method_class
+from circuitbench.plugins.registry import info_of, list_plugins, load_model, load_task, method_class
 from circuitbench.results import check_name, plain, run_id, versions
 from circuitbench.runs.spec import RunSpec, configure
 from circuitbench.tasks.base import Task
+from circuitbench.tasks.text.task import TextTask
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Prepared:
     model: Model
     identity: dict[str, Any]
     versions: dict[str, str | None]
+
+    @property
+    def info(self) -> dict[str, dict[str, Any]]:
+        """What a record keeps of method, task and model."""
+        found = info_of(self.spec.method, self.spec.task, self.model.name)
+        return found | ({"task": self.task.info.as_dict()} if isinstance(self.task, TextTask) else {})
 
     @property
     def run_id(self) -> str:
@@ -61,17 +68,25 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
             record could not hold it.
     """
     method = load_method(spec.method, **spec.hyperparameters)
-    task = load_task(spec.task)
+    task = load_task(spec.task, spec.truth, spec.control)
     if isinstance(method, Learner):
         for name in _curriculum(method, spec.method).tasks:
             load_task(name)
     device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
-    for kind, name in (("method", spec.method), ("task", spec.task), ("model", model.name)):
-        check_name(kind, name)
-    plain(model.provenance, "model.provenance")
     resolved = dataclasses.replace(spec, model=model.name, device=device)
+    if isinstance(task, TextTask):  # a file is named without its folder, by what it says
+        resolved = dataclasses.replace(resolved, task=task.name, control=task.control_name)
+    for kind in ("method", "task", "model"):
+        check_name(kind, getattr(resolved, kind))
+    for kind in ("truth", "control"):
+        if getattr(resolved, kind) is not None:
+            check_name(kind, getattr(resolved, kind))
+    plain(model.provenance, "model.provenance")
     fields = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(resolved)}
+    for kind in ("truth", "control"):
+        if fields[kind] is None:  # runs from before there was a choice keep their ids
+            del fields[kind]
     identity = plain({**fields, "hyperparameters": hyperparameters(method)}, "spec")
     plugin = next(p for p in list_plugins("method") if p.name == spec.method)
     extra = () if plugin.origin.startswith("circuitbench ") else (plugin.origin.split(" ")[0],)

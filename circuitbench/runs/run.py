@@ -15,7 +15,6 @@ from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import TrainableMethod, TrainingTools
-from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
@@ -99,8 +98,9 @@ class _Ongoing:
         """Load, train, discover."""
         prepared, spec = self.prepared, self.prepared.spec
         truth = prepared.task.truth(prepared.model)
-        head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
-        self.outcome["truth"] = plain(truth_of(truth), "truth")
+        if truth is not None:
+            head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
+            self.outcome["truth"] = plain(truth_of(truth), "truth")
         oracle = make_oracle(
             prepared, spec.task, prepared.task, "discovery", self.discovering, spec.budget
         )
@@ -159,7 +159,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info=info_of(spec.method, spec.task, prepared.model.name),
+            info=prepared.info,
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +17,7 @@ from circuitbench.models.base import Model
 
 @dataclass(frozen=True)
 class Prompts:
-    """A batch of prompts of equal length, and the metric as a linear function of logits.
+    """A batch of prompts, and the metric as a linear function of logits.
 
     The metric of one prompt is the mean over its ``k`` positions of
     ``sum_c weights[c] * logit[token_ids[c]]``: with weights ``+1, -1`` the logit difference
@@ -29,6 +30,14 @@ class Prompts:
         token_ids: ``[batch, k, c]`` long; which logits are read.
         weights: ``[batch, k, c]`` float; how they are combined.
         choices: ``[n]`` long; the tokens among which a correct answer must come out on top.
+        lengths: ``[batch]`` long; how many tokens each prompt, and its counterfactual, really has.
+            None: all of them. Rows are filled up behind their last token, where causal attention
+            never looks, so a short prompt gives what it gives alone.
+        spans: by name, ``[batch, 2]`` long; the positions ``[first, behind the last)`` of something
+            in the prompts that has a name.
+
+    Raises:
+        InvalidPlugin: a tensor of another shape, or a position outside its prompt.
     """
 
     tokens: Tensor
@@ -37,6 +46,8 @@ class Prompts:
     token_ids: Tensor
     weights: Tensor
     choices: Tensor
+    lengths: Tensor | None = None
+    spans: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         batch = self.tokens.shape[0]
@@ -53,7 +64,17 @@ class Prompts:
         ):
             if tuple(tensor.shape) != shape:
                 raise InvalidPlugin(f"prompts.{name} must be {shape}, not {tuple(tensor.shape)}")
-        if int(self.positions.max()) >= self.tokens.shape[1] or int(self.positions.min()) < 0:
+        if self.lengths is not None and tuple(self.lengths.shape) != (batch,):
+            raise InvalidPlugin(
+                f"prompts.lengths must be ({batch},), not {tuple(self.lengths.shape)}"
+            )
+        for name, span in self.spans.items():
+            if tuple(span.shape) != (batch, 2):
+                raise InvalidPlugin(
+                    f"prompts.spans[{name!r}] must be ({batch}, 2), not {tuple(span.shape)}"
+                )
+        ends = self.tokens.shape[1] if self.lengths is None else self.lengths[:, None]
+        if bool((self.positions >= ends).any()) or int(self.positions.min()) < 0:
             raise InvalidPlugin("prompts.positions points outside the prompts")
 
     def __len__(self) -> int:
@@ -68,11 +89,20 @@ class Prompts:
             self.token_ids[index],
             self.weights[index],
             self.choices,
+            None if self.lengths is None else self.lengths[index],
+            {name: span[index] for name, span in self.spans.items()},
         )
 
     def to(self, device: str | torch.device) -> Prompts:
         """A copy on ``device``."""
-        return Prompts(**{k: v.to(device) for k, v in vars(self).items()})
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Prompts(**tensors, spans={k: v.to(device) for k, v in self.spans.items()})
+
+    def n_tokens(self, rows: Tensor | None = None) -> int:
+        """How many tokens the prompts (of some rows) have together, fillings not counted."""
+        if self.lengths is None:
+            return (len(self) if rows is None else len(rows)) * self.tokens.shape[1]
+        return int((self.lengths if rows is None else self.lengths[rows]).sum())
 
     def metric(self, logits: Tensor) -> Tensor:
         """Per-prompt metric ``[batch]`` from logits ``[batch, pos, d_vocab]`` (logit units)."""
@@ -110,6 +140,17 @@ def answer_against(
     )
 
 
+def filled_up(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+    """Rows of tokens as one tensor ``[batch, pos]``, and their lengths where they differ.
+
+    A short row is filled up with its own last token, which no earlier position sees.
+    """
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    tokens = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
+    return tokens, None if min(lengths) == longest else torch.tensor(lengths)
+
+
 @runtime_checkable
 class Task(Protocol):
     """The contract of the entry-point group ``circuitbench.tasks``.
@@ -131,6 +172,9 @@ class Task(Protocol):
         """``n`` fresh spans of ordinary text, ``[n, pos]`` long, BOS first."""
         ...
 
-    def truth(self, model: Model) -> Circuit:
-        """The circuit of this task in this model; only the evaluator calls this."""
+    def truth(self, model: Model) -> Circuit | None:
+        """The circuit of this task in this model, None if nobody knows it.
+
+        Only the evaluator calls this.
+        """
         ...

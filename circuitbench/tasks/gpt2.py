@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.tasks.base import Prompts, answer_against
+from circuitbench.tasks.tokenizer import Tokenizer
 
 DATA_VARIABLE = "CIRCUITBENCH_DATA"
 TEXT = Path("wikitext-2-raw") / "wiki.test.raw"
@@ -45,21 +46,6 @@ TEMPLATES = (
 EVENTS = ("war", "siege", "famine", "trial", "strike", "voyage", "reign", "conflict", "exile")
 CENTURIES = (13, 14, 15, 16, 17, 18)
 DISPUTED = "reported by papers that used ablation and patching themselves; other work disagrees"
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What is asked of the tokenizer that comes with the model."""
-
-    bos_token_id: int
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __hash__(self) -> int: ...
 
 
 class _OnGPT2:
