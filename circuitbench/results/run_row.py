@@ -93,6 +93,11 @@ class RunRow:
         )
 
     @property
+    def truthless(self) -> bool:
+        """Whether the run is done on a task whose circuit nobody knows."""
+        return self.status == "done" and self.n_items == 0
+
+    @property
     def ending(self) -> str:
         """The status, with the stage in which a run failed; see :func:`ending`."""
         return ending(self.status, self.stage)
