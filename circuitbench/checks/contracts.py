@@ -30,6 +30,7 @@ from circuitbench.plugins.info import Unreadable, read_info
 from circuitbench.plugins.method import Learner, Method, TrainableMethod
 from circuitbench.results import plain
 from circuitbench.tasks.base import Prompts, Task
+from circuitbench.tasks.text.task import TextTask
 
 
 class UndescribedPlugin(UserWarning):
@@ -198,7 +199,7 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
             ablation_named(name)
     except CircuitBenchError as error:
         raise InvalidPlugin(f"truth: {error}") from error
-    info = checked_info(type(task))
+    info = None if isinstance(task, TextTask) else checked_info(type(task))
     if info is not None:
         _check_granularity(info, "the truth lists", truth.edges is not None)
         if ("mlps" in info.needs) != bool(truth.mlps):

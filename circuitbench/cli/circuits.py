@@ -186,7 +186,9 @@ def _answer(
         _note(f"{file} names no edge or head as in the circuit; --top N takes the N best")
     truth = loaded.truth(subject)
     if truth is None:
-        raise InvalidSpec(f"no circuit of {task} is known in {subject.name} to hold the file against")
+        raise InvalidSpec(
+            f"nobody knows the circuit of {task} in {subject.name}, so no file can be scored"
+        )
     return circuit, found, subject, truth
 
 

@@ -38,7 +38,9 @@ class Prepared:
     def info(self) -> dict[str, dict[str, Any]]:
         """What a record keeps of method, task and model."""
         found = info_of(self.spec.method, self.spec.task, self.model.name)
-        return found | ({"task": self.task.info.as_dict()} if isinstance(self.task, TextTask) else {})
+        if isinstance(self.task, TextTask):
+            found["task"] = self.task.info.as_dict()
+        return found
 
     @property
     def run_id(self) -> str:

@@ -108,11 +108,12 @@ class PlantedText(Text):
     def _encode(self, text: str) -> Sequence[int]:
         missing = next((word for word in text.split() if word not in self.words), None)
         if missing is not None:
-            language = self.language
-            assert language is not None
+            spoken = self.language
+            assert spoken is not None
             raise InvalidSpec(
-                f"{self.name} has no word {missing!r}; it has name0 to name{len(language.names) - 1}"
-                f", num0 to num{len(language.nums) - 1}, word0 to word{len(language.words) - 1}, "
+                f"{self.name} has no word {missing!r}; it has "
+                f"name0 to name{len(spoken.names) - 1}, "
+                f"num0 to num{len(spoken.nums) - 1}, word0 to word{len(spoken.words) - 1}, "
                 f"{', '.join(SPECIALS)}"
             )
         return [self.words[word] for word in text.split()]

@@ -181,8 +181,10 @@ def _overall(shown: Board) -> Table:
         return Row(fields, standing.runs)
 
     grid = shown.overall.grid
-    untold = by.key == UNTOLD and not any(entry.values(value_of(metric(DEFAULT))) for entry in shown.entries)
-    note = "Nobody knows the circuit of these tasks; what needs no truth is compared. " * untold + (
+    usual = value_of(metric(DEFAULT))
+    told = by.key != UNTOLD or any(entry.values(usual) for entry in shown.entries)
+    note = "" if told else "Nobody knows the circuit of these tasks: what needs none is compared. "
+    note += (
         f"Means over {count(len(grid.tasks), 'task')} (each on a model) x "
         f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(shown.overall)}; "
         f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
@@ -324,11 +326,11 @@ def _untold(shown: Board) -> Table:
     for task in all_tasks(list(shown.untold)):
         within = ranking(shown.untold, by, task)
         entries = [s.entry for s in within.standings]
-        found = [
-            estimates(entries, value_of(m), within.grid, m.key, sign=m.sign) for m in measures
-        ]
+        found = [estimates(entries, value_of(m), within.grid, m.key, sign=m.sign) for m in measures]
         for i, standing in enumerate(within.standings):
-            numbers = [_number(column[i], m.digits) for m, column in zip(measures, found, strict=True)]
+            numbers = [
+                _number(column[i], m.digits) for m, column in zip(measures, found, strict=True)
+            ]
             cost = _number(standing.estimates[queries.key], queries.digits)
             fields = (*map(_text, task), *_who(standing), *numbers, cost, *_provenance(standing))
             rows.append(Row(fields, standing.runs))
@@ -340,7 +342,9 @@ def _untold(shown: Board) -> Table:
         f"were found: only what the model keeps of its behaviour with them. Ranked by {by.title} "
         "(the smaller, the nearer the model over all circuit sizes); means over seeds."
     )
-    return Table("untold", "Tasks without a known circuit", note, columns if rows else (), tuple(rows))
+    return Table(
+        "untold", "Tasks without a known circuit", note, columns if rows else (), tuple(rows)
+    )
 
 
 def _external(shown: Board) -> Table:

@@ -1,4 +1,4 @@
-"""Prompts from a task's file, for one tokenizer: words are drawn, texts written, answers weighed."""
+"""Prompts from a task's file: words are drawn, texts written, answers weighed."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ class Draws:
                 return drawn
         raise InvalidSpec(f"{self.where}: no prompt in {TRIES} draws fits; the last: {reason}")
 
-    def _words(
-        self, template: Template, rng: np.random.Generator
-    ) -> dict[str, tuple[str, ...]]:
+    def _words(self, template: Template, rng: np.random.Generator) -> dict[str, tuple[str, ...]]:
         """Different words of each list for the slots that a template uses."""
         used = self._used(template)
         words = {}
@@ -180,8 +178,7 @@ class Draws:
             other,
             _weights(right, wrong, self.where, clean),
             self._spans(clean, places),
-            said is not None
-            and set(self._answers(said, words, template.corrupted)) == set(right),
+            said is not None and set(self._answers(said, words, template.corrupted)) == set(right),
         ), ""
 
     def _of_tokens(self, template: Template, rng: np.random.Generator) -> Drawn:
@@ -370,8 +367,6 @@ class Draws:
 
     def _keep_whole_words(self) -> None:
         """Drop the words that the tokenizer splits, or refuse them."""
-        if self.file.written_in == "tokens":
-            return
         split: dict[str, dict[str, int]] = {}
         for name, lead, form, answer in self._contexts():
             if self.file.split == "allow" and not answer:
@@ -410,6 +405,10 @@ class Draws:
     def _contexts(self) -> Iterator[tuple[str, str, str, bool]]:
         """Lists, what stands before their words, which form, and whether it is an answer."""
         found: dict[tuple[str, str, str, bool], None] = {}
+        if self.file.written_in == "tokens":
+            lists = dict.fromkeys(self.file.slots.values())
+            yield from ((name, " ", "", True) for name in lists if name != VOCABULARY)
+            return
         for template in self._templates:
             texts = [(template.text, fills) for fills in (template.clean, template.corrupted)]
             for text, fills in texts:
@@ -438,9 +437,7 @@ class Draws:
     def _possible(self) -> set[int]:
         """All tokens that may be an answer, right or wrong, whatever is drawn."""
         if self.file.choices is not None:
-            prefix = " " if self.file.written_in == "text" else ""
-            forms = self._lists[self.file.choices]
-            return {self._token(prefix + word[0]) for word in forms}
+            return {self._token(f" {forms[0]}") for forms in self._lists[self.file.choices]}
         if self.file.pairs:
             return {t for pair in self.file.pairs for t in self._pair(pair).weights}
         return {
@@ -501,9 +498,7 @@ def _texts(answer: str | Sequence[str] | AnswerSet | None) -> Sequence[str]:
     return [answer] if isinstance(answer, str) else list(answer or ())
 
 
-def _weights(
-    right: Sequence[int], wrong: Sequence[int], where: str, text: str
-) -> dict[int, float]:
+def _weights(right: Sequence[int], wrong: Sequence[int], where: str, text: str) -> dict[int, float]:
     """Mean of the right answers minus mean of the wrong ones."""
     right, wrong = list(dict.fromkeys(right)), list(dict.fromkeys(wrong))
     if set(right) & set(wrong):
