@@ -151,7 +151,7 @@ def check_task(task: Task, model: Model, n: int = 16) -> None:
     Raises:
         InvalidPlugin: naming the broken promise.
     """
-    if not isinstance(task, Task):
+    if not isinstance(task, TextTask | Task):  # a file may name no model, and then says so
         raise InvalidPlugin(
             f"{type(task).__name__} needs default_model, prompts(), control() and truth()"
         )

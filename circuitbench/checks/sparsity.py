@@ -34,7 +34,7 @@ LEAST_KL = 0.5  # nats; "well above 0" in MechRL, the number is ours
 LEAST_ACCURACY = 0.5  # ours: below, the model does something else more often than not
 MOST_KEPT = 0.5  # of the metric on counterfactual prompts, as the health gate's limit
 SHOWN = 5  # offenders named
-PROMPTS = 16
+PROMPTS = 8
 STEPS = 5
 
 ADVICE: dict[Verdict, str] = {
@@ -153,20 +153,30 @@ def measure(
     )
 
 
+def _path(*shape: int) -> Tensor:
+    """Soft masks from a fifth of everything to the intact model, ``[STEPS, *shape]``."""
+    shares = torch.arange(1, STEPS + 1) / STEPS
+    return shares.view(-1, *[1] * len(shape)).expand(STEPS, *shape)
+
+
 def _gained(
-    divergences: Any, importance: Tensor, sizes: list[int]
+    divergences: Callable[[Tensor], Tensor | None], gradients: Tensor, sizes: list[int]
 ) -> tuple[dict[int, float], float]:
-    """Share of the divergence gained back by the K most important, and the divergence without."""
-    order = importance.argsort(descending=True, stable=True)
-    masks = torch.zeros(len(sizes) + 1, len(order), dtype=torch.bool)
-    for row, size in enumerate(sizes, start=1):
-        masks[row, order[:size]] = True
-    found = divergences(masks).double().tolist()
-    nothing = found[0]
-    share = {
-        k: 1 - x / nothing if nothing > 0 else 0.0 for k, x in zip(sizes, found[1:], strict=True)
-    }
-    return share, nothing
+    """Share of the divergence gained back by the K best, and the divergence without any.
+
+    ``gradients [steps, n]``; of the two rankings the one that gains more back, for each K.
+    """
+    masks = torch.zeros(1 + 2 * len(sizes), gradients.shape[1], dtype=torch.bool)
+    for half, importance in enumerate((gradients[-1].abs(), gradients.mean(0).abs())):
+        order = importance.argsort(descending=True, stable=True)
+        for i, size in enumerate(sizes):
+            masks[1 + half * len(sizes) + i, order[:size]] = True
+    found = divergences(masks)
+    assert found is not None
+    nothing, *rest = found.double().tolist()
+    least = [min(pair) for pair in zip(rest[: len(sizes)], rest[len(sizes) :], strict=True)]
+    shares = [1 - x / nothing if nothing > 0 else 0.0 for x in least]
+    return dict(zip(sizes, shares, strict=True)), nothing
 
 
 def render(found: Sparsity) -> str:

@@ -67,6 +67,9 @@ def stability(resamples: int, repetitions: int, **options: Any) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
 @click.option("--figure", type=Path, help="Also draw effects beside the truth into this PNG.")
+@click.option(
+    "--sparse/--no-sparse", default=True, help="Whether to ask for the behaviour's sparse circuit."
+)
 @click.option("--pairs", is_flag=True, help="Also ablate pairs of true heads: who stands in?")
 def validate_task(
     task: str,
@@ -78,6 +81,7 @@ def validate_task(
     device: Any,
     as_json: bool,
     figure: Path | None,
+    sparse: bool,
     pairs: bool,
 ) -> None:
     """Put a task and its truth through the health gate; say whether it has a sparse circuit.
@@ -109,10 +113,12 @@ def validate_task(
         card = health.validate_task(
             task, subject, loaded, ablation=ablation, seed=seed, device=where
         )
-        progress("asking what few edges and heads do", None)
-        found_sparse = sparsity.measure(task, subject, loaded, seed=seed, device=where)
-        text = health_card.render(card) + "\n" + sparsity.render(found_sparse)
-        content = card.as_dict() | {"sparsity": found_sparse.as_dict()}
+        text, content = health_card.render(card), card.as_dict()
+        if sparse:
+            progress("asking what few edges and heads do", None)
+            few = sparsity.measure(task, subject, loaded, seed=seed, device=where)
+            text += "\n" + sparsity.render(few)
+            content["sparsity"] = few.as_dict()
         if pairs:
             known = loaded.truth(subject)
             if known is None:

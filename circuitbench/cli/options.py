@@ -13,7 +13,6 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle.ablations import ABLATIONS
 from circuitbench.oracle.engine.devices import PRECISIONS, Device
 
-
 truth_option = click.option(
     "--truth", help="Which circuit a task's file is scored against, or none (default: its own)."
 )
