@@ -1,6 +1,7 @@
 """A behaviour in a file, from the command line to the board; no Python of the user's."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,13 @@ import pytest
 
 from circuitbench.cli import main
 from circuitbench.results import read_folder
+from circuitbench.tasks.text.task import read_task
 
-TASK = """\
-title: Who was given it
-model: planted-easy
-templates:
-  - "word0 {A} word1 {B} word2 word3 {S} word4 end"
-  - "word0 {B} word1 word5 {A} word2 word3 word4 {S} word4 end"
-words:
-  names: name0 name1 name2 name3 name4 name5 name6 name7 name8 name9
-slots: {A: names, B: names, C: names}
-clean: {S: "{B}"}
-corrupted: {S: "{C}"}
-answer: "{A}"
-wrong: "{B}"
+PAGE = (Path(__file__).parents[2] / "docs/your-behaviour.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(# [\w.]+\n.*?)```", PAGE, re.S)
+TASK = (
+    EXAMPLES[0]
+    + """\
 truths:
   mine:
     source: a guess
@@ -32,6 +26,19 @@ truths:
     roles: {mover: {heads: "0.0"}}
 truth: mine
 """
+)
+
+
+def test_the_examples_of_the_docs_hold(tmp_path: Path) -> None:
+    for text in EXAMPLES:
+        path = tmp_path / text.splitlines()[0].removeprefix("# ")
+        path.write_text(text)
+        read_task(str(path))
+    truths = re.search(r"```yaml\n(truths:.*?)```", PAGE, re.S)
+    assert truths is not None
+    path.write_text(EXAMPLES[1] + truths[1])
+    assert list(read_task(str(path)).truths) == ["wang-2022-ioi", "mine"]
+    assert len(EXAMPLES) == 2
 
 
 def test_from_a_file_to_the_board(
@@ -41,7 +48,7 @@ def test_from_a_file_to_the_board(
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "who.yaml").write_text(TASK)
-    common = ["--method", "attribution-patching", "--batch-size", "8"]
+    common = ["--method", "attribution-patching", "--batch-size", "4"]
     assert main(["run", "--task", "mine/who.yaml", "--truth", "none", *common]) == 0
     out = capsys.readouterr().out
     assert "none is known" in out
@@ -67,7 +74,9 @@ def test_from_a_file_to_the_board(
     assert "Nobody knows the circuit of these tasks" in board
     assert "| 1 | [attribution-patching](#runs-1) | **" in board
     # Beside a run with a truth, it has a table of its own.
-    assert main(["run", "--task", "who.yaml", *common, "--out", results]) == 0
+    assert (
+        main(["run", "--task", "who.yaml", *common, "--functional", "none", "--out", results]) == 0
+    )
     assert "AUROC" in capsys.readouterr().out
     assert main(["leaderboard", results]) == 0
     board = capsys.readouterr().out
