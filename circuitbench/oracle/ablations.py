@@ -173,7 +173,8 @@ class Mean(_FromOtherText):
         shape = [len(size) if axis == rows else n for axis, n in enumerate(output.shape)]
         size = size.view([-1 if axis == rows else 1 for axis in range(output.dim())])
         mean = output.new_zeros(shape).index_add_(rows, group, output) / size
-        return mean.index_select(rows, group)
+        chosen: Tensor = mean.index_select(rows, group)
+        return chosen
 
 
 class Resample(_FromOtherText):

@@ -100,8 +100,13 @@ def test_means_are_over_prompts(ablation: str) -> None:
     expected = sum(share[x] * parts[x].gradient(mask, ablation=ablation) for x in parts)
     torch.testing.assert_close(together.gradient(mask, ablation=ablation), expected)
     off = torch.zeros(1, 2, 3, dtype=torch.bool)
-    kl = sum(share[x] * parts[x].query(off, ablation=ablation, kl=True).kl for x in parts)
-    torch.testing.assert_close(together.query(off, ablation=ablation, kl=True).kl, kl)
+
+    def divergence(of: Oracle) -> Any:
+        return of.query(off, ablation=ablation, kl=True).kl
+
+    torch.testing.assert_close(
+        divergence(together), sum(share[x] * divergence(parts[x]) for x in parts)
+    )
     assert together.clean_metric == pytest.approx(
         sum(share[x] * parts[x].clean_metric for x in parts), abs=1e-6
     )

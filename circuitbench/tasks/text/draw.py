@@ -128,7 +128,7 @@ class Draws:
     def _words(self, template: Template, rng: np.random.Generator) -> dict[str, tuple[str, ...]]:
         """Different words of each list for the slots that a template uses."""
         used = self._used(template)
-        words = {}
+        words: dict[str, tuple[str, ...]] = {}
         for name, forms in self._lists.items():
             slots = [slot for slot in used if self.file.slots[slot] == name]
             drawn = rng.choice(len(forms), len(slots), replace=False) if slots else ()

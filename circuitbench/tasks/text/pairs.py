@@ -72,7 +72,7 @@ def _csv(text: str, where: str) -> list[tuple[int, dict[str, Any]]]:
         ids = dict(zip(("answer", "wrong"), IDS, strict=True))
         said = ", ".join(f"{name} (or {ids[name]})" if name in ids else name for name in missing)
         raise InvalidSpec(f"{where} line 1: no column {said}; it has {', '.join(header) or 'none'}")
-    rows = []
+    rows: list[tuple[int, dict[str, Any]]] = []
     try:
         for row in reader:
             if len(rows) > ITEMS:
@@ -108,7 +108,7 @@ def _ids(text: str, name: str, where: str) -> list[int]:
 
 
 def _json_lines(text: str, where: str) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
+    rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue

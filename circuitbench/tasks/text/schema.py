@@ -243,7 +243,7 @@ class TaskFile(_Frozen):
     spans: dict[str, str] = Field(
         default_factory=dict, description="Names of places: a slot, A#2, A+1 or last."
     )
-    control: Control = Field(default_factory=Control)
+    control: Control = Control(file=None, text=None, span=60)
     truths: dict[str, Truth | None] = Field(
         default_factory=dict,
         description="By name; without content, the truth of that name that ships with us.",

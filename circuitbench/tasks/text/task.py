@@ -181,7 +181,8 @@ def read_task(name: str) -> TextTask:
         return contents[-1]
 
     if path.suffix.lower() in PAIRS:
-        file = TaskFile(title=path.stem, pairs=read_pairs(contents[0], path.name))
+        pairs = read_pairs(contents[0], path.name)
+        file = TaskFile.model_validate({"title": path.stem, "pairs": pairs})
         truths: Mapping[str, Truth] = {}
         control = None
     else:
