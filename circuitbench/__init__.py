@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.plugins.method import Method as Method
     from circuitbench.plugins.method import TrainableMethod as TrainableMethod
     from circuitbench.plugins.method import TrainingTools as TrainingTools
+    from circuitbench.plugins.method import track_of as track_of
     from circuitbench.plugins.registry import describe as describe
     from circuitbench.plugins.registry import list_plugins as list_plugins
     from circuitbench.plugins.registry import load_model as load_model

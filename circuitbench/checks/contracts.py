@@ -27,7 +27,7 @@ from circuitbench.oracle import Batch, Oracle
 from circuitbench.oracle.ablations import ablation_named
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.info import Unreadable, read_info
-from circuitbench.plugins.method import Learner, Method, TrainableMethod
+from circuitbench.plugins.method import Learner, Method, TrainableMethod, TrainingTools
 from circuitbench.results import plain
 from circuitbench.tasks.base import Prompts, Task
 from circuitbench.tasks.text.task import TextTask
@@ -334,7 +334,13 @@ def _discover(method: Method, oracle: Oracle) -> Discovery:
     if isinstance(method, TrainableMethod):
         pool = method.curriculum().pool if isinstance(method, Learner) else None
         trainer = _toy_oracle(*shape, pool=None if pool is None else min(pool, 8))
-        method.train([trainer], np.random.default_rng(3))
+        tools = TrainingTools()
+        if isinstance(method, Learner) and method.curriculum().labelled:
+            tools = TrainingTools(truths=(ToyTask().truth(toy_model(*shape)),))
+        if isinstance(method, Learner):
+            method.train([trainer], np.random.default_rng(3), tools)
+        else:
+            method.train([trainer], np.random.default_rng(3))
     discovery = method.discover(oracle, np.random.default_rng(4))
     try:
         check_discovery(discovery, shape)

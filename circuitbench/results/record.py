@@ -74,7 +74,8 @@ class Record(BaseModel):
     )
     info: dict[str, Any] = Field(
         default_factory=dict,
-        description="What the plug-ins say of themselves: method, task, model, each with a title.",
+        description="What the plug-ins say of themselves: method, task, model, each with a title; "
+        "training: the method's track, and the other models it learns on.",
     )
     discovery: dict[str, Any] = Field(
         default_factory=dict,

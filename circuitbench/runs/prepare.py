@@ -12,9 +12,17 @@ from circuitbench.models.base import Model
 from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.method import Curriculum, Learner, Method
-from circuitbench.plugins.registry import info_of, list_plugins, load_model, load_task, method_class
+from circuitbench.plugins.registry import (
+    find,
+    info_of,
+    list_plugins,
+    load_model,
+    load_task,
+    method_class,
+)
 from circuitbench.results import check_name, plain, run_id, versions
 from circuitbench.runs.spec import RunSpec, configure
+from circuitbench.runs.training import refuse_scored_name
 from circuitbench.tasks.base import Task
 from circuitbench.tasks.text.task import TextTask
 
@@ -71,11 +79,14 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     """
     method = load_method(spec.method, **spec.hyperparameters)
     task = load_task(spec.task, spec.truth, spec.control)
-    if isinstance(method, Learner):
-        for name in _curriculum(method, spec.method).tasks:
-            load_task(name)
+    curriculum = _curriculum(method, spec.method) if isinstance(method, Learner) else Curriculum()
+    for name in curriculum.tasks:
+        load_task(name)
+    for name in curriculum.models:
+        find("model", name.partition("@")[0])
     device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
+    refuse_scored_name(spec.method, curriculum.models, model.name)
     resolved = dataclasses.replace(spec, model=model.name, device=device)
     if isinstance(task, TextTask):  # a file is named without its folder, by what it says
         resolved = dataclasses.replace(resolved, task=task.name, control=task.control_name)

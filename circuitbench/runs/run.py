@@ -14,7 +14,14 @@ from circuitbench.core.errors import CircuitBenchError
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
-from circuitbench.plugins.method import TrainableMethod, TrainingTools
+from circuitbench.plugins.method import (
+    Curriculum,
+    Learner,
+    Method,
+    TrainableMethod,
+    TrainingTools,
+    track_of,
+)
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
@@ -159,7 +166,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info=prepared.info,
+            info={**prepared.info, "training": _trained_on(prepared.method)},
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -173,3 +180,13 @@ class _Ongoing:
             command=command_line(spec),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _trained_on(method: Method) -> dict[str, Any]:
+    """The track of a method, and the other models that it learns on."""
+    found = method.curriculum() if isinstance(method, Learner) else Curriculum()
+    return {
+        "track": track_of(method),
+        "models": list(found.models),
+        "labelled": found.labelled,
+    }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.extras import MissingExtra
+from circuitbench.models.base import Model
 from circuitbench.plugins.method import Learner, Method, TrainingTools
 from circuitbench.results import check_folder
 
@@ -34,6 +37,37 @@ def training_tools(
     if tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingExtra("tensorboard", "--tensorboard")
     return TrainingTools(checkpoints=checkpoints, tensorboard=tensorboard)
+
+
+def refuse_scored_name(method: str, others: Iterable[str], scored: str) -> None:
+    """Refuse a model to train on that is the scored one by its name (``planted`` is seed 0)."""
+    for name in others:
+        if _full(name) == _full(scored):
+            raise _is_scored(method, name)
+
+
+def refuse_scored(method: str, other: Model, scored: Model) -> None:
+    """Refuse a model to train on that is the scored one, by name or by weights.
+
+    Raises :class:`InvalidSpec`.
+    """
+    refuse_scored_name(method, [other.name], scored.name)
+    one, two = other.transformer, scored.transformer
+    if one is not None and two is not None and torch.equal(one.W_E, two.W_E):
+        raise _is_scored(method, other.name)
+
+
+def _is_scored(method: str, name: str) -> InvalidSpec:
+    return InvalidSpec(
+        f"{method} is to train on other models, but {name} is the one it is scored on; "
+        "leave it out of its models, or score it on another"
+    )
+
+
+def _full(name: str) -> str:
+    """A model's name with its seed."""
+    base, _, variant = name.partition("@")
+    return f"{base}@{variant or 0}"
 
 
 def shaping(identity: Mapping[str, Any]) -> dict[str, Any]:

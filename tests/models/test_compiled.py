@@ -10,6 +10,7 @@ from oracle_kit import transformer_of
 
 from circuitbench.checks.contracts import check_task
 from circuitbench.checks.health import render, validate_task
+from circuitbench.core.circuit import Edge
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.compiled.compiler import CompilerOptions, compile_program
 from circuitbench.models.compiled.programs import EXAMPLES, compiled_model
@@ -143,6 +144,20 @@ def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
             }
         senders = {edge.sender for edge in truth.edges}
         assert inside <= senders, "every part of the circuit is read by something"
+        assert truth.edge_ablations == ("mean", "resample")  # the health gate tests them
+
+
+def test_what_only_says_which_position_is_no_edge() -> None:
+    truth = load_task("reverse").truth(MODELS["reverse"])
+    (stop,), (fetch,) = (truth.roles[role].heads for role in ("find-stop", "fetch"))
+    (mirror,) = truth.mlps
+    assert truth.edges == {
+        Edge("embed", f"{stop}.k"),  # not its value, the stop's position
+        Edge(str(stop), f"m{mirror}"),
+        Edge(f"m{mirror}", f"{fetch}.q"),
+        Edge("embed", f"{fetch}.v"),  # not its key, a position
+        Edge(str(fetch), "logits"),
+    }
 
 
 def test_a_hidden_basis_shows_no_zeros_and_a_plain_one_does() -> None:

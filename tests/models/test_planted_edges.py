@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuitbench.core.circuit import Edge, Head
+from circuitbench.core.circuit import Edge
+from circuitbench.core.edges import graph_of
 from circuitbench.models.planted.edges import edges_of
-from circuitbench.models.planted.presets import PRESETS, planted, planted_easy
+from circuitbench.models.planted.presets import PRESETS, planted, planted_easy, planted_mlp
 from circuitbench.plugins import registry
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
@@ -110,13 +111,28 @@ def test_every_preset_states_edges_that_join_its_circuit_up(preset: str) -> None
     for name in TASKS:
         truth: Any = registry.load_task(name).truth(model)
         assert truth.edge_ablations == ("mean", "resample")
-        senders = {edge.sender for edge in truth.edges}
-        receivers = {edge.receiver.rpartition(".")[0] or "logits" for edge in truth.edges}
-        assert senders == {"embed", *map(str, truth.heads)}
-        assert receivers == {"logits", *map(str, truth.heads)}
-        for sender, receiver in truth.edges:
-            if sender != "embed" and receiver != "logits":
-                assert Head.parse(sender).layer < Head.parse(receiver.rpartition(".")[0]).layer
+        nodes = {*map(str, truth.heads), *(f"m{layer}" for layer in truth.mlps)}
+        assert {edge.sender for edge in truth.edges} == {"embed", *nodes}
+        heard = {edge.receiver for edge in truth.edges}
+        assert {x[:-2] if x[-1] in "qkv" else x for x in heard} == {"logits", *nodes}
+        mlps = bool(model.construction.mlps)
+        assert truth.edges <= set(graph_of(model.n_layers, model.n_heads, mlps).edges)
+
+
+def test_greater_than_runs_through_mlps() -> None:
+    model = planted_mlp()
+    truth: Any = registry.load_task("greater-than").truth(model)
+    role = {f"m{i}": name for name, layers in model.construction.mlps.items() for i in layers}
+    found = {(role.get(a, a), role.get(b, b), letter) for a, b, letter in by_role(truth)}
+    assert found == written_out(
+        "embed > number_code",
+        "embed > code_reader k",
+        "number_code > code_reader v",
+        "code_reader > number_table",
+        "number_table > logits",
+    )
+    assert truth.mlps == tuple(sorted(int(m[1:]) for m in role if role[m].startswith("number")))
+    assert registry.load_task("ioi").truth(model).mlps == ()
 
 
 def test_every_copy_has_the_edges_of_its_role() -> None:

@@ -82,6 +82,37 @@ def test_the_health_gate_passes(name: str, ablation: Any) -> None:
     assert card.passed, render(card)
 
 
+def test_edges_are_the_algorithms_where_the_weights_follow_them() -> None:
+    assert {str(e) for e in ALGORITHMS["siit-induction"].edges} == {
+        "embed->0.1.v",
+        "embed->2.2.q",
+        "embed->2.2.v",
+        "0.1->2.2.k",
+        "2.2->logits",
+    }
+    for name in NAMES:
+        truth = load_task(name).truth(MODELS[name])
+        if name in ("siit-induction", "siit-two-hop"):
+            assert truth.edges == ALGORITHMS[name].edges
+            assert truth.edge_ablations == ("mean", "resample")
+        else:
+            assert truth.edges is None
+            assert any("no true edges" in spot for spot in truth.blind_spots)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "resample"])
+def test_no_fewer_edges_of_siit_induction_suffice(ablation: Any) -> None:
+    edges = oracle_of("siit-induction").edges
+    true = sorted(ALGORITHMS["siit-induction"].edges)
+    others = [edge for edge in edges.edges if edge not in true]
+    kept = [[e for i, e in enumerate(true) if k >> i & 1] for k in range(32)]
+    masks = [edges.without([*others, *(e for e in true if e not in some)]) for some in kept]
+    lost = edges.query(torch.stack(masks), ablation=ablation).task
+    faithful = 1 - lost / lost[0]
+    assert faithful[-1] > 0.95
+    assert faithful[:-1].max() < 0.95
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_interchanges_give_the_answers_of_the_algorithm(name: str) -> None:
