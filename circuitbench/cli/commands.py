@@ -56,7 +56,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--method", help="Method (default rl-ppo); see `circuitbench list methods`.")
-@click.option("--task", help="Task (default induction); see `circuitbench list tasks`.")
+@click.option("--task", help="Task (default induction) or file; see `circuitbench list tasks`.")
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
@@ -79,6 +79,7 @@ def run(
       circuitbench run --method acdc --task ioi --seed 3
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
       circuitbench run --method rl-ppo --set ppo.gamma=0.9 --checkpoints training/
+      circuitbench run --task ./my-task.yaml --model gpt2 --method acdc
       circuitbench run --config run.yaml --budget 144
     """
     reraise = reraise or _debug()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from circuitbench.results import Record
     from circuitbench.runs.progress import Progress as ProgressCallback
 
+NO_TRUTH = ("truth", "none is known", "")
+
 # A pipe has no width of its own; rows should not fold for it.
 out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err_console = Console(stderr=True, highlight=False)
@@ -52,7 +54,8 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
         selected = record.discovery["selected"]
         rows += [
             ("found heads", " ".join(selected) or "none", ""),
-            *_quality(record),
+            *(_quality(record) if record.truth else [NO_TRUTH]),
+            *_function(record),
         ]
     if record.external:
         return [*rows, ("cost", "unknown: found elsewhere", "")]
@@ -71,9 +74,13 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
 def head_grid_lines(record: Record) -> list[str]:
     """Layers x heads: ``#`` found, ``o`` missed, ``x`` wrongly found, ``.`` neither."""
     found = set(record.discovery["selected"])
-    true = {head for role in record.truth["roles"].values() for head in role["heads"]}
+    roles = record.truth.get("roles", {})
+    true = {head for role in roles.values() for head in role["heads"]}
     marks = {(True, True): "#", (False, True): "o", (True, False): "x", (False, False): "."}
     lines = ["heads by layer (# found, o missed, x wrongly found):"]
+    if not record.truth:
+        marks[True, False] = "#"
+        lines = ["heads by layer (# found; nobody knows which are true):"]
     for layer, row in enumerate(record.discovery["scores"]):
         names = [f"{layer}.{head}" for head in range(len(row))]
         marked = " ".join(marks[(name in found, name in true)] for name in names)
@@ -84,8 +91,8 @@ def head_grid_lines(record: Record) -> list[str]:
 def one_line(record: Record, new: bool) -> str:
     """One run of a sweep; ``new`` is False for one that was there already."""
     if record.status == "done":
-        (_, value, _), *_ = _quality(record)
-        what = f"AUROC {value}"
+        rows = _quality(record) if record.truth else _function(record) or [NO_TRUTH]
+        what = f"{rows[0][0]} {rows[0][1]}"
     else:
         what = f"{record.ending}: {record.reason}"
     kept = "" if new else " (kept)"
@@ -104,6 +111,23 @@ def _quality(record: Record) -> list[tuple[str, str, str]]:
         found = metric(key)
         chance = found.chance(outcome) if found.chance else None
         rows.append((title, _number(found.of(outcome)), _number(chance)))
+    return rows
+
+
+def _function(record: Record) -> list[tuple[str, str, str]]:
+    """What the model keeps of its task with the found heads alone; where no truth says more."""
+    from circuitbench.evaluation.metrics import metrics
+    from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
+    from circuitbench.results.content import outcome_of
+
+    if record.truth or not record.measurements:
+        return []
+    outcome = outcome_of(record)
+    rows = []
+    for ablation in MEASURED_ABLATIONS:
+        for key, title in (("faithfulness", "faithfulness"), ("cmd", "CMD")):
+            value = metrics()[f"{key}_{ablation}"].of(outcome)
+            rows.append((f"{title}, {ablation} ablation", _number(value), ""))
     return rows
 
 

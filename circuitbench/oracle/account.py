@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from circuitbench.core.circuit import Direction
 from circuitbench.core.errors import BudgetExceeded
 from circuitbench.core.info import Need
@@ -102,9 +104,9 @@ class Account:
         """Count forward passes of a batch's prompts and control spans."""
         source = batch.source
         self.meter.forwards += task + control
-        self.meter.tokens += len(batch) * (
-            task * source.prompts.tokens.shape[1] + control * source.control.shape[1]
-        )
+        asked = torch.from_numpy(batch.prompt_rows)
+        self.meter.tokens += task * source.prompts.n_tokens(asked)
+        self.meter.tokens += control * len(batch) * source.control.shape[1]
 
     def _fit(self, batch: Batch, ablation: Ablation) -> None:
         """Count what fitting takes, once for every batch or pool."""
@@ -114,4 +116,5 @@ class Account:
             source.fits_counted.add(ablation.name)
             self.meter.forwards += fit.forwards
             self.meter.backwards += fit.backwards
-            self.meter.tokens += fit.forwards * fit.prompts * source.prompts.tokens.shape[1]
+            fitted_on = torch.arange(fit.prompts)
+            self.meter.tokens += fit.forwards * source.prompts.n_tokens(fitted_on)

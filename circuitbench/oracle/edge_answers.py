@@ -196,13 +196,14 @@ class EdgeAnswers:
 
         if self.denoising:
             return written(), torch.cat([end for _, end in found])
-        if ablation.senders(half, lambda: self.f.embed(other[:1])[None]) is None:
+        lengths = None if self.prompts is None else self.prompts.lengths
+        if ablation.senders(half, lambda: self.f.embed(other)[None], lengths) is None:
             return None, None
         outputs = written()
 
         def replaced(x: Tensor) -> Tensor:
             """``[senders, rows, pos, d]``; ablations are the same for z as for what is written."""
-            out = ablation.senders(half, lambda: x)
+            out = ablation.senders(half, lambda: x, lengths)
             assert out is not None  # of one sender as of another
             return out
 

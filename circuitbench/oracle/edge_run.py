@@ -41,7 +41,8 @@ class EdgeRun:
             if rule.reference and self.prompts is not None:
                 self.references = self.f.attended(self.prompts.counterfactual)
             # [senders, batch or 1, pos, d_model], None is zero
-            self.ablated = ablation.senders(half, self._outputs_elsewhere)
+            lengths = None if self.prompts is None else self.prompts.lengths
+            self.ablated = ablation.senders(half, self._outputs_elsewhere, lengths)
 
     def _outputs_elsewhere(self) -> Tensor:
         """All senders' outputs on the counterfactual prompts, or on the control spans."""

@@ -146,7 +146,7 @@ def _prepare(
             name = name_of(type(task))
             unregistered["task"] = fingerprint(task)
         given_task, task = task, name
-        hows["task_of"] = lambda _: given_task
+        hows["task_of"] = lambda *_: given_task
     if model is not None and not isinstance(model, str):
         if remembered(model) is None:
             weights = model.transformer

@@ -29,6 +29,7 @@ from circuitbench.runs.command import command_line
 from circuitbench.runs.spec import RunSpec, configure
 from circuitbench.runs.training import refuse_scored_name
 from circuitbench.tasks.base import Task
+from circuitbench.tasks.text.task import TextTask
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def prepare(
     spec: RunSpec,
     model_of: Callable[[str], Model] = load_model,
     method_of: Callable[..., Method] = load_method,
-    task_of: Callable[[str], Task] = load_task,
+    task_of: Callable[..., Task] = load_task,
     unregistered: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Prepared:
     """Resolve every name, value and device of ``spec``.
@@ -78,7 +79,7 @@ def prepare(
         spec: what is asked for.
         model_of: loads a model by name; one that remembers saves loading it again.
         method_of: loads a method by name and hyperparameters.
-        task_of: loads the task of the run by name.
+        task_of: loads the task of the run by name, which truth scores it, and control text.
         unregistered: ``method``, ``task`` or ``model`` -> what tells it from others of its name,
             of those that are no installed plug-ins; part of the run's identity.
 
@@ -87,22 +88,33 @@ def prepare(
             record could not hold it.
     """
     method = method_of(spec.method, **spec.hyperparameters)
-    task = task_of(spec.task)
+    task = task_of(spec.task, spec.truth, spec.control)
     curriculum = _curriculum(method, spec.method) if isinstance(method, Learner) else Curriculum()
     for name in curriculum.tasks:
-        task_of(name) if name == spec.task else load_task(name)
+        if name != spec.task:
+            load_task(name)
     for name in curriculum.models:
         find("model", plugin_of(name)[0])
     device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
-    for kind, name in (("method", spec.method), ("task", spec.task), ("model", model.name)):
-        check_name(kind, name)
     refuse_scored_name(spec.method, curriculum.models, model.name)
-    plain(model.provenance, "model.provenance")
     resolved = dataclasses.replace(spec, model=model.name, device=device)
+    if isinstance(task, TextTask):  # a file is named without its folder, by what it says
+        resolved = dataclasses.replace(resolved, task=task.name, control=task.control_name)
+    for kind in ("method", "task", "model"):
+        check_name(kind, getattr(resolved, kind))
+    for kind in ("truth", "control"):
+        if getattr(resolved, kind) is not None:
+            check_name(kind, getattr(resolved, kind))
+    plain(model.provenance, "model.provenance")
     fields = {f.name: getattr(resolved, f.name) for f in dataclasses.fields(resolved)}
+    for kind in ("truth", "control"):
+        if fields[kind] is None:  # runs from before there was a choice keep their ids
+            del fields[kind]
     identity = plain({**fields, "hyperparameters": hyperparameters(method)}, "spec")
     info = info_of(spec.method, spec.task, model.name)
+    if isinstance(task, TextTask):
+        info["task"] = task.info.as_dict()
     if unregistered:
         identity["unregistered"] = plain(dict(unregistered), "unregistered")
         given = {"method": type(method), "task": type(task)}

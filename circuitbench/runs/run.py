@@ -108,8 +108,9 @@ class _Ongoing:
         """Load, train, discover."""
         prepared, spec = self.prepared, self.prepared.spec
         truth = prepared.task.truth(prepared.model)
-        head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
-        self.outcome["truth"] = plain(truth_of(truth), "truth")
+        if truth is not None:
+            head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
+            self.outcome["truth"] = plain(truth_of(truth), "truth")
         oracle = make_oracle(
             prepared, spec.task, prepared.task, "discovery", self.discovering, spec.budget
         )

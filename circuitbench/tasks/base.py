@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ REST = "rest"
 
 @dataclass(frozen=True)
 class Prompts:
-    """A batch of prompts of equal length, and the metric as a linear function of logits.
+    """A batch of prompts, and the metric as a linear function of logits.
 
     The metric of one prompt is the mean over its ``k`` positions of
     ``sum_c weights[c] * logit[token_ids[c]]``: with weights ``+1, -1`` the logit difference
@@ -36,6 +36,12 @@ class Prompts:
         spans: named stretches of every prompt, by name ``[batch, 2]`` long: the first position
             and the one after the last. They do not overlap; positions in none of them are
             called :data:`REST`. None where the task names no positions.
+        lengths: ``[batch]`` long; how many tokens each prompt, and its counterfactual, really has.
+            None: all of them. Rows are filled up behind their last token, where causal attention
+            never looks, so a short prompt gives what it gives alone.
+
+    Raises:
+        InvalidPlugin: a tensor of another shape, or a position outside its prompt.
     """
 
     tokens: Tensor
@@ -45,6 +51,7 @@ class Prompts:
     weights: Tensor
     choices: Tensor
     spans: Mapping[str, Tensor] | None = None
+    lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch = self.tokens.shape[0]
@@ -61,7 +68,12 @@ class Prompts:
         ):
             if tuple(tensor.shape) != shape:
                 raise InvalidPlugin(f"prompts.{name} must be {shape}, not {tuple(tensor.shape)}")
-        if int(self.positions.max()) >= self.tokens.shape[1] or int(self.positions.min()) < 0:
+        if self.lengths is not None and tuple(self.lengths.shape) != (batch,):
+            raise InvalidPlugin(
+                f"prompts.lengths must be ({batch},), not {tuple(self.lengths.shape)}"
+            )
+        ends = self.tokens.shape[1] if self.lengths is None else self.lengths[:, None]
+        if bool((self.positions >= ends).any()) or int(self.positions.min()) < 0:
             raise InvalidPlugin("prompts.positions points outside the prompts")
         if self.spans is not None:
             self._check_spans(self.spans)
@@ -79,11 +91,12 @@ class Prompts:
             self.weights[index],
             self.choices,
             None if self.spans is None else {k: v[index] for k, v in self.spans.items()},
+            None if self.lengths is None else self.lengths[index],
         )
 
     def to(self, device: str | torch.device) -> Prompts:
         """A copy on ``device``."""
-        tensors = {k: v.to(device) for k, v in vars(self).items() if k != "spans"}
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         spans = self.spans
         if spans is not None:
             spans = {name: span.to(device) for name, span in spans.items()}
@@ -102,6 +115,12 @@ class Prompts:
             for name, span in self.spans.items()
         }
         return found | {REST: ~torch.stack(list(found.values())).any(0)}
+
+    def n_tokens(self, rows: Tensor | None = None) -> int:
+        """How many tokens the prompts (of some rows) have together, fillings not counted."""
+        if self.lengths is None:
+            return (len(self) if rows is None else len(rows)) * self.tokens.shape[1]
+        return int((self.lengths if rows is None else self.lengths[rows]).sum())
 
     def metric(self, logits: Tensor) -> Tensor:
         """Per-prompt metric ``[batch]`` from logits ``[batch, pos, d_vocab]`` (logit units)."""
@@ -170,6 +189,17 @@ def spans_at(n: int, spans: Mapping[str, Tensor | np.ndarray | int]) -> dict[str
     return found
 
 
+def filled_up(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+    """Rows of tokens as one tensor ``[batch, pos]``, and their lengths where they differ.
+
+    A short row is filled up with its own last token, which no earlier position sees.
+    """
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    tokens = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
+    return tokens, None if min(lengths) == longest else torch.tensor(lengths)
+
+
 @runtime_checkable
 class Task(Protocol):
     """The contract of the entry-point group ``circuitbench.tasks``.
@@ -191,6 +221,9 @@ class Task(Protocol):
         """``n`` fresh spans of ordinary text, ``[n, pos]`` long, BOS first."""
         ...
 
-    def truth(self, model: Model) -> Circuit:
-        """The circuit of this task in this model; only the evaluator calls this."""
+    def truth(self, model: Model) -> Circuit | None:
+        """The circuit of this task in this model, None if nobody knows it.
+
+        Only the evaluator calls this.
+        """
         ...

@@ -103,7 +103,9 @@ def test_run_and_evaluate_from_python() -> None:
     oracle = circuitbench.Oracle(model, task, task_name="ioi", seed=0, batch_size=4)
     discovery = method.discover(oracle, circuitbench.generator(0, "method"))
     assert len(discovery.selected) == 36
-    assert circuitbench.evaluate(discovery, task.truth(model))["selection"]["size"] == 36
+    truth = task.truth(model)
+    assert truth is not None
+    assert circuitbench.evaluate(discovery, truth)["selection"]["size"] == 36
     with pytest.raises(circuitbench.UnknownName, match="did you mean 'share'"):
         circuitbench.load_method("random", shar=0.25)
 

@@ -59,7 +59,8 @@ def test_trained_models_do_their_task_and_speak_their_language(name: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_siit_heads_matter_and_no_other_head_does(name: str) -> None:
-    oracle, truth = oracle_of(name), load_task(name).truth(MODELS[name])
+    truth: Any = load_task(name).truth(MODELS[name])
+    oracle = oracle_of(name)
     inside = grid_of(truth.heads, oracle.shape)
     assert truth.heads == frozenset(ALGORITHMS[name].nodes.values())
     subsets = torch.from_numpy(np.random.default_rng(1).random((16, *oracle.shape)) < 0.5)
@@ -163,7 +164,8 @@ def test_search_finds_a_planted_set_and_effects_are_those_of_its_heads() -> None
 
 def test_the_truth_of_trained_induction_is_what_the_search_found() -> None:
     model = MODELS[INDUCTION]
-    truth, report = load_task(INDUCTION).truth(model), model.construction.report
+    truth: Any = load_task(INDUCTION).truth(model)
+    report = model.construction.report
     found = report["search"]["zero"][str(report["tolerance"])]
     assert sorted(map(str, truth.heads)) == sorted(found["heads"])
     scores = report["previous_token_score"], report["prefix_matching_score"]
@@ -278,6 +280,7 @@ def test_training_replaces_heads_as_the_oracle_does(name: str) -> None:
     class Given:
         def __init__(self) -> None:
             self.fitted: dict[str, list[torch.Tensor]] = {}
+            self.lengths: torch.Tensor | None = None
 
         def heads(self, text: str, everywhere: bool = True, n: int | None = None) -> Any:
             assert text == "counterfactual"

@@ -20,14 +20,13 @@ from circuitbench.models.planted.presets import (
     planted_easy,
     planted_model,
 )
-from circuitbench.tasks.base import Task
 from circuitbench.tasks.planted.docstring import Docstring
 from circuitbench.tasks.planted.greater_than import GreaterThan
 from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 from circuitbench.tasks.planted.two_hop import TwoHop
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, Any] = {
     "induction": Induction(),
     "ioi": IOI(),
     "docstring": Docstring(),

@@ -22,6 +22,7 @@ from circuitbench.core.info import attached
 from circuitbench.models import Model
 from circuitbench.oracle.ablations import ablation_named
 from circuitbench.tasks.base import Prompts, Task
+from circuitbench.tasks.text.task import TextTask
 
 
 class TaskUnderTest:
@@ -52,8 +53,8 @@ class TaskUnderTest:
         )
 
     @cached_property
-    def truth(self) -> Circuit:
-        """What the task says is true."""
+    def truth(self) -> Circuit | None:
+        """What the task says is true; None where nobody knows."""
         return self.task.truth(self.model)
 
     @property
@@ -74,7 +75,7 @@ TASK: Contract[TaskUnderTest] = Contract()
 )
 def _(plugin: TaskUnderTest) -> None:
     """It has default_model, prompts(), control() and truth()."""
-    if not isinstance(plugin.task, Task):
+    if not isinstance(plugin.task, TextTask | Task):  # a file may name no model
         raise InvalidPlugin(
             f"{type(plugin.task).__name__} needs default_model, prompts(), control() and truth()"
         )
@@ -186,12 +187,14 @@ def _(plugin: TaskUnderTest) -> None:
 
 @TASK.promise(
     "truth",
-    "Return a Circuit whose heads are counted from 0 and lie in the model.",
+    "Return a Circuit whose heads are counted from 0 and lie in the model, or None.",
     needs=("interface",),
 )
 def _(plugin: TaskUnderTest) -> None:
-    """Its truth is a circuit inside the model."""
+    """Its truth is a circuit inside the model, or None where nobody knows it."""
     truth = plugin.truth
+    if truth is None:
+        return
     if not isinstance(truth, Circuit):
         raise InvalidPlugin(f"truth() must return a Circuit, not {type(truth).__name__}")
     if not truth.heads and not truth.mlps:
@@ -209,6 +212,8 @@ def _(plugin: TaskUnderTest) -> None:
 )
 def _(plugin: TaskUnderTest) -> None:
     """Its truth names ablations that exist."""
+    if plugin.truth is None:
+        return
     try:
         for name in (*plugin.truth.ablations, *plugin.truth.edge_ablations):
             ablation_named(name)
@@ -219,18 +224,22 @@ def _(plugin: TaskUnderTest) -> None:
 @TASK.promise("description", READ, needs=("interface",))
 def _(plugin: TaskUnderTest) -> None:
     """It says what it is, in an Info that lists can read from its source."""
-    checked_info(type(plugin.task))
+    if not isinstance(plugin.task, TextTask):
+        checked_info(type(plugin.task))
 
 
 @TASK.promise("granularity", GRANULARITY, needs=("truth",))
 def _(plugin: TaskUnderTest) -> None:
     """Its Info says whether the truth lists edges."""
-    check_granularity(type(plugin.task), "the truth lists", plugin.truth.edges is not None)
+    if plugin.truth is not None and not isinstance(plugin.task, TextTask):
+        check_granularity(type(plugin.task), "the truth lists", plugin.truth.edges is not None)
 
 
 @TASK.promise("needs", "Name 'mlps' in Info(needs=...) if the truth names some.", needs=("truth",))
 def _(plugin: TaskUnderTest) -> None:
     """Its Info says whether the circuit has MLPs."""
+    if plugin.truth is None or isinstance(plugin.task, TextTask):
+        return
     info, mlps = attached(type(plugin.task)), plugin.truth.mlps
     if info is not None and ("mlps" in info.needs) != bool(mlps):
         raise InvalidPlugin(

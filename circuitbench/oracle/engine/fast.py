@@ -31,6 +31,7 @@ class _Prepared:
     counter: Stream
     control: Stream
     directions: readout.Directions
+    lengths: Tensor | None
     swaps: dict[tuple[Half, str], Swap | None] = field(default_factory=dict)
     fitted: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -217,6 +218,7 @@ class FastEngine:
                 Stream(prompts.counterfactual, prompts.positions),
                 Stream(source.control.to(self.device)),
                 readout.Directions(self.forward.weights.unembed, prompts),
+                prompts.lengths,
             )
             streams = {s.serial for s in (prepared.task, prepared.counter, prepared.control)}
             finalize(source, self.runner.cache.dead.append, streams)
@@ -321,7 +323,7 @@ class _Activations:
 
     def __init__(self, engine: FastEngine, prepared: _Prepared) -> None:
         self._engine, self._prepared = engine, prepared
-        self.fitted = prepared.fitted
+        self.fitted, self.lengths = prepared.fitted, prepared.lengths
 
     def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
         """See :meth:`Activations.heads`."""

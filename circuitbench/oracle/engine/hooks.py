@@ -158,6 +158,7 @@ class _Activations:
         }
         self._known: dict[Text, list[Tensor]] = {}
         self.fitted: dict[str, list[Tensor]] = {}
+        self.lengths = self._prompts.lengths
 
     def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
         """See :meth:`Activations.heads`; always at all positions."""
