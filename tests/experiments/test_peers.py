@@ -11,7 +11,7 @@ import torch
 from circuitbench.core.circuit import Edge
 from circuitbench.models import Model
 from circuitbench.oracle import Oracle
-from circuitbench.plugins.registry import method_class
+from circuitbench.runs.prepare import load_method
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "tables" / "peers.py"
 
@@ -71,7 +71,7 @@ def test_the_order_handed_over_is_the_one_acdc_visits(peers: Any) -> None:
         return answer(masks, **options)
 
     oracle.edges.query = watch
-    method_class("acdc-edges")(threshold=1e-30).discover(oracle, np.random.default_rng(0))
+    load_method("acdc-edges", threshold=1e-30).discover(oracle, np.random.default_rng(0))
     order = [oracle.edges.edges[i] for i in dict.fromkeys(asked)]
     expected = peers.acdc_order(oracle.edges.edges)
     assert len(order) > len(expected) // 2
