@@ -148,7 +148,7 @@ def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
 
 
 def test_what_only_says_which_position_is_no_edge() -> None:
-    truth = load_task("reverse").truth(MODELS["reverse"])
+    truth: Any = load_task("reverse").truth(MODELS["reverse"])
     (stop,), (fetch,) = (truth.roles[role].heads for role in ("find-stop", "fetch"))
     (mirror,) = truth.mlps
     assert truth.edges == {

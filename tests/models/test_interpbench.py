@@ -42,7 +42,7 @@ def test_a_case_computes_what_its_weights_say(case: Path) -> None:
 
 def test_its_edges_are_the_truth(case: Path) -> None:
     model = load_model(f"interpbench:{case}")
-    circuit = load_task("interpbench").truth(model)
+    circuit: Any = load_task("interpbench").truth(model)
     assert {str(edge) for edge in circuit.edges or ()} == {
         "embed->0.1.q",
         "embed->m0",

@@ -132,7 +132,8 @@ def test_greater_than_runs_through_mlps() -> None:
         "number_table > logits",
     )
     assert truth.mlps == tuple(sorted(int(m[1:]) for m in role if role[m].startswith("number")))
-    assert registry.load_task("ioi").truth(model).mlps == ()
+    without: Any = registry.load_task("ioi").truth(model)
+    assert without.mlps == ()
 
 
 def test_every_copy_has_the_edges_of_its_role() -> None:
@@ -148,8 +149,9 @@ def test_edges_do_not_depend_on_which_prompts_are_drawn(task: str) -> None:
     truth: Any = loaded.truth(model)
     for seed in (1, 2):
         drawn = loaded.prompts(model, 16, np.random.default_rng(seed))
-        arrays = (drawn.tokens, drawn.counterfactual, drawn.positions, drawn.token_ids)
-        again = edges_of(model.construction, tuple(truth.roles), *(x.numpy() for x in arrays))
+        tensors = (drawn.tokens, drawn.counterfactual, drawn.positions, drawn.token_ids)
+        arrays: list[Any] = [x.numpy() for x in tensors]
+        again = edges_of(model.construction, tuple(truth.roles), *arrays)
         assert again == truth.edges
 
 

@@ -91,7 +91,7 @@ def test_edges_are_the_algorithms_where_the_weights_follow_them() -> None:
         "2.2->logits",
     }
     for name in NAMES:
-        truth = load_task(name).truth(MODELS[name])
+        truth: Any = load_task(name).truth(MODELS[name])
         if name in ("siit-induction", "siit-two-hop"):
             assert truth.edges == ALGORITHMS[name].edges
             assert truth.edge_ablations == ("mean", "resample")

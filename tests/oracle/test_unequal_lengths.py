@@ -147,6 +147,7 @@ def test_parts_and_places_are_checked() -> None:
     part = made.take(torch.tensor([1, 3]))
     assert part.lengths is not None
     assert part.lengths.tolist() == [8, 6]
+    assert part.spans is not None
     assert part.spans["first"].shape == (2, 2)
     assert made.n_tokens() == sum(LENGTHS)
     wrong = {**vars(made), "positions": made.positions + 1}

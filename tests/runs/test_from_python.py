@@ -53,7 +53,8 @@ def test_a_result_has_the_answer_its_scores_and_its_metrics() -> None:
     assert found.selected == found.discovery.selected
     assert 0 <= found.metrics["average_precision"] <= 1
     assert found.truth is not None
-    assert found.truth.heads == cb.load_task("reverse").truth(cb.load_model(found.model)).heads
+    known: Any = cb.load_task("reverse").truth(cb.load_model(found.model))
+    assert found.truth.heads == known.heads
     assert found.path is None
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from circuitbench.cli import main
-from circuitbench.models.pretrained import FOLDER_VARIABLE, load_pretrained
+from circuitbench.models.checkpoints.files import FOLDER_VARIABLE
+from circuitbench.models.pretrained import load_pretrained
 from circuitbench.plugins.behaviours import behaviours
 from circuitbench.plugins.registry import load_task
 from circuitbench.results import read_folder
@@ -84,6 +85,7 @@ def test_ioi_in_words(tiny: Any) -> None:
         text = decode(prompts.tokens[i, 1:].tolist())
         assert text.count(decode([answer])) == 1
         assert text.count(decode([wrong])) == 2
+        assert prompts.spans is not None
         start, end = prompts.spans["S2"][i].tolist()
         assert decode(prompts.tokens[i, start:end].tolist()) == decode([wrong])
 
