@@ -20,7 +20,8 @@ from circuitbench.cli.display import (
     summary,
     warn,
 )
-from circuitbench.cli.examine import doctor, stability, validate_task
+from circuitbench.cli.examine import check, doctor, stability, validate_task
+from circuitbench.cli.new import new
 from circuitbench.cli.options import (
     Failed,
     LetThrough,
@@ -55,7 +56,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--method", help="Method (default rl-ppo); see `circuitbench list methods`.")
-@click.option("--task", help="Task (default induction); see `circuitbench list tasks`.")
+@click.option("--task", help="Task (default induction) or file; see `circuitbench list tasks`.")
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
@@ -78,6 +79,7 @@ def run(
       circuitbench run --method acdc --task ioi --seed 3
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
       circuitbench run --method rl-ppo --set ppo.gamma=0.9 --checkpoints training/
+      circuitbench run --task ./my-task.yaml --model gpt2 --method acdc
       circuitbench run --config run.yaml --budget 144
     """
     reraise = reraise or _debug()
@@ -158,7 +160,7 @@ def sweep(
             reraise=reraise,
         )
         for record, new in runs:
-            failures += record.status != "done"
+            failures += record.status not in ("done", "skipped")
             err_console.print(one_line(record, new), soft_wrap=True)
     out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
     if failures:
@@ -222,7 +224,8 @@ def show(record: str, results: Path, as_json: bool) -> None:
     else:
         for line in head_grid_lines(loaded):
             out_console.print(line, markup=False, soft_wrap=True)
-    out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
+    if loaded.command:
+        out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
 
 
 @cli.command()
@@ -269,7 +272,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (stability, validate_task, doctor, export, import_, score):
+for verb in (new, check, stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 

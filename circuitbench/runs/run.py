@@ -22,13 +22,11 @@ from circuitbench.plugins.method import (
     TrainingTools,
     track_of,
 )
-from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
-from circuitbench.runs.command import command_line
 from circuitbench.runs.failure import one_line, traceback_of
-from circuitbench.runs.prepare import Prepared
+from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.stages import discover, make_oracle, measure, train
 
@@ -50,7 +48,9 @@ def run(
 
     Whatever a stage raises gives a record with status ``failed``, the stage, the reason and the
     traceback. So does an exhausted budget, or an answer that is no :class:`Discovery` of finite
-    numbers.
+    numbers. A method that needs what this task or model cannot give (see
+    :func:`circuitbench.runs.prepare.unmet`) asks nothing: the record is ``skipped``, with the
+    reason.
 
     Args:
         prepared: what to run.
@@ -70,6 +70,8 @@ def run(
             keep(record)
 
     try:
+        if reason := unmet(prepared):
+            return ongoing.record("skipped", reason=reason)
         discovery = ongoing.go_on(unmeasured) if unmeasured else ongoing.discover()
         if prepared.spec.functional != "none":
             ongoing.stage = "measuring"
@@ -106,8 +108,9 @@ class _Ongoing:
         """Load, train, discover."""
         prepared, spec = self.prepared, self.prepared.spec
         truth = prepared.task.truth(prepared.model)
-        head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
-        self.outcome["truth"] = plain(truth_of(truth), "truth")
+        if truth is not None:
+            head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
+            self.outcome["truth"] = plain(truth_of(truth), "truth")
         oracle = make_oracle(
             prepared, spec.task, prepared.task, "discovery", self.discovering, spec.budget
         )
@@ -158,7 +161,7 @@ class _Ongoing:
         self, status: Status, stage: Stage = "", reason: str = "", traceback: str = ""
     ) -> Record:
         """What is known now."""
-        prepared, spec = self.prepared, self.prepared.spec
+        prepared = self.prepared
         spent = {"discovery": self.discovering.as_dict(), "training": self.training.as_dict()}
         return Record(
             spec=prepared.identity,
@@ -166,10 +169,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info={
-                **info_of(spec.method, spec.task, prepared.model.name),
-                "training": _trained_on(prepared.method),
-            },
+            info={**prepared.info, "training": _trained_on(prepared.method)},
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -180,7 +180,7 @@ class _Ongoing:
             },
             versions=dict(prepared.versions),
             hardware=self.hardware,
-            command=command_line(spec),
+            command=prepared.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

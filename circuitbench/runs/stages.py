@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitbench.core.circuit import Circuit
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.evaluation.without_truth import measurements
 from circuitbench.models.base import Model
@@ -75,7 +76,13 @@ def train(
         for name, task in tasks.items():
             oracles.append(make_oracle(prepared, name, task, "training", meter, None, pool, model))
             if curriculum.labelled:
-                truths.append(task.truth(model))
+                truth = task.truth(model)
+                if truth is None:
+                    raise InvalidSpec(
+                        f"{spec.method} learns from true circuits; nobody knows that of {name} in "
+                        f"{model.name}"
+                    )
+                truths.append(truth)
     # What is learnt on fixed tasks of other models is the same whatever it is scored on.
     frozen = curriculum.models and curriculum.tasks
     where = () if frozen else (spec.task, prepared.model.name)

@@ -1,4 +1,4 @@
-"""The table of docs/baselines.md: ``python experiments/tables/baselines.py``.
+"""The tables of docs/baselines.md: ``python experiments/tables/baselines.py``, ``... --edges``.
 
 Every method on the five planted tasks, on plantings of three presets whose seeds no published
 record uses. A run draws its prompts, and all else, from the planting's seed. Methods that learn
@@ -62,8 +62,24 @@ def frozen(method: str, seed: int) -> Frozen:
     return Frozen(prepared.method)
 
 
-def score(method: str, task: str, preset: str, seed: int) -> tuple[float, float, int, float]:
-    """Average precision, F1, queries and CPU seconds (measuring included) of one run."""
+EDGE_METHODS = (
+    "edge-attribution-patching",
+    "bootstrap-stable-edges",
+    "edge-integer-programme",
+    "edge-ensemble",
+    "edge-pruning",
+    "subnetwork-probing-edges",
+    "uniform-gradient-sampling",
+)
+
+
+def score(
+    method: str, task: str, preset: str, seed: int, unit: str = ""
+) -> tuple[float, float, int, float]:
+    """Average precision, F1, queries and CPU seconds (measuring included) of one run.
+
+    ``unit`` is "" where heads are scored, and "edge_" where edges are.
+    """
     spec = RunSpec(
         method=method,
         task=task,
@@ -81,7 +97,7 @@ def score(method: str, task: str, preset: str, seed: int) -> tuple[float, float,
         raise RunFailed(f"{method} on {task}, {preset}@{seed}: {record.reason}")
     seconds = time.process_time() - began
     outcome = outcome_of(record)
-    precision, f1 = (metric(key).of(outcome) for key in ("average_precision", "f1"))
+    precision, f1 = (metric(unit + key).of(outcome) for key in ("average_precision", "f1"))
     assert precision is not None
     assert f1 is not None
     return precision, f1, record.costs["discovery"]["queries"], seconds
@@ -89,19 +105,22 @@ def score(method: str, task: str, preset: str, seed: int) -> tuple[float, float,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--methods", nargs="+", default=None)
+    parser.add_argument("--edges", action="store_true", help="score edges, not heads")
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(100, 101, 102))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    unit = "edge_" if options.edges else ""
+    methods = options.methods or (EDGE_METHODS if options.edges else METHODS)
     columns = [f"{preset} AP | F1" for preset in options.presets]
     print("| method |", " | ".join(columns), "| queries | slowest, CPU s |")
     print("|---|" + "---:|" * (2 * len(columns) + 2))
-    for method in options.methods:
+    for method in methods:
         cells, costs = [], []
         for preset in options.presets:
-            runs = [score(method, t, preset, s) for s in options.seeds for t in options.tasks]
+            runs = [score(method, t, preset, s, unit) for s in options.seeds for t in options.tasks]
             precision, f1 = np.mean([one[:2] for one in runs], axis=0)
             cells += [f"{precision:.2f}", f"{f1:.2f}"]
             costs += [one[2:] for one in runs]

@@ -49,7 +49,9 @@ def score(method: str, model: Model, task: str, seed: int) -> tuple[float, float
     loaded = load_task(task)
     oracle = Oracle(model, loaded, task_name=task, seed=seed, batch_size=PROMPTS)
     discovery = method_class(method)().discover(oracle, generator(seed, task, method))
-    metrics = evaluate(discovery, loaded.truth(model))
+    truth = loaded.truth(model)
+    assert truth is not None
+    metrics = evaluate(discovery, truth)
     return metrics["ranking"]["auroc"], metrics["selection"]["f1"]
 
 

@@ -30,7 +30,9 @@ class Bench:
         task, model = load_task(name), load_model(name)
         self.oracle = Oracle(model, task, task_name=name, seed=0, batch_size=prompts)
         self.edges = self.oracle.edges.edges
-        nodes = {"embed", *map(str, task.truth(model).heads)}
+        truth = task.truth(model)
+        assert truth is not None
+        nodes = {"embed", *map(str, truth.heads)}
         self.inside = [
             e
             for e in self.edges

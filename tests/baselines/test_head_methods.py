@@ -20,7 +20,7 @@ from circuitbench_baselines.head_importance import HeadImportance
 from circuitbench_baselines.pairwise_regression import PairwiseRegression
 from circuitbench_baselines.path_patching import PathPatching
 from circuitbench_baselines.shapley import ShapleyValues
-from circuitbench_baselines.subnetwork_probing import SubnetworkProbing, hard_concrete, open_chance
+from circuitbench_baselines.subnetwork_probing import SubnetworkProbing
 
 CAUSE, OTHER, ANSWER, WRONG = 1, 2, 3, 4
 # What each head adds to the answer by itself. 0.0 and 0.1 are stand-ins: together they add 2,
@@ -201,16 +201,6 @@ def test_probing_keeps_what_pays_for_itself_and_both_stand_ins() -> None:
     assert found.scores[0, :2].max() < found.scores[0, 2]
     none, _ = discover(SubnetworkProbing(steps=200, penalty=100))
     assert none.selected == frozenset()
-
-
-def test_gates_are_hard_concrete() -> None:
-    location = torch.tensor([-1.0, 0.0, 2.0]).double()
-    rng = np.random.default_rng(0)
-    gates = torch.stack([hard_concrete(location, rng) for _ in range(20_000)])
-    assert gates.min() == 0
-    assert gates.max() == 1
-    opened = (gates > 0).double().mean(0)
-    assert opened.numpy() == pytest.approx(open_chance(location).numpy(), abs=0.01)
 
 
 def test_restoring_adds_what_is_missing_and_stops() -> None:

@@ -31,7 +31,9 @@ def oracles_of(seeds: Any, tasks: Any = ("induction", "ioi"), n_layers: int = 4)
         for name in tasks:
             task = load_task(name)
             oracles.append(Oracle(model, task, task_name=name, seed=seed, batch_size=4))
-            truths.append(task.truth(model))
+            truth = task.truth(model)
+            assert truth is not None
+            truths.append(truth)
     return oracles, TrainingTools(truths=tuple(truths))
 
 

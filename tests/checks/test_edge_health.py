@@ -41,7 +41,7 @@ MLPS = planted_model(
 def checked(model: Any, name: str, change: Any = None, sets: int = 1) -> tuple[Check, ...]:
     """The edge checks of a task on a model, its true edges changed."""
     task = registry.load_task(name)
-    truth = task.truth(model)
+    truth: Any = task.truth(model)
     if change is not None:
         truth = replace(truth, edges=frozenset(change(truth)))
     oracle = Oracle(model, task, task_name=name, seed=0, batch_size=6)

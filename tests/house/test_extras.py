@@ -163,13 +163,15 @@ def distributions(names: Iterable[str]) -> set[str]:
 
 
 OPTIONAL = PROJECT["optional-dependencies"]
+# Extras of what we work with, not of what users import.
+TOOLS = ("all", "dev", "docs")
 # Imported by packages of ours that an extra brings, never by us: torch's and sb3's event writers.
 INDIRECT = {"tensorboard"}
 
 
 def test_whatever_is_imported_is_declared_and_the_other_way_round() -> None:
     users = declared(
-        text for extra, texts in OPTIONAL.items() if extra not in ("all", "dev") for text in texts
+        text for extra, texts in OPTIONAL.items() if extra not in TOOLS for text in texts
     )
     names = {**imported(False), **imported(True)}
     assert distributions(names) == (declared(PROJECT["dependencies"]) | users) - INDIRECT
@@ -182,7 +184,7 @@ def test_the_table_of_extras_is_that_of_pyproject() -> None:
         assert names & declared(OPTIONAL[extra]), name
     tabled = {normal(known.get(name, [name])[0]) for name in EXTRAS}
     for extra, texts in OPTIONAL.items():
-        if extra not in ("all", "dev"):
+        if extra not in TOOLS:
             assert declared(texts) <= tabled, extra
 
 

@@ -81,7 +81,7 @@ def test_options_change_the_weights_and_not_the_program(name: str, options: Any)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_truth_heads_matter_and_others_never_do(name: str) -> None:
     model, task = MODELS[name], load_task(name)
-    truth = task.truth(model)
+    truth: Any = task.truth(model)
     oracle = Oracle(model, task, task_name=name, seed=3, batch_size=32)
     inside = torch.zeros(oracle.shape, dtype=torch.bool)
     for layer, head in truth.heads:
@@ -134,7 +134,7 @@ def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name:
 
 def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
     for name, model in MODELS.items():
-        truth = load_task(name).truth(model)
+        truth: Any = load_task(name).truth(model)
         assert truth.edges is not None
         inside = {str(h) for h in truth.heads} | {f"m{i}" for i in truth.mlps}
         for sender, receiver in truth.edges:
@@ -148,7 +148,7 @@ def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
 
 
 def test_what_only_says_which_position_is_no_edge() -> None:
-    truth = load_task("reverse").truth(MODELS["reverse"])
+    truth: Any = load_task("reverse").truth(MODELS["reverse"])
     (stop,), (fetch,) = (truth.roles[role].heads for role in ("find-stop", "fetch"))
     (mirror,) = truth.mlps
     assert truth.edges == {

@@ -208,7 +208,8 @@ def test_other_models_come_with_their_truths_and_their_cost_is_trainings() -> No
     record = run(prepared_with(method, "reverse"))
     assert record.status == "done", record.reason
     assert [truth.kind for truth in method.truths] == ["constructed"] * 2
-    wanted = [load_task("reverse").truth(load_model(name)).heads for name in method.models]
+    known: list[Any] = [load_task("reverse").truth(load_model(name)) for name in method.models]
+    wanted = [truth.heads for truth in known]
     assert [truth.heads for truth in method.truths] == wanted
     assert (record.costs["training"]["queries"], record.costs["discovery"]["queries"]) == (4, 0)
     told = {"track": "other-models", "models": list(method.models), "labelled": True}

@@ -33,8 +33,8 @@ from circuitbench.models.trained.algorithms import (
     TwoHopAlgorithm,
 )
 from circuitbench.models.trained.skipgrams import SkipGrams
-from circuitbench.models.trained.weight_names import parameters, with_parameters
 from circuitbench.models.transformer import Transformer, TransformerConfig
+from circuitbench.models.weight_names import parameters, with_parameters
 
 INDUCTION = "trained-induction"
 ALGORITHMS: dict[str, Algorithm] = {
