@@ -236,7 +236,7 @@ def _head_maps(
         if config.fading is not None and config.fading.leak:
             leak = config.fading.leak * rng.choice([-1.0, 1.0])
             ov += [(value, leak * output) for value, output in model.ov]
-        maps[head] = HeadMaps(model.qk, tuple(ov))
+        maps[head] = HeadMaps(model.scores, tuple(ov))
     return maps
 
 
@@ -360,7 +360,7 @@ def _stack(maps: HeadMaps, d_head: int) -> tuple[np.ndarray, ...]:
     """A head's terms side by side, padded to ``d_head``: Q, K, V ``[size, d]``, O ``[d, size]``."""
     q, k, v = (
         np.hstack([term[i] for term in terms])
-        for terms, i in ((maps.qk, 0), (maps.qk, 1), (maps.ov, 0))
+        for terms, i in ((maps.scores, 0), (maps.scores, 1), (maps.ov, 0))
     )
     o = np.vstack([term[1] for term in maps.ov])
     padded = (np.pad(m, [(0, 0), (0, d_head - m.shape[1])]) for m in (q, k, v))

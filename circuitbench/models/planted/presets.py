@@ -167,8 +167,17 @@ HARD_LIMITS = Limits(
 )
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
-FADING_LIMITS = Limits(matters=0.03)
-"""Where shares are unequal, the smallest are small."""
+FADING_LIMITS = Limits(
+    sufficiency=0.15,
+    edge_sufficiency=0.15,
+    matters=0.02,
+    edge_matters=0.002,
+    against=4,
+    tolerance=0.06,
+    together=0.15,
+    stability=0.4,
+)
+"""Where shares are unequal the smallest are small, those of edges more so; look-alikes leak."""
 
 LARGE = replace(
     REDUNDANT,
@@ -221,7 +230,7 @@ GRADED = PlantedConfig(
         "negative_greater_than": Copies(1),
         **LANGUAGE,
     },
-    fading=Fading(excess=(0.0, 0.6), partial=0.3, leak=0.02),
+    fading=Fading(excess=(0.0, 0.6), partial=0.3, repair=(0.2, 0.9), leak=0.02),
 )
 
 DIFFUSE = PlantedConfig(

@@ -39,10 +39,19 @@ class Copies(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """One head on features: ``qk`` pairs of ``[size, k]``, ``ov`` of ``[size, k], [k, size]``."""
+    """One head on features: ``qk`` pairs of ``[size, k]``, ``ov`` of ``[size, k], [k, size]``.
+
+    ``sleep`` are more pairs of ``qk``, those that put a stand-in to sleep.
+    """
 
     qk: tuple[Term, ...]
     ov: tuple[Term, ...]
+    sleep: tuple[Term, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Term, ...]:
+        """All terms of its attention scores."""
+        return self.qk + self.sleep
 
     def __call__(self, stream: np.ndarray) -> np.ndarray:
         """What it writes, ``[n, pos, size]``, on a stream of features of that shape."""
@@ -56,7 +65,9 @@ class HeadMaps:
     @property
     def width(self) -> int:
         """The head dimension these maps need."""
-        return int(max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov)))
+        return int(
+            max(sum(q.shape[1] for q, _ in self.scores), sum(v.shape[1] for v, _ in self.ov))
+        )
 
 
 @dataclass(frozen=True)
@@ -560,7 +571,7 @@ def _stand_in(base: str, w: Wiring, copy: int) -> HeadMaps:
         slope = 2.0 * w.sharpness
     sleep = ((margin - 0.5 * slope) * read("one"), read("bos"))
     written = tuple((-slope * query, key) for query, key in _written(base, w))
-    return HeadMaps((*maps.qk, sleep, *written), maps.ov)
+    return HeadMaps(maps.qk, maps.ov, (sleep, *written))
 
 
 def _written(base: str, w: Wiring) -> tuple[Term, ...]:
