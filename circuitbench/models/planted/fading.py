@@ -75,7 +75,7 @@ class Division:
     def needed(self) -> int:
         """Fewest copies that write what is needed, the strongest first."""
         sums = np.sort(self.strength)[::-1].cumsum()
-        return int(min(np.searchsorted(sums, 1.0 - 1e-9) + 1, len(sums)))
+        return min(int(np.searchsorted(sums, 1.0 - 1e-9)) + 1, len(sums))
 
 
 def divide(n: int, tokens: int, fading: Fading, excess: bool, rng: np.random.Generator) -> Division:

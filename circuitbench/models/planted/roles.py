@@ -129,7 +129,7 @@ class Wiring:
         """Selector ``[size, tokens]`` of the token of a group, weighted as a copy serves it."""
         selector = self.space.read(f"tok_{group}")
         if role in self.divisions:
-            selector = selector * self.divisions[role].serves[copy]
+            selector = np.asarray(selector * self.divisions[role].serves[copy])
         return selector
 
     def seen(self, role: str, copy: int, group: str) -> np.ndarray:
