@@ -96,3 +96,11 @@ class Learner(TrainableMethod, Protocol):
     ) -> None:
         """Learn on one oracle per task of the curriculum."""
         ...
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """What stands for a method that is in a process of its own; no plug-in is one."""
+
+    stated_hyperparameters: Mapping[str, Any]
+    shown: Sequence[str]  # what the method is shown beside answers

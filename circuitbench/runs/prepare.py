@@ -49,21 +49,27 @@ def load_method(name: str, **hyperparameters: Any) -> Method:
     return cast("Method", configure(method_class(name), hyperparameters, name))
 
 
-def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Prepared:
+def prepare(
+    spec: RunSpec,
+    model_of: Callable[[str], Model] = load_model,
+    method_of: Callable[..., Method] = load_method,
+) -> Prepared:
     """Resolve every name, value and device of ``spec``.
 
     Args:
         spec: what is asked for.
         model_of: loads a model by name; one that remembers saves loading it again.
+        method_of: loads a method by name and hyperparameters: here, or in a process of its own
+            (:mod:`circuitbench.runs.isolation`).
 
     Raises:
         UnknownName, InvalidSpec, InvalidPlugin, ModelUnavailable: the request is wrong, or a
             record could not hold it.
     """
-    method = load_method(spec.method, **spec.hyperparameters)
+    method = method_of(spec.method, **spec.hyperparameters)
     task = load_task(spec.task)
     if isinstance(method, Learner):
-        for name in _curriculum(method, spec.method).tasks:
+        for name in curriculum_of(method, spec.method).tasks:
             load_task(name)
     device = cast("Device", resolve_device(spec.device).type)
     model = model_of(spec.model or task.default_model)
@@ -78,7 +84,8 @@ def prepare(spec: RunSpec, model_of: Callable[[str], Model] = load_model) -> Pre
     return Prepared(resolved, method, task, model, identity, versions(extra))
 
 
-def _curriculum(method: Learner, name: str) -> Curriculum:
+def curriculum_of(method: Learner, name: str) -> Curriculum:
+    """What a learner trains on; raises :class:`InvalidPlugin` if it cannot say."""
     try:
         return method.curriculum()
     except CircuitBenchError:

@@ -10,11 +10,11 @@ from typing import Any
 
 from circuitbench.core.circuit import head_grid
 from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import CircuitBenchError
+from circuitbench.core.errors import CircuitBenchError, TimedOut
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
-from circuitbench.plugins.method import TrainableMethod, TrainingTools
+from circuitbench.plugins.method import Elsewhere, TrainableMethod, TrainingTools
 from circuitbench.plugins.registry import info_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
@@ -41,8 +41,8 @@ def run(
 ) -> Record:
     """Train if the method learns, discover, measure; always gives a record.
 
-    Whatever a stage raises gives a record with status ``failed``, the stage, the reason and the
-    traceback. So does an exhausted budget, or an answer that is no :class:`Discovery` of finite
+    Whatever a stage raises gives a record with status ``failed`` (or ``timeout``), the stage, the
+    reason and the traceback. So does an exhausted budget, or an answer that is no :class:`Discovery` of finite
     numbers.
 
     Args:
@@ -70,7 +70,8 @@ def run(
             ongoing.measure(discovery)
         return ongoing.record("done")
     except Exception as error:  # a plug-in may raise anything; a run must still leave a record
-        failed = ongoing.record("failed", ongoing.stage, one_line(error), traceback_of(error))
+        status: Status = "timeout" if isinstance(error, TimedOut) else "failed"
+        failed = ongoing.record(status, ongoing.stage, one_line(error), traceback_of(error))
         if reraise:
             keep_if_possible(failed)
             raise
@@ -93,7 +94,7 @@ class _Ongoing:
         self.outcome: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
         self.costs: dict[str, Any] = {}
-        self.hardware: dict[str, Any] = dict(hardware(prepared.spec.device))
+        self.hardware: dict[str, Any] = {**hardware(prepared.spec.device), **_isolation(prepared)}
 
     def discover(self) -> Discovery:
         """Load, train, discover."""
@@ -173,3 +174,11 @@ class _Ongoing:
             command=command_line(spec),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _isolation(prepared: Prepared) -> dict[str, Any]:
+    """Where the method ran, and what it saw there for nothing."""
+    method = prepared.method
+    if isinstance(method, Elsewhere):
+        return {"isolation": "process", "shown": list(method.shown)}
+    return {"isolation": "in-process"}

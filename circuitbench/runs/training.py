@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,5 +39,14 @@ def training_tools(
 
 
 def shaping(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's identity shapes its training: a checkpoint must agree in it."""
-    return {key: value for key, value in identity.items() if key not in AFTER_TRAINING}
+    """What of a run's identity shapes its training: a checkpoint must agree in it.
+
+    Values are hashed: enough to see that they differ, and nothing that tells a method which model
+    it is asked about.
+    """
+    kept = {key: value for key, value in identity.items() if key not in AFTER_TRAINING}
+    return {key: _digest(value) for key, value in kept.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

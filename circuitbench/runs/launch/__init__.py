@@ -1,0 +1,1 @@
+"""Where runs run: worker processes on this machine."""
