@@ -48,7 +48,11 @@ class Meter:
         None is ever lowered. Raises :class:`InvalidSpec` for what is no counter or no number.
         """
         for name, count in counts.items():
-            if name not in _COUNTERS or not isinstance(count, int | float) or not 0 <= count < _MOST:
+            if (
+                name not in _COUNTERS
+                or not isinstance(count, int | float)
+                or not 0 <= count < _MOST
+            ):
                 raise InvalidSpec(f"a meter cannot have {name!r} at {count!r}")
             setattr(self, name, max(getattr(self, name), type(getattr(self, name))(count)))
 

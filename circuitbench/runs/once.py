@@ -11,13 +11,14 @@ from typing import Any
 from circuitbench.core.errors import CircuitBenchError, CorruptRecord, InvalidSpec
 from circuitbench.plugins.method import Method, TrainingTools
 from circuitbench.results import Record, check_folder, file_name, read_record, write_record
-from circuitbench.runs.isolation.host import Limits, in_own_processes
+from circuitbench.runs.isolation.host import in_own_processes
+from circuitbench.runs.isolation.limits import Limits
 from circuitbench.runs.prepare import Prepared, load_method, prepare
 from circuitbench.runs.progress import Progress, silent
-from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.run import run as run_prepared
 from circuitbench.runs.spec import build_spec
 from circuitbench.runs.training import training_tools
+from circuitbench.runs.unmeasured import is_unmeasured
 
 
 def run(

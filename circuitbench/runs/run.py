@@ -24,8 +24,7 @@ from circuitbench.runs.failure import one_line, traceback_of
 from circuitbench.runs.prepare import Prepared
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.stages import discover, make_oracle, measure, train
-
-INTERRUPTED = "interrupted while measuring; run it again to go on from the discovery"
+from circuitbench.runs.unmeasured import INTERRUPTED
 
 Keep = Callable[[Record], object]
 
@@ -42,8 +41,8 @@ def run(
     """Train if the method learns, discover, measure; always gives a record.
 
     Whatever a stage raises gives a record with status ``failed`` (or ``timeout``), the stage, the
-    reason and the traceback. So does an exhausted budget, or an answer that is no :class:`Discovery` of finite
-    numbers.
+    reason and the traceback. So does an exhausted budget, or an answer that is no
+    :class:`Discovery` of finite numbers.
 
     Args:
         prepared: what to run.
@@ -52,7 +51,8 @@ def run(
             (see :func:`circuitbench.runs.training.training_tools`); no part of the identity.
         keep: handed the record with the discovery before it is measured, so that nothing
             after it can lose it; an error of ours that it raises is put up with.
-        unmeasured: an earlier record of this run that :func:`is_unmeasured`: its discovery is
+        unmeasured: an earlier record of this run that
+            :func:`~circuitbench.runs.unmeasured.is_unmeasured`: its discovery is
             measured, not repeated.
         reraise: raise what a stage raised, after ``keep`` got the failed record.
     """
@@ -76,11 +76,6 @@ def run(
             keep_if_possible(failed)
             raise
         return failed
-
-
-def is_unmeasured(record: Record) -> bool:
-    """Whether a run failed only after its discovery."""
-    return record.status == "failed" and record.stage == "measuring" and bool(record.discovery)
 
 
 class _Ongoing:

@@ -16,9 +16,9 @@ from circuitbench.results import Record, check_folder, read_folder
 from circuitbench.runs.once import run_and_write
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.progress import Progress, silent
-from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.spec import RunSpec
 from circuitbench.runs.training import training_tools
+from circuitbench.runs.unmeasured import is_unmeasured
 
 
 def grid(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ from typing import Any
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.extras import MissingExtra
 from circuitbench.plugins.method import Learner, Method, TrainingTools
-from circuitbench.results import check_folder
+from circuitbench.results import Record, check_folder
+from circuitbench.runs.prepare import Prepared
+
+# Where a folder of records keeps trainings that have not ended.
+CHECKPOINTS = ".checkpoints"
 
 # What of a run's identity comes after training, or is the method's own to compare.
 AFTER_TRAINING = ("budget", "functional", "hyperparameters")
@@ -36,6 +42,30 @@ def training_tools(
     if tensorboard is not None and find_spec("tensorboard") is None:
         raise MissingExtra("tensorboard", "--tensorboard")
     return TrainingTools(checkpoints=checkpoints, tensorboard=tensorboard)
+
+
+def tools_of(
+    prepared: Prepared, out: Path, checkpoints: Path | None, tensorboard: Path | None
+) -> TrainingTools:
+    """The tools of one run; a learner saves its training beside the records if nowhere else.
+
+    What it saves there is removed by :func:`forget` once the run has ended.
+    """
+    method = prepared.method
+    if isinstance(method, Learner) and checkpoints is None:
+        checkpoints = out / CHECKPOINTS / prepared.run_id
+    return training_tools(method, prepared.spec.method, checkpoints, tensorboard)
+
+
+def forget(out: Path, record: Record) -> None:
+    """Remove the training that a run saved beside its record, unless it may still go on.
+
+    A run that was out of time goes on from there if it is given more.
+    """
+    if record.status != "timeout":
+        shutil.rmtree(out / CHECKPOINTS / record.run_id, ignore_errors=True)
+        with suppress(OSError):
+            (out / CHECKPOINTS).rmdir()
 
 
 def shaping(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Decoder:
         self._data, self._handle, self._taken = data, handle, 0
 
     def decode(self, value: Any) -> Any:
-        """What :meth:`Encoder.encode` was given; raises :class:`BrokenMessage` if it is not that."""
+        """What :meth:`Encoder.encode` was given; raises :class:`BrokenMessage` if it can't be."""
         try:
             return self._decode(value)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:

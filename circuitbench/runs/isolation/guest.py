@@ -160,7 +160,9 @@ class _Guest:
 
     def _discover(self, command: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         assert self.method is not None
-        found = self.method.discover(self.line.oracle(command["oracle"]), _generator(command["rng"]))
+        found = self.method.discover(
+            self.line.oracle(command["oracle"]), _generator(command["rng"])
+        )
         if not isinstance(found, Discovery):
             raise RunFailed(f"discover() must return a Discovery, not {type(found).__name__}")
         info = json.dumps(bounded(found.info, "discovery.info"))

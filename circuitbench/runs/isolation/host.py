@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,16 @@ import torch
 
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.core.errors import CircuitBenchError, InvalidSpec, RunFailed, TimedOut
+from circuitbench.core.errors import CircuitBenchError, RunFailed, TimedOut
 from circuitbench.oracle import Batch, Meter, Oracle, query_together
 from circuitbench.plugins.method import Curriculum, Method, Report, TrainingTools, unreported
-from circuitbench.runs.failure import shown, without_folders
+from circuitbench.runs.failure import shown
 from circuitbench.runs.isolation.channel import BrokenMessage, Channel, Closed
 from circuitbench.runs.isolation.codec import Decoder, Encoder
 from circuitbench.runs.isolation.errors import described, from_method
-from circuitbench.runs.isolation.nursery import NurseryLost, nursery
+from circuitbench.runs.isolation.limits import Limits
+from circuitbench.runs.isolation.nursery import NurseryLost, ending, nursery
+from circuitbench.runs.isolation.output import Printed
 from circuitbench.runs.isolation.remote import (
     BATCH_QUESTIONS,
     COUNTERS,
@@ -41,31 +41,10 @@ from circuitbench.runs.isolation.remote import (
 )
 
 MESSAGE = 1 << 28  # bytes of a question, or of an answer of the method
-OUTPUT = 1 << 16  # bytes of a method's output that are passed on
-TAIL = 2_000  # characters of it that a failed run's record keeps
 BATCHES = 1 << 16  # that a method may hold at a time
 
 # What a method sees without a question, as a record says it.
 SHOWN = (*TOLD, "budget", "meter", "clean_metric", "clean_control", "accuracy", "edges")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a method may take, from its loading to its answer.
-
-    Args:
-        seconds: of wall-clock time; None is no limit.
-        memory: bytes beyond what an idle process has; None is no limit.
-    """
-
-    seconds: float | None = None
-    memory: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise InvalidSpec(f"timeout must be a number of seconds above 0, not {self.seconds}")
-        if self.memory is not None and self.memory < 1:
-            raise InvalidSpec(f"memory must be 1 byte or more, not {self.memory}")
 
 
 MethodOf = Callable[..., Method]
@@ -100,11 +79,9 @@ class Guest:
     """A process with a method in it, under limits."""
 
     def __init__(self, limits: Limits, output: Callable[[bytes], None]) -> None:
-        self._limits, self._output = limits, output
+        self._limits = limits
         ours, theirs = socket.socketpair()
-        self._printed, written = os.pipe()
-        os.set_blocking(self._printed, False)
-        self._passed, self._tail = 0, b""
+        self._printed = Printed(output)
         request = {
             "run": "guest",
             "path": sys.path,
@@ -113,9 +90,9 @@ class Guest:
             "memory": limits.memory,
         }
         self._nursery = nursery()
-        self._pid: int | None = self._nursery.fork(request, theirs, written)
+        self._pid: int | None = self._nursery.fork(request, theirs, self._printed.end)
         theirs.close()
-        os.close(written)
+        self._printed.handed_over()
         self._channel = Channel(ours, self._look, MESSAGE)
         self._started = time.monotonic()
         self._why = "the method's process is gone"
@@ -142,7 +119,7 @@ class Guest:
                     fraction, text = message["report"]
                     report(min(max(float(fraction), 0.0), 1.0), shown(str(text), 500))
                 elif "failed" in message:
-                    self._drain()
+                    self._printed.drain()
                     raise from_method(message["failed"])
                 else:
                     return Decoder(data, _no_handle).decode(message["done"])
@@ -162,48 +139,31 @@ class Guest:
                 self._nursery.end(self._pid)
             self._pid = None
         self._channel.close()
-        if self._printed >= 0:
-            self._drain()
-            os.close(self._printed)
-            self._printed = -1
+        self._printed.close()
 
     def _ending(self) -> str:
         """How the process ended, in words."""
         assert self._pid is not None
         select.select([], [], [], 0.05)  # one that hung up may be about to exit: let it
         try:
-            status = self._nursery.end(self._pid)
+            return ending(self._nursery.end(self._pid))
         except RunFailed:
             return "was killed, with the process that made it,"
-        if status >= 0:
-            return f"exited with status {status}"
-        return f"was ended by {signal.Signals(-status).name}"
 
     def _lost(self, why: str, kind: type[CircuitBenchError] = RunFailed) -> CircuitBenchError:
         self._why = why
         self.close()
-        said = shown(without_folders(self._tail.decode("utf-8", "replace")), TAIL).strip()
-        return kind(f"{why}; it printed: {said[-400:]}" if said else why)
+        said = self._printed.tail()
+        return kind(f"{why}; it printed: {said}" if said else why)
 
     def _look(self) -> None:
         """Called a few times a second while waiting: passes output on, holds the limits."""
-        self._drain()
+        self._printed.drain()
         seconds, memory = self._limits.seconds, self._limits.memory
         if seconds is not None and time.monotonic() - self._started > seconds:
             raise self._lost(f"stopped after {seconds:g} seconds", TimedOut)
         if memory is not None and self._pid is not None and _resident(self._pid) > memory:
             raise self._lost(f"took more than the {memory:,} bytes of memory it may")
-
-    def _drain(self) -> None:
-        with suppress(OSError):
-            for _ in range(256):
-                text = os.read(self._printed, 1 << 16)
-                if not text:
-                    return
-                self._tail = (self._tail + text)[-TAIL:]
-                if self._passed < OUTPUT:
-                    self._output(text[: OUTPUT - self._passed])
-                    self._passed += len(text)
 
 
 class Session:

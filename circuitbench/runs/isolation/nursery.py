@@ -29,6 +29,7 @@ from typing import Any
 from circuitbench.core.errors import RunFailed
 
 _MESSAGE = 1 << 18
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 # Heavy libraries that methods of many kinds import; brought in once where many runs follow.
@@ -55,12 +56,14 @@ class Nursery:
         self.owner = os.getpid()
 
     @classmethod
-    def start(cls, libraries: bool = False) -> Nursery:
+    def start(cls, libraries: bool = False, threads: int | None = None) -> Nursery:
         """A nursery in a fresh interpreter; it gets ready while we go on.
 
         Args:
             libraries: whether to import :data:`LIBRARIES` too.
+            threads: that numeric libraries may use in what it makes; None is their own choice.
         """
+        budget = {} if threads is None else dict.fromkeys(_THREADS, str(threads))
         ours, theirs = socket.socketpair()
         code = "from circuitbench.runs.isolation.nursery import main; main()"
         process = subprocess.Popen(
@@ -68,7 +71,11 @@ class Nursery:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                **budget,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
             start_new_session=True,
         )
         theirs.close()
@@ -79,8 +86,8 @@ class Nursery:
         """A nursery made of this process as it is; only for one that was itself just forked."""
         ours, theirs = socket.socketpair()
         if os.fork() == 0:
-            ours.close()
             os.setsid()
+            _close_all_but(theirs.fileno())
             _serve(theirs)
             os._exit(0)
         theirs.close()
@@ -125,9 +132,15 @@ class Nursery:
         return dict(json.loads(answer))
 
 
+def ending(status: int) -> str:
+    """How a process ended, in words: ``was ended by SIGKILL``."""
+    if status >= 0:
+        return f"exited with status {status}"
+    return f"was ended by {signal.Signals(-status).name}"
+
+
 def main() -> None:
     """``python -c ... SOCKET LIBRARIES``: the nursery's own process."""
-    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     importlib.import_module("circuitbench.runs.isolation.guest")
     importlib.import_module("circuitbench.runs.launch.worker")
@@ -207,13 +220,12 @@ def _born(nursery: socket.socket, descriptors: list[int], request: Mapping[str, 
         os.setsid()
         die_with_parent()
         _prctl(_PR_SET_CHILD_SUBREAPER, 0)
-        nursery.close()
         channel, output = descriptors
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(source, target)
-        os.close(nothing)
-        os.close(output)
+        nursery.detach()
+        _close_all_but(channel)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if request.get("memory"):
             limit = int(request["memory"]) + _data_bytes()
@@ -233,6 +245,12 @@ _RUNS = {
     "guest": "circuitbench.runs.isolation.guest",
     "worker": "circuitbench.runs.launch.worker",
 }
+
+
+def _close_all_but(descriptor: int) -> None:
+    """What another process hands down by accident would keep it from being seen to end."""
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, 4096)
 
 
 def _data_bytes() -> int:

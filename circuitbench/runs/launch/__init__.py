@@ -1,1 +1,1 @@
-"""Where runs run: worker processes on this machine."""
+"""Where runs run: a launcher hands jobs to workers, here or on other machines."""
