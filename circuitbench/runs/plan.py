@@ -88,7 +88,7 @@ class Plan:
         Where there is none, of the same method; where there is none either, the run counts nothing.
         """
         seconds, queries, known = 0.0, 0.0, 0
-        costs = _Costs(self.records)
+        costs = Forecast(self.records)
         for run in self.todo:
             found = costs.of(run.spec.method, run.spec.task)
             if found is not None:
@@ -153,7 +153,7 @@ def plan(
         else:
             run = Planned(spec, resolved["identity"], resolved["versions"])
         earlier = stored.get(run.run_id)
-        todo = _is_todo(earlier, rerun)
+        todo = is_todo(earlier, rerun)
         runs.setdefault(
             run.run_id, Planned(spec, run.identity, run.versions, problem, earlier, todo)
         )
@@ -188,7 +188,8 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min"
 
 
-def _is_todo(earlier: Record | None, rerun: Rerun) -> bool:
+def is_todo(earlier: Record | None, rerun: Rerun) -> bool:
+    """Whether a run with this record, or with none, is to be run."""
     if earlier is None or rerun == "all":
         return True
     if earlier.status == "done":
@@ -246,16 +247,39 @@ def lost(why: str) -> dict[str, str]:
     return {"ours": RunFailed.__name__, "kind": RunFailed.__name__, "text": why, "traceback": ""}
 
 
-class _Costs:
+class Forecast:
     """Medians of seconds and queries by method and task."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._found: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
         for record in records:
-            cost = None if record.external or record.status != "done" else cost_of(record)
-            if cost is not None:
-                for task in (record.task, None):
-                    self._found.setdefault((record.method, task), []).append(cost)
+            self.learn(record)
+
+    def learn(self, record: Record) -> None:
+        """Count a record; one of a run that did not end well says nothing."""
+        cost = None if record.external or record.status != "done" else cost_of(record)
+        if cost is not None:
+            for task in (record.task, None):
+                self._found.setdefault((record.method, task), []).append(cost)
+
+    def left(self, todo: Iterable[Planned], running: Iterable[tuple[Planned, float]]) -> float:
+        """Seconds of one worker that runs will take; NaN where nothing is known of one of them.
+
+        Args:
+            todo: all runs that have not ended.
+            running: those of them that go on, each with its seconds so far.
+        """
+        medians: dict[tuple[str, str], float] = {}
+        total = 0.0
+        for run in todo:
+            key = run.spec.method, run.spec.task
+            if key not in medians:
+                found = self.of(*key)
+                medians[key] = float("nan") if found is None else found[0]
+            total += medians[key]
+        for run, seconds in running:
+            total -= min(seconds, medians.get((run.spec.method, run.spec.task), 0.0))
+        return total
 
     def of(self, method: str, task: str) -> tuple[float, float] | None:
         """Seconds and queries of one run, or None."""

@@ -25,6 +25,7 @@ from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import CircuitBenchError, RunFailed, TimedOut
 from circuitbench.oracle import Batch, Meter, Oracle, query_together
 from circuitbench.plugins.method import Curriculum, Method, Report, TrainingTools, unreported
+from circuitbench.results.plain import plain
 from circuitbench.runs.failure import shown
 from circuitbench.runs.isolation.channel import BrokenMessage, Channel, Closed
 from circuitbench.runs.isolation.codec import Decoder, Encoder
@@ -313,7 +314,7 @@ class _Learner(_Isolated):
 
 
 def _loaded(guest: Guest, name: str, hyperparameters: Mapping[str, Any]) -> Method:
-    command = {"do": "load", "method": name, "hyperparameters": dict(hyperparameters)}
+    command = {"do": "load", "method": name, "hyperparameters": plain(hyperparameters)}
     said = guest.command(command, Session())
     try:
         stated, curriculum = dict(said["hyperparameters"]), said["curriculum"]

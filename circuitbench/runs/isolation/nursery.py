@@ -148,6 +148,7 @@ def main() -> None:
         with suppress(Exception):  # an extra that is not installed, or broken
             importlib.import_module(name)
     _serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)
 
 
 def die_with_parent() -> None:
