@@ -27,6 +27,8 @@ from circuitbench.cli.options import (
 )
 from circuitbench.core.errors import InvalidSpec
 
+MANY = 50  # runs that make it worth while to import every library first
+
 if TYPE_CHECKING:
     from circuitbench.runs.spec import RunSpec
 
@@ -104,7 +106,8 @@ def sweep(
         limits_of(timeout, memory, in_process=True)
         _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise))
         return
-    launcher = Local(workers, threads, parse_names(devices or ""))
+    many = len(specs) >= MANY
+    launcher = Local(workers, threads, parse_names(devices or ""), libraries=many)
     try:
         with progress_bar("sweep") as progress:
             progress("planning", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from circuitbench.core import errors
 from circuitbench.core.errors import CircuitBenchError, RunFailed
@@ -54,8 +54,11 @@ def from_oracle(described: Mapping[str, Any]) -> Exception:
     return _made(kind, text.partition(": ")[2])
 
 
-def _made(kind: type[Any], text: str) -> Any:
+_E = TypeVar("_E", bound=Exception)
+
+
+def _made(kind: type[_E], text: str) -> _E:
     """An error of this kind and message, whatever its constructor takes."""
-    error = kind.__new__(kind)
+    error = kind.__new__(kind, text)
     Exception.__init__(error, text)
     return error

@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -150,12 +149,11 @@ class _Guest:
             method.train(oracles, rng)
         else:
             assert isinstance(method, Learner)
-            folders = {
-                key: None if tools[key] is None else Path(tools[key])
+            folders = [
+                None if tools[key] is None else Path(tools[key])
                 for key in ("checkpoints", "tensorboard")
-            }
-            given = replace(TrainingTools(report=self.line.report, run=tools["run"]), **folders)
-            method.train(oracles, rng, given)
+            ]
+            method.train(oracles, rng, TrainingTools(self.line.report, *folders, tools["run"]))
         return {"done": None}, []
 
     def _discover(self, command: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:

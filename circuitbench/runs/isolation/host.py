@@ -31,7 +31,7 @@ from circuitbench.runs.isolation.channel import BrokenMessage, Channel, Closed
 from circuitbench.runs.isolation.codec import Decoder, Encoder
 from circuitbench.runs.isolation.errors import described, from_method
 from circuitbench.runs.isolation.limits import Limits
-from circuitbench.runs.isolation.nursery import NurseryLost, ending, nursery
+from circuitbench.runs.isolation.nursery import Nursery, NurseryLost, ending, nursery
 from circuitbench.runs.isolation.output import Printed
 from circuitbench.runs.isolation.remote import (
     BATCH_QUESTIONS,
@@ -80,7 +80,7 @@ class Guest:
     """A process with a method in it, under limits."""
 
     def __init__(self, limits: Limits, output: Callable[[bytes], None]) -> None:
-        self._limits = limits
+        self._limits, self.session = limits, Session()
         ours, theirs = socket.socketpair()
         self._printed = Printed(output)
         request = {
@@ -90,17 +90,20 @@ class Guest:
             "threads": torch.get_num_threads(),
             "memory": limits.memory,
         }
-        self._nursery = nursery()
-        self._pid: int | None = self._nursery.fork(request, theirs, self._printed.end)
-        theirs.close()
-        self._printed.handed_over()
         self._channel = Channel(ours, self._look, MESSAGE)
+        self._pid: int | None = None
+        try:
+            self._nursery, self._pid = _forked(request, theirs, self._printed.end)
+        except NurseryLost:
+            self.close()
+            raise
+        finally:
+            theirs.close()
+            self._printed.handed_over()
         self._started = time.monotonic()
         self._why = "the method's process is gone"
 
-    def command(
-        self, command: Mapping[str, Any], session: Session, report: Report = unreported
-    ) -> Any:
+    def command(self, command: Mapping[str, Any], report: Report = unreported) -> Any:
         """Let it do something, and answer what it asks meanwhile.
 
         Raises:
@@ -115,7 +118,7 @@ class Guest:
             while True:
                 message, data = self._channel.receive()
                 if "ask" in message:
-                    self._channel.send(*session.answer(message, data))
+                    self._channel.send(*self.session.answer(message, data))
                 elif "report" in message:
                     fraction, text = message["report"]
                     report(min(max(float(fraction), 0.0), 1.0), shown(str(text), 500))
@@ -167,26 +170,36 @@ class Guest:
             raise self._lost(f"took more than the {memory:,} bytes of memory it may")
 
 
-class Session:
-    """The oracles and batches that a method may ask about, by number."""
+def _forked(request: Mapping[str, Any], end: socket.socket, output: int) -> tuple[Nursery, int]:
+    """A new process and its maker; if that was killed since the last one, by another."""
+    try:
+        maker = nursery()
+        return maker, maker.fork(request, end, output)
+    except NurseryLost:
+        maker = nursery()
+        return maker, maker.fork(request, end, output)
 
-    def __init__(self, oracles: Sequence[Oracle] = ()) -> None:
-        self.oracles = list(oracles)
-        self.meters: list[Meter] = list({id(o.meter): o.meter for o in oracles}.values())
-        self._engines = list({id(o.engine): o.engine for o in oracles}.values())
+
+class Session:
+    """The oracles and batches that a method may ask about, by numbers that are never used twice."""
+
+    def __init__(self) -> None:
+        self.oracles: list[Oracle] = []
+        self.meters: list[Meter] = []
+        self._engines: list[object] = []
         self._batches: dict[int, Batch] = {}
         self._numbers: dict[Batch, int] = {}
         self._next = 0
+        self._told: dict[int, list[float]] = {}
 
-    def told(self, index: int) -> dict[str, Any]:
+    def told(self, oracle: Oracle) -> dict[str, Any]:
         """What a method is told of an oracle before it asks."""
-        oracle = self.oracles[index]
         return {
-            "number": index,
+            "number": _place(oracle, self.oracles),
             "told": {name: getattr(oracle, name) for name in (*TOLD, "budget")},
-            "meter": next(i for i, meter in enumerate(self.meters) if meter is oracle.meter),
+            "meter": _place(oracle.meter, self.meters),
+            "engine": _place(oracle.engine, self._engines),
             "meters": self._counts(),
-            "engine": next(i for i, e in enumerate(self._engines) if e is oracle.engine),
             "batch": self._number(oracle.batch),
         }
 
@@ -210,7 +223,8 @@ class Session:
         except Exception as error:  # the method's own to handle
             answer, encoder = {"error": described(error)}, Encoder(self._number)
         for number in message["gone"]:
-            self._numbers.pop(self._batches.pop(number, None), None)  # type: ignore[call-overload]
+            if number in self._batches:
+                del self._numbers[self._batches.pop(number)]
         return {**answer, "meters": self._counts()}, encoder.buffers
 
     def _asked(self, of: str, name: str, args: list[Any], options: dict[str, Any]) -> Any:
@@ -230,7 +244,11 @@ class Session:
         raise BrokenMessage(f"no question {of}.{name}"[:100])
 
     def _counts(self) -> dict[int, list[float]]:
-        return {i: [getattr(m, name) for name in COUNTERS] for i, m in enumerate(self.meters)}
+        """The counters of every meter that has moved since they were told last."""
+        counts = {i: [getattr(m, name) for name in COUNTERS] for i, m in enumerate(self.meters)}
+        moved = {i: count for i, count in counts.items() if self._told.get(i) != count}
+        self._told = counts
+        return moved
 
     def _number(self, batch: Batch) -> dict[str, Any]:
         number = self._numbers.get(batch)
@@ -256,9 +274,9 @@ class _Isolated:
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """What the method answers, read from data."""
-        session = Session([oracle])
-        command = {"do": "discover", "oracle": session.told(0), "rng": _told_rng(rng)}
-        answer = self._guest.command(command, session)
+        told = self._guest.session.told(oracle)
+        command = {"do": "discover", "oracle": told, "rng": _told_rng(rng)}
+        answer = self._guest.command(command)
         try:
             return _discovery(answer)
         except CircuitBenchError:
@@ -269,10 +287,9 @@ class _Isolated:
     def _train(
         self, oracles: Sequence[Oracle], rng: np.random.Generator, tools: TrainingTools | None
     ) -> None:
-        session = Session(oracles)
         command = {
             "do": "train",
-            "oracles": [session.told(i) for i in range(len(oracles))],
+            "oracles": [self._guest.session.told(oracle) for oracle in oracles],
             "rng": _told_rng(rng),
             "tools": tools
             and {
@@ -281,7 +298,7 @@ class _Isolated:
                 "run": dict(tools.run),
             },
         }
-        self._guest.command(command, session, unreported if tools is None else tools.report)
+        self._guest.command(command, unreported if tools is None else tools.report)
 
 
 class _Trainable(_Isolated):
@@ -315,7 +332,7 @@ class _Learner(_Isolated):
 
 def _loaded(guest: Guest, name: str, hyperparameters: Mapping[str, Any]) -> Method:
     command = {"do": "load", "method": name, "hyperparameters": plain(hyperparameters)}
-    said = guest.command(command, Session())
+    said = guest.command(command)
     try:
         stated, curriculum = dict(said["hyperparameters"]), said["curriculum"]
         if curriculum is not None:
@@ -342,6 +359,15 @@ def _discovery(told: Mapping[str, Any]) -> Discovery:
         if told["selected_edges"] is None
         else frozenset(map(Edge.parse, told["selected_edges"])),
     )
+
+
+def _place(thing: Any, things: list[Any]) -> int:
+    """Where in a list a thing stands; it is put at the end if it is not there yet."""
+    for i, other in enumerate(things):
+        if other is thing:
+            return i
+    things.append(thing)
+    return len(things) - 1
 
 
 def _edges(names: Sequence[str] | None, scores: np.ndarray | None) -> dict[Edge, float] | None:

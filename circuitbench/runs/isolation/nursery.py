@@ -11,6 +11,7 @@ how it ended.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import json
@@ -118,17 +119,18 @@ class Nursery:
         self._end.close()
         if self._process is not None and self.owner == os.getpid():
             self._process.wait()
+            self._process = None
 
     def _ask(self, request: Mapping[str, Any], descriptors: list[int]) -> dict[str, Any]:
         with self._lock:
             try:
                 socket.send_fds(self._end, [json.dumps(request).encode() + b"\n"], descriptors)
                 answer = self._end.recv(_MESSAGE)
-            except OSError as error:
-                raise NurseryLost(f"the process that runs methods is gone ({error})") from error
+            except OSError:
+                answer = b""
         if not answer:
             self._end.close()
-            raise NurseryLost("the process that runs methods was killed")
+            raise NurseryLost("the process that makes processes for methods was killed")
         return dict(json.loads(answer))
 
 
@@ -270,12 +272,21 @@ def _prctl(option: int, value: int) -> None:
 _nursery: Nursery | None = None
 
 
-def nursery(libraries: bool = False) -> Nursery:
+def nursery() -> Nursery:
     """This process's nursery, started when it is first needed."""
     global _nursery
     if _nursery is None or not _nursery.alive:
-        _nursery = Nursery.start(libraries)
+        if _nursery is None:
+            atexit.register(_close)
+        elif _nursery.owner == os.getpid():
+            _nursery.close()
+        _nursery = Nursery.start()
     return _nursery
+
+
+def _close() -> None:
+    if _nursery is not None and _nursery.owner == os.getpid():
+        _nursery.close()
 
 
 def adopt(forked: Nursery) -> None:

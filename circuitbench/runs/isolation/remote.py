@@ -94,7 +94,7 @@ class RemoteOracle(Oracle):
         number: which of the other side's oracles.
         told: what a method is told for nothing (:data:`TOLD`, and the budget).
         meter: mirrors the other side's.
-        engine: shared by the oracles that share one there.
+        engine: an :class:`Engine`, shared by the oracles that share one there.
         batch: the current batch.
         line: carries questions.
     """
@@ -104,15 +104,15 @@ class RemoteOracle(Oracle):
         number: int,
         told: Mapping[str, Any],
         meter: Meter,
-        engine: Engine,
+        engine: Any,
         batch: Batch,
         line: Line,
     ) -> None:
         for name in TOLD:
             setattr(self, name, told[name])
         self.number, self._line = number, line
-        self.engine: Any = engine
-        self._account = Account(meter, told["budget"], self.engine, self.n_layers * self.n_heads)
+        self.engine = engine
+        self._account = Account(meter, told["budget"], engine, self.n_layers * self.n_heads)
         self.batch = batch
 
     def __getattr__(self, name: str) -> Any:

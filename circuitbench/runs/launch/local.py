@@ -25,16 +25,23 @@ class Local:
         workers: how many.
         threads: that each may compute with; by default the cores are shared out.
         devices: CUDA devices, given to the workers in turn (``CUDA_VISIBLE_DEVICES``).
+        libraries: whether to import heavy libraries once, rather than in every run that needs
+            them; worth its seconds where many runs follow.
     """
 
     def __init__(
-        self, workers: int = 1, threads: int | None = None, devices: Sequence[str] = ()
+        self,
+        workers: int = 1,
+        threads: int | None = None,
+        devices: Sequence[str] = (),
+        libraries: bool = False,
     ) -> None:
         for name, value in (("workers", workers), ("threads", threads)):
             if value is not None and value < 1:
                 raise InvalidSpec(f"{name} must be 1 or more, not {value}")
         self.slots, self.devices = workers, list(devices)
         self.threads = share_of_cores(workers) if threads is None else threads
+        self._libraries = libraries
         self._nursery = self._new_nursery()
         self._workers: list[_Process | None] = [None] * workers
 
@@ -97,7 +104,7 @@ class Local:
         return how
 
     def _new_nursery(self) -> Nursery:
-        return Nursery.start(libraries=True, threads=self.threads)
+        return Nursery.start(self._libraries, threads=self.threads)
 
     def _new_worker(self, slot: int) -> _Process:
         if not self._nursery.alive:
