@@ -21,9 +21,7 @@ def plain_yaml(text: str, where: str) -> Any:
     if len(text) > CHARACTERS:
         raise InvalidSpec(f"{where} has {len(text):,} characters; at most {CHARACTERS:,} are read")
     try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        if aliases > ALIASES:
-            raise InvalidSpec(f"{where} has {aliases} aliases; at most {ALIASES} are followed")
+        _check_events(text, where)
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
@@ -35,6 +33,19 @@ def plain_yaml(text: str, where: str) -> Any:
         raise InvalidSpec(f"{where} is not valid YAML: {why}") from error
     _check(value, where)
     return value
+
+
+def _check_events(text: str, where: str) -> None:
+    """Stop reading where it gets too much: deep nesting takes time with the square of its depth."""
+    aliases = level = 0
+    for event in yaml.parse(text):
+        aliases += isinstance(event, yaml.AliasEvent)
+        level += isinstance(event, yaml.CollectionStartEvent)
+        level -= isinstance(event, yaml.CollectionEndEvent)
+        if aliases > ALIASES:
+            raise InvalidSpec(f"{where} has more than {ALIASES} aliases")
+        if level > LEVELS:
+            raise InvalidSpec(f"{where} has more than {LEVELS} levels")
 
 
 def _check(value: Any, where: str) -> None:

@@ -142,7 +142,7 @@ class Changes:
         os.chdir("/")
         os.environ["OMP_NUM_THREADS"] = "7"
         np.mean = lambda *_, **__: 0.0  # type: ignore[assignment]
-        circuitbench.Oracle.query = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+        circuitbench.Oracle.query = lambda *_, **__: 1 / 0  # type: ignore
         sys.path.clear()
         torch._C._set_grad_enabled(False)
         return flat(oracle)
@@ -162,7 +162,9 @@ class Answers:
         return {
             "nothing": None,
             "shape": Discovery(np.zeros((1, 1)), frozenset()),
-            "objects": Discovery(np.array([[object()] * oracle.n_heads] * oracle.n_layers), set()),
+            "objects": Discovery(
+                np.array([[object()] * oracle.n_heads] * oracle.n_layers), frozenset()
+            ),
             "nan": Discovery(scores * np.nan, frozenset()),
             "nan-info": Discovery(scores, frozenset(), info={"loss": float("nan")}),
             "object-info": Discovery(scores, frozenset(), info={"thing": object()}),

@@ -70,7 +70,12 @@ def counted(record: Record) -> dict[str, Any]:
 
 
 METHODS = ("random", "head-ablation", "activation-patching", "edge-attribution-patching", "shapley")
-SHORT = {"training.total_steps": 200, "training.n_envs": 2, "training.pool": 8, "ppo.n_steps": 16}
+SHORT: dict[str, Any] = {
+    "training.total_steps": 200,
+    "training.n_envs": 2,
+    "training.pool": 8,
+    "ppo.n_steps": 16,
+}
 
 
 @pytest.mark.parametrize("method", [*METHODS, "bandit-ucb", "cut-search"])
@@ -301,7 +306,7 @@ def test_values_come_back_as_they_went() -> None:
     from circuitbench.runs.isolation.codec import Decoder, Encoder
 
     rng = np.random.default_rng(0)
-    values = [
+    values: list[Any] = [
         torch.from_numpy(rng.standard_normal((3, 4)).astype(np.float32)),
         rng.standard_normal((2, 0, 3)),
         torch.ones(2, dtype=torch.bool),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,12 @@ def test_a_sweep_that_is_ended_goes_on(folder: Path, tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "circuitbench", "sweep", "night.yaml", "--workers", "2"]
     command += ["--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    mark = f"SWEEP_OF_THIS_TEST={tmp_path}"
+    environment = {
+        **os.environ,
+        "SWEEP_OF_THIS_TEST": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         began = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
         while True:  # until both hang and the state says so
@@ -173,6 +179,7 @@ def test_a_sweep_that_is_ended_goes_on(folder: Path, tmp_path: Path) -> None:
             assert began.poll() is None, began.stderr and began.stderr.read()
             time.sleep(0.1)
         assert states[0][1].alive
+        assert len(processes_with(mark)) >= 6  # driver, maker, two workers, two methods
         assert (states[0][1].total, states[0][1].pid) == (4, began.pid)
         began.send_signal(number)
         assert began.wait(60) == status
@@ -180,7 +187,7 @@ def test_a_sweep_that_is_ended_goes_on(folder: Path, tmp_path: Path) -> None:
         began.stderr.close()
         assert {record.method for record in read_folder(out)[0]} == {"random"}
         deadline = time.monotonic() + 30
-        while processes_with(b"nursery") & descendants_of(began.pid):
+        while processes_with(mark):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         if number != signal.SIGKILL:
@@ -192,21 +199,15 @@ def test_a_sweep_that_is_ended_goes_on(folder: Path, tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def processes_with(word: bytes) -> set[int]:
+def processes_with(mark: str) -> set[int]:
+    """Processes that were started with a mark in their environment, or by one that was."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
-            try:
-                if word in (entry / "cmdline").read_bytes():
+            with suppress(OSError):
+                if mark.encode() in (entry / "environ").read_bytes():
                     found.add(int(entry.name))
-            except OSError:
-                continue
     return found
-
-
-def descendants_of(pid: int) -> set[int]:
-    """Processes whose environment says that the sweep of ``pid`` started them."""
-    return {pid} if Path(f"/proc/{pid}").exists() else set()
 
 
 def test_a_sweep_file_is_a_product(tmp_path: Path) -> None:

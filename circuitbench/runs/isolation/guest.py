@@ -21,6 +21,7 @@ from circuitbench.core.errors import InvalidPlugin, RunFailed
 from circuitbench.oracle import Meter
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.method import Learner, Method, TrainableMethod, TrainingTools
+from circuitbench.plugins.registry import look_where
 from circuitbench.results.plain import bounded, plain
 from circuitbench.runs.isolation.channel import Channel, Closed
 from circuitbench.runs.isolation.codec import Decoder, Encoder
@@ -149,11 +150,12 @@ class _Guest:
             method.train(oracles, rng)
         else:
             assert isinstance(method, Learner)
-            folders = [
+            checkpoints, tensorboard = (
                 None if tools[key] is None else Path(tools[key])
                 for key in ("checkpoints", "tensorboard")
-            ]
-            method.train(oracles, rng, TrainingTools(self.line.report, *folders, tools["run"]))
+            )
+            given = TrainingTools(self.line.report, checkpoints, tensorboard, tools["run"])
+            method.train(oracles, rng, given)
         return {"done": None}, []
 
     def _discover(self, command: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -202,7 +204,7 @@ def _generator(told: Mapping[str, Any]) -> np.random.Generator:
 
 def begin(end: socket.socket, request: Mapping[str, Any]) -> None:
     """In a process that was just made: take on what the other side has, then :func:`main`."""
-    sys.path[:] = request["path"]
+    look_where(request["path"])
     sys.argv = ["circuitbench"]
     os.chdir(request["cwd"])
     torch.set_num_threads(request["threads"])

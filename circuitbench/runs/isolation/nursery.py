@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitbench.core.errors import RunFailed
+from circuitbench.plugins.registry import KINDS, list_plugins
 
 _MESSAGE = 1 << 18
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -36,7 +38,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Heavy libraries that methods of many kinds import; brought in once where many runs follow.
 LIBRARIES = (
     *("scipy.optimize", "scipy.stats", "sklearn.linear_model", "cma", "gymnasium"),
-    *("stable_baselines3", "sb3_contrib"),
+    *("stable_baselines3", "sb3_contrib", "torch._dynamo"),  # the last comes with any optimizer
 )
 
 
@@ -95,6 +97,11 @@ class Nursery:
         return cls(ours)
 
     @property
+    def pid(self) -> int:
+        """Its process, where it is an interpreter of its own; else 0."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it can still be asked, by this process."""
         running = self._process is None or self._process.poll() is None
@@ -149,6 +156,10 @@ def main() -> None:
     for name in LIBRARIES if sys.argv[2] == "1" else ():
         with suppress(Exception):  # an extra that is not installed, or broken
             importlib.import_module(name)
+    for kind in KINDS:
+        list_plugins(kind)  # reads what is installed, once for all; imports none of it
+    gc.collect()
+    gc.freeze()  # no collector touches, and so copies, what forks share
     _serve(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 from circuitbench.models.base import Model
 from circuitbench.plugins.method import Learner, Method
-from circuitbench.plugins.registry import load_model
+from circuitbench.plugins.registry import load_model, look_where
 from circuitbench.results import read_record
 from circuitbench.runs.isolation.channel import Channel, Closed
 from circuitbench.runs.isolation.errors import described
@@ -39,7 +38,7 @@ Say = Callable[[str, float | None], None]
 def begin(end: socket.socket, request: Mapping[str, Any]) -> None:
     """In a process that was just made: take on what the driver has, then work until it hangs up."""
     adopt(Nursery.forked())  # before there is anything that a method should not see
-    sys.path[:] = request["path"]
+    look_where(request["path"])
     os.chdir(request["cwd"])
     if request["device"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(request["device"])
