@@ -238,7 +238,9 @@ class Session:
         if of == "batch" and name in BATCH_QUESTIONS and isinstance(first, Batch):
             return getattr(first, name)
         if of == "together" and name == "query":
-            return query_together([tuple(request) for request in first], **options)
+            damages = query_together(list(zip(first, *others, strict=True)), **options)
+            losses = [one.control for one in damages if one.control is not None]
+            return torch.cat([one.task for one in damages]), torch.cat(losses) if losses else None
         if of == "meter" and name == "at_least":
             return self.meters[first].at_least(*others)
         raise BrokenMessage(f"no question {of}.{name}"[:100])

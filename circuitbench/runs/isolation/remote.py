@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from circuitbench.core.edges import graph_of
@@ -149,9 +150,14 @@ class RemoteOracle(Oracle):
     ) -> list[Damages]:
         first = requests[0][0]
         assert isinstance(first, RemoteOracle)
-        rows = [list(request) for request in requests]
-        damages: list[Damages] = first._line.ask("together", "query", rows, control=control)
-        return damages
+        oracles, masks, batches = (list(column) for column in zip(*requests, strict=True))
+        kept = torch.stack([torch.as_tensor(mask) for mask in masks])
+        # One array each way, not one per request: learners ask this thousands of times.
+        task, loss = first._line.ask("together", "query", oracles, kept, batches, control=control)
+        return [
+            Damages(task[i : i + 1], None if loss is None else loss[i : i + 1], oracle.weight)
+            for i, oracle in enumerate(oracles)
+        ]
 
     def _ask(self, name: str, masks: Tensor, options: dict[str, Any]) -> Any:
         if options.get("batch") is None:
