@@ -79,7 +79,8 @@ def compare_isolation(specs: list[RunSpec], repeats: int, steps: int) -> None:
         settings = {"training.pool": 16, "training.total_steps": steps}
         if spec.method.startswith("rl-"):
             spec = replace(spec, hyperparameters=settings)
-        timed(spec, True, maker)  # what is imported and built once is not counted
+        for here in (True, False):
+            timed(spec, here, maker)  # what is imported and built once is not counted
         best = np.full((2, 2), np.inf)
         for _ in range(repeats):
             best = np.minimum(best, [timed(spec, here, maker) for here in (True, False)])
