@@ -95,6 +95,10 @@ def sweep(
     for folder in (checkpoints, tensorboard):
         if folder is not None:
             check_folder(folder)
+    if tensorboard is not None:
+        from circuitbench.runs.training import check_tensorboard
+
+        check_tensorboard(tensorboard)
     if not dry_run:
         check_folder(out)
     if out.is_dir():

@@ -39,9 +39,14 @@ def training_tools(
         if not isinstance(method, Learner):
             raise InvalidSpec(f"{name} is no learner, so it has no use for {option}; leave it out")
         check_folder(folder)
-    if tensorboard is not None and find_spec("tensorboard") is None:
-        raise MissingExtra("tensorboard", "--tensorboard")
+    check_tensorboard(tensorboard)
     return TrainingTools(checkpoints=checkpoints, tensorboard=tensorboard)
+
+
+def check_tensorboard(folder: Path | None) -> None:
+    """Raise :class:`MissingExtra` if events are wanted that no installed package can write."""
+    if folder is not None and find_spec("tensorboard") is None:
+        raise MissingExtra("tensorboard", "--tensorboard")
 
 
 def tools_of(

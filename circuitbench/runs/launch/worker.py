@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from circuitbench.models.base import Model
-from circuitbench.plugins.method import Learner, Method
+from circuitbench.plugins.method import Learner, Method, TrainingTools
 from circuitbench.plugins.registry import load_model, look_where
 from circuitbench.results import read_record
 from circuitbench.runs.isolation.channel import Channel, Closed
@@ -103,7 +103,8 @@ class Worker:
         with in_own_processes(Limits(**job["limits"])) as method_of:
             say("loading", None)
             prepared = prepare(RunSpec(**job["spec"]), self._model, method_of)
-            tools = tools_of(prepared, out, *folders)
+            learns = isinstance(prepared.method, Learner)  # others have no use for folders
+            tools = tools_of(prepared, out, *folders) if learns else TrainingTools()
             record = run_and_write(prepared, out, say, tools=tools, unmeasured=unmeasured)
         forget(out, record)
         return str(record.path)
