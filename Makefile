@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: run test lint published clean
+.PHONY: run test lint docs links published clean
 
 run: $(VENV)/.installed
 	$(BIN)/circuitbench run --method rl-ppo
@@ -32,6 +32,18 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# The site, in build/site: every warning is an error, and the story is executed.
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --builder html docs build/site
+
+# Whether what the docs link to elsewhere is still there; needs the internet.
+links: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --builder linkcheck --define nb_execution_mode=off docs build/links
+
+$(VENV)/.installed-docs: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable '.[all,docs]'
+	touch $@
 
 # The reference run; finished runs are not repeated, so it can be stopped and gone on with.
 # Training is shorter than by default, and on the prompts of one batch, to fit two cores. Runs of

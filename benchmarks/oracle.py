@@ -78,17 +78,20 @@ class RandomText:
 
     default_model = "random"
 
+    def __init__(self, pos: int = POS) -> None:
+        self.pos = pos
+
     def _tokens(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         assert model.transformer is not None
         weights = 1 / np.arange(1, model.transformer.config.d_vocab + 1)
-        return torch.from_numpy(rng.choice(len(weights), (n, POS), p=weights / weights.sum()))
+        return torch.from_numpy(rng.choice(len(weights), (n, self.pos), p=weights / weights.sum()))
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         tokens, other = self._tokens(model, n, rng), self._tokens(model, n, rng)
         return Prompts(
             tokens=tokens,
             counterfactual=other,
-            positions=torch.full((n, 1), POS - 1),
+            positions=torch.full((n, 1), self.pos - 1),
             token_ids=self._tokens(model, n, rng)[:, None, :2],
             weights=torch.tensor([1.0, -1.0]).expand(n, 1, 2),
             choices=torch.arange(10),

@@ -66,7 +66,7 @@ class LearningAgent(Generic[Run]):
 
     def curriculum(self) -> Curriculum:
         """What it trains on."""
-        return self.training
+        return self.training.curriculum
 
     def train(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle
-from circuitbench_baselines.edge_ranking import edge_discovery
+from circuitbench_baselines.edge_ranking import ranked_edges
 from circuitbench_baselines.selection import above
 
 
@@ -27,8 +27,8 @@ class AttributionPatching:
     derivative of the metric by ``m`` at the intact model is Nanda's attribution patching
     (2023; Syed et al. 2023, arXiv 2310.10348): ``(z_clean - z_ablated) . d metric / d z``.
     ``steps > 1`` averages the derivative along the straight path from everything ablated to
-    the intact model (integrated gradients, Sundararajan et al. 2017, arXiv 1703.01365; as
-    EAP-IG does, Hanna et al. 2024, arXiv 2403.17806).
+    the intact model, all gates at once (integrated gradients, Sundararajan et al. 2017, arXiv
+    1703.01365).
 
     Args:
         steps: points on the path, midpoint rule; 1 means the intact model alone.
@@ -60,7 +60,7 @@ class AttributionPatching:
 
 
 @Info(
-    title="Integrated gradients",
+    title="Joint-gate integrated gradients",
     family="Gradient attribution",
     paper="Sundararajan et al. 2017",
     link="https://arxiv.org/abs/1703.01365",
@@ -68,7 +68,13 @@ class AttributionPatching:
 )
 @dataclass(frozen=True)
 class IntegratedGradients(AttributionPatching):
-    """:class:`AttributionPatching` along a path of 16 points instead of at its end."""
+    """:class:`AttributionPatching` along a path of 16 points instead of at its end.
+
+    All heads' gates move together from 0 to 1, so at every point every head puts out the same
+    mixture of its clean and its ablated output. That is a path of the model's masks, not of its
+    input: other than EAP-IG (``eap-ig-inputs``), no point is what the model would compute from
+    any prompt. The scores sum to the metric's difference between the ends.
+    """
 
     steps: int = 16
 
@@ -79,7 +85,7 @@ class IntegratedGradients(AttributionPatching):
     paper="Syed et al. 2023",
     link="https://arxiv.org/abs/2310.10348",
     granularity="edges",
-    needs=("counterfactuals", "gradients"),
+    needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
 class EdgeAttributionPatching:
@@ -110,13 +116,4 @@ class EdgeAttributionPatching:
         """
         edges = oracle.edges.edges
         effects = oracle.edges.gradient(torch.ones(1, len(edges)), ablation=self.ablation)[0]
-        strength = effects.abs().double().numpy()
-        scores = effects.double().numpy() if self.signed else strength
-        return edge_discovery(
-            oracle,
-            scores,
-            scores > self.threshold * abs(oracle.clean_metric),
-            effects=None if self.signed else effects.double().numpy(),
-            strength=strength,
-            listed=self.listed,
-        )
+        return ranked_edges(oracle, effects, "task", self.signed, self.threshold, self.listed)

@@ -90,9 +90,8 @@ def render(card: Card) -> str:
     lines = [
         f"## {card.task} on {card.model}: {'passed' if card.passed else 'FAILED'}",
         "",
-        f"{card.ablation} ablation, {card.prompts} prompts, seed {card.seed}. Truth: {card.kind}; "
-        f"{card.source}. Valid under {', '.join(card.valid_under)} ablation. Effects are in units "
-        "of the gap between all heads and none.",
+        f"{card.ablation} ablation, {card.prompts} prompts, seed {card.seed}. {_truth(card)} "
+        "Effects are in units of the gap between all heads and none.",
         "",
         "| check | value | limit | | |",
         "|---|---:|---:|---|---|",
@@ -102,8 +101,9 @@ def render(card: Card) -> str:
             f"| {check.name} | {check.value:.3g} | {check.relation} {check.limit:g} | "
             f"{'ok' if check.passed else 'FAILED'} | {check.detail} |"
         )
-    lines += ["", "| role | heads | needed | alone | best context | ablating one shows |"]
-    lines += ["|---|---|---:|---:|---:|---|"]
+    if card.roles:
+        lines += ["", "| role | heads | needed | alone | best context | ablating one shows |"]
+        lines += ["|---|---|---:|---:|---:|---|"]
     for role in card.roles:
         lines.append(
             f"| {role.name} | {' '.join(role.heads)} | {role.needed} of {len(role.heads)} | "
@@ -117,6 +117,13 @@ def render(card: Card) -> str:
         lines += ["", "Blind spots of single-head ablation:", ""]
         lines += [f"- {spot}" for spot in card.blind_spots]
     return "\n".join(lines) + "\n"
+
+
+def _truth(card: Card) -> str:
+    if not card.roles:
+        return "Truth: none is known."
+    valid = f"Valid under {', '.join(card.valid_under)} ablation."
+    return f"Truth: {card.kind}; {card.source}. {valid}"
 
 
 def _span(effects: tuple[float, ...]) -> str:

@@ -184,7 +184,12 @@ def _answer(
         raise type(error)(f"{file}: {error}") from error
     if top is None and circuit.edges_in is None and circuit.nodes_in is None:
         _note(f"{file} names no edge or head as in the circuit; --top N takes the N best")
-    return circuit, found, subject, loaded.truth(subject)
+    truth = loaded.truth(subject)
+    if truth is None:
+        raise InvalidSpec(
+            f"nobody knows the circuit of {task} in {subject.name}, so no file can be scored"
+        )
+    return circuit, found, subject, truth
 
 
 def _circuit(record: Record) -> CircuitFile:

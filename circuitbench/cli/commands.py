@@ -19,7 +19,8 @@ from circuitbench.cli.display import (
     summary,
     warn,
 )
-from circuitbench.cli.examine import doctor, stability, validate_task
+from circuitbench.cli.examine import check, doctor, stability, validate_task
+from circuitbench.cli.new import new
 from circuitbench.cli.options import (
     Failed,
     LetThrough,
@@ -58,7 +59,7 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--method", help="Method (default rl-ppo); see `circuitbench list methods`.")
-@click.option("--task", help="Task (default induction); see `circuitbench list tasks`.")
+@click.option("--task", help="Task (default induction) or file; see `circuitbench list tasks`.")
 @click.option("--seed", type=int, help="Root of every random draw (default 0).")
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
@@ -85,6 +86,7 @@ def run(
       circuitbench run --method acdc --task ioi --seed 3
       circuitbench run --method acdc --set threshold=0.1 --set objective=metric
       circuitbench run --method rl-ppo --set ppo.gamma=0.9 --checkpoints training/
+      circuitbench run --task ./my-task.yaml --model gpt2 --method acdc
       circuitbench run --config run.yaml --budget 144
     """
     reraise = wants_raise(reraise)
@@ -96,7 +98,7 @@ def run(
     from circuitbench.runs.once import loading, run_and_write
     from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.training import forget, tools_of
+    from circuitbench.runs.trainings import forget, tools_of
 
     spec = build_spec(*settings)
     metrics()  # a metric that is refused is said now, not after the work
@@ -177,7 +179,8 @@ def show(record: str, results: Path, as_json: bool) -> None:
     else:
         for line in head_grid_lines(loaded):
             out_console.print(line, markup=False, soft_wrap=True)
-    out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
+    if loaded.command:
+        out_console.print(f"repeat with: {loaded.command}", soft_wrap=True)
 
 
 @cli.command()
@@ -224,7 +227,7 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (sweep, status, stability, validate_task, doctor, export, import_, score):
+for verb in (new, check, sweep, status, stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 

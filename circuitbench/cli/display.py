@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from circuitbench.results import Record
     from circuitbench.runs.progress import Progress as ProgressCallback
+
+NO_TRUTH = ("truth", "none is known", "")
 
 # A pipe has no width of its own; rows should not fold for it.
 out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -25,38 +26,11 @@ def warn(message: str) -> None:
     err_console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[ProgressCallback]:
+def progress_bar(title: str) -> AbstractContextManager[ProgressCallback]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    if not err_console.is_terminal:
-        last = ""
+    from circuitbench.runs.progress_bar import progress_bar as bar_on
 
-        def line(stage: str, fraction: float | None) -> None:
-            nonlocal last
-            # One line per stage and per tenth of it: a log should stay readable.
-            tenth = "" if fraction is None else f" {int(fraction * 10) * 10}%"
-            mark = stage.split(" ")[0] + tenth
-            if mark != last:
-                err_console.print(f"{title}: {stage}{tenth}", markup=False, soft_wrap=True)
-                last = mark
-
-        yield line
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err_console, transient=True) as bar:
-        item = bar.add_task(title, total=None)
-
-        def update(stage: str, fraction: float | None) -> None:
-            total = None if fraction is None else 1.0
-            bar.update(item, description=f"{title}: {stage}", total=total, completed=fraction or 0)
-
-        yield update
+    return bar_on(title, err_console)
 
 
 def summary(record: Record) -> Table:
@@ -80,7 +54,8 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
         selected = record.discovery["selected"]
         rows += [
             ("found heads", " ".join(selected) or "none", ""),
-            *_quality(record),
+            *(_quality(record) if record.truth else [NO_TRUTH]),
+            *_function(record),
         ]
     if record.external:
         return [*rows, ("cost", "unknown: found elsewhere", "")]
@@ -99,9 +74,13 @@ def summary_rows(record: Record) -> list[tuple[str, str, str]]:
 def head_grid_lines(record: Record) -> list[str]:
     """Layers x heads: ``#`` found, ``o`` missed, ``x`` wrongly found, ``.`` neither."""
     found = set(record.discovery["selected"])
-    true = {head for role in record.truth["roles"].values() for head in role["heads"]}
+    roles = record.truth.get("roles", {})
+    true = {head for role in roles.values() for head in role["heads"]}
     marks = {(True, True): "#", (False, True): "o", (True, False): "x", (False, False): "."}
     lines = ["heads by layer (# found, o missed, x wrongly found):"]
+    if not record.truth:
+        marks[True, False] = "#"
+        lines = ["heads by layer (# found; nobody knows which are true):"]
     for layer, row in enumerate(record.discovery["scores"]):
         names = [f"{layer}.{head}" for head in range(len(row))]
         marked = " ".join(marks[(name in found, name in true)] for name in names)
@@ -112,8 +91,8 @@ def head_grid_lines(record: Record) -> list[str]:
 def one_line(record: Record, new: bool) -> str:
     """One run of a sweep; ``new`` is False for one that was there already."""
     if record.status == "done":
-        (_, value, _), *_ = _quality(record)
-        what = f"AUROC {value}"
+        rows = _quality(record) if record.truth else _function(record) or [NO_TRUTH]
+        what = f"{rows[0][0]} {rows[0][1]}"
     else:
         what = f"{record.ending}: {record.reason}"
     kept = "" if new else " (kept)"
@@ -132,6 +111,23 @@ def _quality(record: Record) -> list[tuple[str, str, str]]:
         found = metric(key)
         chance = found.chance(outcome) if found.chance else None
         rows.append((title, _number(found.of(outcome)), _number(chance)))
+    return rows
+
+
+def _function(record: Record) -> list[tuple[str, str, str]]:
+    """What the model keeps of its task with the found heads alone; where no truth says more."""
+    from circuitbench.evaluation.metrics import metrics
+    from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
+    from circuitbench.results.content import outcome_of
+
+    if record.truth or not record.measurements:
+        return []
+    outcome = outcome_of(record)
+    rows = []
+    for ablation in MEASURED_ABLATIONS:
+        for key, title in (("faithfulness", "faithfulness"), ("cmd", "CMD")):
+            value = metrics()[f"{key}_{ablation}"].of(outcome)
+            rows.append((f"{title}, {ablation} ablation", _number(value), ""))
     return rows
 
 

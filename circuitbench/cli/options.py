@@ -15,17 +15,29 @@ from circuitbench.oracle.ablations import ABLATIONS
 from circuitbench.oracle.engine.devices import PRECISIONS, Device
 from circuitbench.runs.isolation.limits import Limits, parse_bytes
 
+truth_option = click.option(
+    "--truth", help="Which circuit a task's file is scored against, or none (default: its own)."
+)
+control_option = click.option(
+    "--control", help="Text file for control spans (default: the task's own text)."
+)
+
 
 def spec_options(command: Any) -> Any:
     """The options of every verb that runs a method; absent ones stay None."""
     options = [
-        click.option("--model", help="Model, or model@variant; default: the task's own."),
+        click.option(
+            "--model",
+            help="Model, model@variant, hf:NAME_OR_FOLDER or folder:PATH; default: the task's own.",
+        ),
         click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
         click.option("--ablation", help=f"What replaces a head: {_one_of(ABLATIONS)}."),
         click.option(
             "--weight", type=float, help="Price of control damage in the reward (default 1)."
         ),
         click.option("--batch-size", type=int, help="Prompts per batch (default 32)."),
+        truth_option,
+        control_option,
         click.option("--device", help=f"{_one_of(get_args(Device))}."),
         click.option("--precision", help=f"{_one_of(PRECISIONS)}."),
         click.option(

@@ -238,7 +238,7 @@ def _in_process(
             rerun=rerun,
         )
         for record, new in runs:
-            failures += record.status != "done"
+            failures += record.status not in ("done", "skipped")
             err_console.print(one_line(record, new), markup=False, soft_wrap=True)
     _end(len(specs), failures, out)
 

@@ -21,6 +21,7 @@ from circuitbench.runs.drive import Finished, Running
 from circuitbench.runs.plan import Forecast, Plan, duration
 from circuitbench.runs.state import StateFile
 
+GOOD = ("done", "skipped")  # what cannot be run has not failed
 EVERY = 1.0  # seconds between two looks at what is going on
 
 
@@ -31,7 +32,7 @@ class Display:
         self.plan, self.workers = plan, workers
         self.total, self.ended = len(plan.runs), len(plan.kept)
         earlier = [run.earlier for run in plan.kept if run.earlier is not None]
-        self.failures = self._failed_before = sum(r.status != "done" for r in earlier)
+        self.failures = self._failed_before = sum(r.status not in GOOD for r in earlier)
         self._todo = {id(run): run for run in plan.todo}
         self._forecast = Forecast(plan.records)
         self._file = StateFile(out)
@@ -93,7 +94,7 @@ class Display:
         """Print one run."""
         record = finished.record
         self.ended += 1
-        self.failures += record.status != "done"
+        self.failures += record.status not in GOOD
         self._todo.pop(id(finished.planned), None)
         self._forecast.learn(record)
         line = f"[{self.ended}/{self.total}] {one_line(record, True)}"

@@ -1,4 +1,4 @@
-"""What a circuit is: heads, edges, and the roles they play. Frozen values, no behaviour."""
+"""What a circuit is: heads, edges, and the roles they play. Frozen values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from circuitbench.core.display import Displayed, Sheet, listed
 from circuitbench.core.errors import InvalidSpec
 
 Direction = Literal["noising", "denoising"]
@@ -80,7 +81,7 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Displayed):
     """A ground truth: who is in the circuit, why we believe it, and under which ablations.
 
     ``kind`` is ``constructed`` (weights written by hand), ``trained`` (established by
@@ -103,6 +104,18 @@ class Circuit:
     def heads(self) -> frozenset[Head]:
         """All heads of all roles."""
         return frozenset(h for role in self.roles.values() for h in role.heads)
+
+    def sheet(self) -> Sheet:
+        """Who is in the circuit, role by role."""
+        rows = [
+            (name, listed(role.heads), f"{role.needed} of {len(role.heads)}")
+            for name, role in self.roles.items()
+        ]
+        more = [f"{len(self.edges)} edges"] if self.edges is not None else []
+        more += [f"MLPs of layers {listed(self.mlps)}"] if self.mlps else []
+        more += [f"verified under {', '.join(self.ablations)}"] if self.ablations else []
+        note = "; ".join([self.source, *more])
+        return Sheet(f"Circuit ({self.kind})", rows, ("role", "heads", "needed"), note=note)
 
 
 def head_grid(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> np.ndarray:

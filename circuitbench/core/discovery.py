@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from circuitbench.core.circuit import Edge, Head
+from circuitbench.core.circuit import Circuit, Edge, Head, head_grid
+from circuitbench.core.display import Displayed, Grid, Sheet, listed
+from circuitbench.core.errors import InvalidSpec, UnknownName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class TracePoint:
 
 
 @dataclass(frozen=True)
-class Discovery:
+class Discovery(Displayed):
     """A method's answer; complete without knowing the size of the true circuit.
 
     Args:
@@ -43,3 +48,44 @@ class Discovery:
     signed: np.ndarray | None = None
     signed_edges: Mapping[Edge, float] | None = None
     selected_edges: frozenset[Edge] | None = None
+
+    def plot(
+        self,
+        what: Literal["heads", "edges"] = "heads",
+        truth: Circuit | None = None,
+        top: int | None = None,
+    ) -> Figure:
+        """Draw it: ``heads`` as a heat map, ``edges`` as a graph. Notebooks show the figure.
+
+        Args:
+            what: which of the two.
+            truth: to be drawn beside it: true heads outlined, edges coloured by right and wrong.
+            top: draw that many best scored edges; None: those committed to, or 40.
+
+        Raises:
+            UnknownName: neither heads nor edges.
+            InvalidSpec: edges are asked for and none are scored; ``top`` is below 1.
+            MissingExtra: matplotlib is not installed.
+        """
+        from circuitbench.core.plots import plot_edges, plot_heads
+
+        if what not in ("heads", "edges"):
+            raise UnknownName("plot", what, ("heads", "edges"))
+        if what == "heads":
+            return plot_heads(np.asarray(self.scores, dtype=float), self.selected, truth)
+        if self.edges is None:
+            raise InvalidSpec("this discovery scores no edges; plot('heads') draws its heads")
+        return plot_edges(np.shape(self.scores), self.edges, self.selected_edges, truth, top)
+
+    def sheet(self) -> Sheet:
+        """The heads it commits to, and a heat map of the scores."""
+        scores = np.asarray(self.scores, dtype=float)
+        n_layers, n_heads = scores.shape
+        rows = [("committed to", listed(sorted(self.selected)))]
+        if self.edges is not None:
+            rows.append(("edges scored", str(len(self.edges))))
+        if self.selected_edges is not None:
+            rows.append(("edges committed to", listed(sorted(self.selected_edges))))
+        grid = Grid(scores, head_grid(self.selected, n_layers, n_heads))
+        note = "Rows are layers; dark = scored high; ● = committed to."
+        return Sheet(f"Discovery over {n_layers} x {n_heads} heads", rows, grid=grid, note=note)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, get_args
 
+from circuitbench.core.display import Displayed, Sheet
 from circuitbench.core.errors import InvalidPlugin, UnknownName
 
 Granularity = Literal["heads", "edges"]
-Need = Literal["counterfactuals", "gradients", "training", "mlps"]
+Need = Literal["counterfactuals", "gradients", "training", "mlps", "edges", "rules", "spans"]
 
 P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Info:
+class Info(Displayed):
     """What a plug-in says of itself; the decorator that says it.
 
     ::
@@ -36,8 +37,10 @@ class Info:
         granularity: ``edges`` where a method ranks edges as well as heads, or where the truth
             of a task lists edges.
         needs: of a method, what it asks for: ``counterfactuals`` (unless told otherwise by a
-            hyperparameter), ``gradients``, ``training``, ``mlps``. Of a task, ``mlps`` where
-            its circuit has MLPs.
+            hyperparameter), ``gradients``, ``training``, ``mlps``, ``edges`` (``oracle.edges``),
+            ``rules`` (other backward rules than the true gradient), ``spans`` (prompts that name
+            positions). A run that cannot give one of the last three is skipped. Of a task,
+            ``mlps`` where its circuit has MLPs.
         version: raise it when the same spec and seed begin to give something else.
 
     Raises:
@@ -78,6 +81,12 @@ class Info:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, as a record keeps them."""
         return asdict(self) | {"needs": list(self.needs)}
+
+    def sheet(self) -> Sheet:
+        """Every field that says something."""
+        values = asdict(self) | {"needs": ", ".join(self.needs)}
+        rows = [(name, value) for name, value in values.items() if value and name != "title"]
+        return Sheet(self.title, rows)
 
 
 _ATTRIBUTE = "__circuitbench_info__"

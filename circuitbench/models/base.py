@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.limits import DEFAULT_LIMITS, Limits
+from circuitbench.models.storage import write
 from circuitbench.models.transformer import Transformer
 
 
@@ -21,6 +24,7 @@ class Model:
             then ``hooked`` must be given and every forward pass goes through hooks.
         hooked: an already loaded transformer_lens model, or None (see
             :func:`circuitbench.models.pretrained.to_transformer_lens` to make one).
+        hooked_because: why there are no plain weights, for the warning that says so.
         construction: what a task needs to draw prompts for this model and to state its truth
             (the planted model's vocabulary and roles, a tokenizer, a compiled program).
         provenance: JSON-able facts that go into every record (seed, revision, processing).
@@ -35,11 +39,25 @@ class Model:
     n_heads: int
     transformer: Transformer | None
     hooked: Any = None
+    hooked_because: str = ""
     construction: Any = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     dials: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
     uniform_loss: float | None = None
+
+    def save(self, folder: Path | str) -> None:
+        """Write weights, config and tokenizer into a folder, to be loaded as ``folder:PATH``.
+
+        Raises :class:`InvalidSpec` for a folder that is not empty or cannot be written, and for
+        a model that has no plain weights.
+        """
+        if self.transformer is None:
+            raise InvalidSpec(f"{self.name} has no plain weights to save: {self.hooked_because}")
+        write(self.transformer, Path(folder), self.provenance)
+        save = getattr(self.construction, "save", None)
+        if callable(save):
+            save(Path(folder))
 
 
 class ModelFactory(Protocol):

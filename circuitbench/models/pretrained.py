@@ -1,15 +1,12 @@
-"""The only module that knows transformer_lens: plain weights to its models, and back.
+"""GPT-2, and plain weights as transformer_lens's models: the only module that knows those.
 
 transformer_lens takes seconds to import, so nothing here imports it before it is needed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,9 @@ from circuitbench.core.errors import InvalidSpec, ModelUnavailable, nearest
 from circuitbench.core.extras import needs_extra
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
-from circuitbench.models.forward import forward
+from circuitbench.models.checkpoints.files import FOLDER_VARIABLE, find_folder
+from circuitbench.models.checkpoints.hf import load_checkpoint
+from circuitbench.models.checkpoints.names import PROCESSINGS, Request
 from circuitbench.models.transformer import (
     LayerWeights,
     Normalization,
@@ -29,17 +28,25 @@ from circuitbench.models.transformer import (
 )
 
 _NORMS: dict[Normalization, str | None] = {"none": None, "layer": "LN", "rms": "RMS"}
-_NORM_NAMES: dict[str, Normalization] = {
-    "none": "none",
-    "ln": "layer",
-    "lnpre": "layer",
-    "rms": "rms",
-    "rmspre": "rms",
-}
 
-
-PROCESSINGS = ("folded", "raw")
-FOLDER_VARIABLE = "CIRCUITBENCH_WEIGHTS"
+_NATIVE = (
+    "n_layers",
+    "n_heads",
+    "d_model",
+    "d_head",
+    "d_vocab",
+    "n_ctx",
+    "attn_scale",
+    "d_mlp",
+    "n_kv_heads",
+    "activation",
+    "gated_mlp",
+    "normalization",
+    "norm_eps",
+    "positions",
+    "rotary_dim",
+    "rotary_base",
+)  # what TransformerBridgeConfig can say
 
 
 @Info(
@@ -59,10 +66,10 @@ def gpt2(variant: str = "") -> Model:
 
 
 def load_pretrained(name: str, variant: str = "") -> Model:
-    """A Hugging Face causal language model through transformer_lens.
+    """A Hugging Face causal language model under a name of our own.
 
     Weights are never downloaded: they come from ``$CIRCUITBENCH_WEIGHTS/<name>`` (a folder in
-    Hugging Face's layout) or from the Hugging Face cache.
+    Hugging Face's layout) or from the Hugging Face cache. Safetensors only.
 
     Args:
         name: of the model, e.g. ``gpt2``.
@@ -75,85 +82,11 @@ def load_pretrained(name: str, variant: str = "") -> Model:
     processing = variant or "folded"
     if processing not in PROCESSINGS:
         raise InvalidSpec(f"no {name}@{variant}; {nearest(variant, PROCESSINGS)}")
-    folder = find_weights(name)
-    bridge = _boot(folder, name, processing)
-    transformer = from_transformer_lens(bridge)
-    return Model(
-        name=f"{name}@{processing}",
-        n_layers=bridge.cfg.n_layers,
-        n_heads=bridge.cfg.n_heads,
-        transformer=transformer,
-        hooked=bridge if transformer is None else None,
-        construction=_tokenizer(folder, bridge.cfg.d_vocab),
-        provenance={
-            "kind": "pretrained",
-            "name": name,
-            "processing": processing,
-            "revision": folder.name if folder.parent.name == "snapshots" else None,
-            "weights_sha256": _digest(bridge),
-            "transformer_lens": version("transformer_lens"),
-            "transformers": version("transformers"),
-        },
-    )
-
-
-def find_weights(name: str) -> Path:
-    """The folder that holds a model's weights; raises :class:`ModelUnavailable`."""
     root = os.environ.get(FOLDER_VARIABLE)
-    if root:
-        folder = Path(root) / name
-        if (folder / "config.json").is_file():
-            return folder
-        raise ModelUnavailable(f"no {name} in {FOLDER_VARIABLE}: {folder} has no config.json")
-    with needs_extra(f"model {name!r}"):
-        from huggingface_hub import try_to_load_from_cache
-
-    for repository in (name, f"openai-community/{name}"):
-        config = try_to_load_from_cache(repository, "config.json")
-        if isinstance(config, str):
-            return Path(config).parent
-    raise ModelUnavailable(
-        f"the weights of {name} are not on this machine; download them with "
-        f"'hf download {name}', or set {FOLDER_VARIABLE} to a folder that has them in {name}/"
-    )
-
-
-def _boot(folder: Path, name: str, processing: str) -> Any:
-    with needs_extra(f"model {name!r}"):
-        from transformer_lens.model_bridge import TransformerBridge
-
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ModelUnavailable(f"{folder} has a config.json but no weights of {name}")
-    try:
-        bridge = TransformerBridge.boot_transformers(str(folder), device="cpu")
-        if processing == "folded":
-            bridge.enable_compatibility_mode()
-    except Exception as error:  # loaders raise whatever their file formats' libraries raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelUnavailable(f"{name} in {folder} cannot be loaded: {reason}") from error
-    return bridge.eval().requires_grad_(False)
-
-
-def _tokenizer(folder: Path, d_vocab: int) -> Any:
-    """The model's tokenizer, or None where the folder has none that fits."""
-    with needs_extra("a tokenizer"):
-        from transformers import AutoTokenizer, GPT2TokenizerFast
-
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        tokenizer = GPT2TokenizerFast.from_pretrained(str(folder))
-    else:
-        return None  # transformers would make one that maps everything to 0
-    return tokenizer if len(tokenizer) == d_vocab else None
-
-
-def _digest(bridge: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(bridge.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    if root and not (Path(root) / name / "config.json").is_file():
+        raise ModelUnavailable(f"no {name} in {FOLDER_VARIABLE}: {name}/ there has no config.json")
+    request = Request(name, processing)
+    return load_checkpoint(request, find_folder(name), name=f"{name}@{processing}")
 
 
 def to_transformer_lens(transformer: Transformer) -> Any:
@@ -202,6 +135,14 @@ def to_transformer_lens(transformer: Transformer) -> Any:
 
 def _check_native(transformer: Transformer) -> None:
     cfg = transformer.config
+    plain = TransformerConfig(**{f: getattr(cfg, f) for f in _NATIVE})
+    if cfg != plain or any(
+        w.q_norm is not None or w.ln1_post_w is not None for w in transformer.layers
+    ):
+        raise InvalidSpec(
+            "transformer_lens's native model knows neither parallel blocks, windows, soft caps, "
+            "scaled rotary positions, nor norms of queries, keys and outputs"
+        )
     if cfg.normalization == "rms":
         shifts = [transformer.lnf_b, *(b for w in transformer.layers for b in (w.ln1_b, w.ln2_b))]
         if any(shift is not None for shift in shifts):
@@ -255,147 +196,3 @@ def _put_layer(block: Any, cfg: TransformerConfig, w: LayerWeights) -> None:
     else:
         _put(mlp.fc_in, w.W_in.T, w.b_in)
         _put(mlp.fc_out, w.W_out.T, w.b_out)
-
-
-def from_transformer_lens(bridge: Any) -> Transformer | None:
-    """Plain weights of a transformer_lens model, or None if its architecture is not one we know.
-
-    Knows decoder-only pre-norm models with learned or rotary positions. That the weights
-    compute the same is checked on random tokens, intact and with a head ablated, before they
-    are trusted; weights as they stand are read, so processing (folding) must be done before.
-    """
-    try:
-        transformer = _read(bridge)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, InvalidSpec):
-        return None  # some part is missing or has another shape: not an architecture we know
-    return transformer if transformer is not None and _computes_alike(bridge, transformer) else None
-
-
-def _read(bridge: Any) -> Transformer | None:
-    cfg, weights = bridge.cfg, bridge.state_dict()
-    positions = (cfg.positional_embedding_type or "standard").lower()
-    norm = _NORM_NAMES.get((cfg.normalization_type or "none").lower())
-    known_mlp = cfg.attn_only or cfg.act_fn in ("relu", "gelu", "gelu_new", "silu")
-    if norm is None or positions not in ("standard", "rotary") or not known_mlp:
-        return None
-    config = TransformerConfig(
-        n_layers=cfg.n_layers,
-        n_heads=cfg.n_heads,
-        d_model=cfg.d_model,
-        d_head=cfg.d_head,
-        d_vocab=cfg.d_vocab,
-        n_ctx=cfg.n_ctx,
-        attn_scale=1 / (cfg.attn_scale if cfg.attn_scale > 0 else math.sqrt(cfg.d_head)),
-        d_mlp=0 if cfg.attn_only else cfg.d_mlp,
-        n_kv_heads=cfg.n_key_value_heads or cfg.n_heads,
-        activation=cfg.act_fn if not cfg.attn_only else "gelu_new",
-        gated_mlp=bool(cfg.gated_mlp) and not cfg.attn_only,
-        normalization=norm,
-        norm_eps=cfg.eps,
-        positions="rotary" if positions == "rotary" else "learned",
-        rotary_dim=(cfg.rotary_dim or cfg.d_head) if positions == "rotary" else 0,
-        rotary_base=float(cfg.rotary_base),
-    )
-
-    def get(name: str) -> Tensor | None:
-        found = weights.get(name)
-        return None if found is None else found.detach().float().clone()
-
-    pairs = None
-    if positions == "rotary" and cfg.architecture != "TransformerLensNative":
-        pairs = _adjacent_pairs(config)
-    return Transformer(
-        config,
-        W_E=_present(bridge.W_E),
-        W_U=_present(bridge.W_U),
-        layers=tuple(_read_layer(bridge, get, config, x, pairs) for x in range(cfg.n_layers)),
-        W_pos=_present(bridge.W_pos) if positions == "standard" else None,
-        b_U=get("unembed.bias"),
-        lnf_w=get("ln_final.weight"),
-        lnf_b=get("ln_final.bias"),
-    )
-
-
-def _present(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().clone()
-
-
-def _adjacent_pairs(config: TransformerConfig) -> Tensor:
-    """Order that turns Hugging Face's half-and-half rotary layout into adjacent pairs."""
-    half = config.rotary_dim // 2
-    turned = torch.stack([torch.arange(half), torch.arange(half) + half], 1).flatten()
-    return torch.cat([turned, torch.arange(config.rotary_dim, config.d_head)])
-
-
-def _read_layer(
-    bridge: Any,
-    get: Callable[[str], Tensor | None],
-    config: TransformerConfig,
-    layer: int,
-    pairs: Tensor | None,
-) -> LayerWeights:
-    block, name = bridge.blocks[layer], f"blocks.{layer}"
-
-    def heads(letter: str, n: int, turned: bool = False) -> tuple[Tensor, Tensor | None]:
-        weight = _present(getattr(block.attn, f"W_{letter}")).view(n, config.d_model, config.d_head)
-        bias = get(f"{name}.attn.{letter.lower()}.bias")
-        bias = None if bias is None else bias.view(n, config.d_head)
-        if turned and pairs is not None:
-            weight, bias = weight[..., pairs], None if bias is None else bias[..., pairs]
-        return weight, bias
-
-    (W_Q, b_Q), (W_K, b_K) = heads("Q", config.n_heads, True), heads("K", config.n_kv_heads, True)
-    W_V, b_V = heads("V", config.n_kv_heads)
-    W_O = _present(block.attn.W_O).view(config.n_heads, config.d_head, config.d_model)
-    mlp: dict[str, Tensor | None] = {}
-    if config.d_mlp:
-        mlp = {
-            "W_in": _present(block.mlp.W_in).view(config.d_model, config.d_mlp),
-            "b_in": get(f"{name}.mlp.in.bias"),
-            "W_out": _present(block.mlp.W_out).view(config.d_mlp, config.d_model),
-            "b_out": get(f"{name}.mlp.out.bias"),
-            "ln2_w": get(f"{name}.ln2.weight"),
-            "ln2_b": get(f"{name}.ln2.bias"),
-        }
-        if config.gated_mlp:
-            mlp["W_gate"] = _present(block.mlp.W_gate).view(config.d_model, config.d_mlp)
-    return LayerWeights(
-        W_Q,
-        W_K,
-        W_V,
-        W_O,
-        b_Q,
-        b_K,
-        b_V,
-        get(f"{name}.attn.o.bias"),
-        ln1_w=get(f"{name}.ln1.weight"),
-        ln1_b=get(f"{name}.ln1.bias"),
-        **mlp,
-    )
-
-
-@torch.no_grad()
-def _computes_alike(bridge: Any, transformer: Transformer, tolerance: float = 1e-3) -> bool:
-    """Equal log-probabilities on random tokens, intact and with one head per layer ablated."""
-    cfg = transformer.config
-    rng = torch.Generator().manual_seed(0)
-    tokens = torch.randint(cfg.d_vocab, (2, min(cfg.n_ctx, 12)), generator=rng)
-    off = torch.randint(cfg.n_heads, (cfg.n_layers,), generator=rng).tolist()
-
-    def zero(layer: int, z: Tensor) -> Tensor:
-        out = z.clone()
-        out.view(*z.shape[:2], cfg.n_heads, -1)[:, :, off[layer]] = 0
-        return out
-
-    def hook(layer: int) -> Callable[..., Tensor]:
-        return lambda z, hook: zero(layer, z)
-
-    device = bridge.W_E.device
-    for ablated in (False, True):
-        hooks = [(f"blocks.{x}.attn.hook_z", hook(x)) for x in range(cfg.n_layers) if ablated]
-        theirs = bridge.run_with_hooks(tokens.to(device), fwd_hooks=hooks).float().cpu()
-        ours = forward(transformer, tokens, zero if ablated else None).logits
-        difference = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max()
-        if not difference <= tolerance:
-            return False
-    return True

@@ -31,6 +31,11 @@ class Activations(Protocol):
         """Where an ablation keeps, under its name, what it has fitted on this source."""
         ...
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """``[rows]``: tokens of each prompt and its counterfactual; None where all are equal."""
+        ...
+
     def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
         """Head outputs ``z [rows, pos, n_heads, d_head]``, one tensor per layer.
 
@@ -88,13 +93,16 @@ class Ablation(ABC):
         """
 
     @abstractmethod
-    def senders(self, half: Half, outputs: Callable[[], Tensor]) -> Tensor | None:
+    def senders(
+        self, half: Half, outputs: Callable[[], Tensor], lengths: Tensor | None = None
+    ) -> Tensor | None:
         """What ablated senders write, ``[senders, rows or 1, pos, d_model]``; None is zero.
 
         Args:
             half: which text runs.
             outputs: gives ``[senders, rows, pos, d_model]`` of the intact model, on the
                 counterfactual prompts or on the control spans.
+            lengths: ``[rows]`` tokens of each prompt; None where all are equal.
 
         Raises :class:`InvalidSpec` where :attr:`edges` is False.
         """
@@ -113,7 +121,9 @@ class Zero(Ablation):
     def heads(self, half: Half, activations: Activations) -> None:
         """See :meth:`Ablation.heads`."""
 
-    def senders(self, half: Half, outputs: Callable[[], Tensor]) -> None:
+    def senders(
+        self, half: Half, outputs: Callable[[], Tensor], lengths: Tensor | None = None
+    ) -> None:
         """See :meth:`Ablation.senders`."""
 
 
@@ -124,29 +134,47 @@ class _FromOtherText(Ablation):
     leaves_nothing = False
 
     @abstractmethod
-    def replacement(self, half: Half, output: Tensor, rows: int) -> Tensor:
-        """From an output on the other text; ``rows`` is the dimension of prompts or spans."""
+    def replacement(self, half: Half, output: Tensor, rows: int, lengths: Tensor | None) -> Tensor:
+        """From an output on the other text; ``rows`` is the dimension of prompts or spans.
+
+        ``lengths`` is given for prompts that differ in it.
+        """
 
     def heads(self, half: Half, activations: Activations) -> list[Tensor]:
         """See :meth:`Ablation.heads`."""
         text: Text = "counterfactual" if half == "task" else "control"
-        return [self.replacement(half, z, 0) for z in activations.heads(text, self.everywhere)]
+        lengths = activations.lengths if half == "task" else None
+        outputs = activations.heads(text, self.everywhere)
+        return [self.replacement(half, z, 0, lengths) for z in outputs]
 
-    def senders(self, half: Half, outputs: Callable[[], Tensor]) -> Tensor:
+    def senders(
+        self, half: Half, outputs: Callable[[], Tensor], lengths: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`Ablation.senders`."""
-        return self.replacement(half, outputs(), 1)
+        return self.replacement(half, outputs(), 1, lengths if half == "task" else None)
 
 
 class Mean(_FromOtherText):
-    """The mean over the counterfactual prompts (control text: over the spans), per position."""
+    """The mean over the counterfactual prompts (control text: over the spans), per position.
+
+    Prompts of unequal length have no positions in common: the mean is over those of one's own.
+    """
 
     name = "mean"
     replaces = "its mean over the counterfactual prompts"
     everywhere = True  # prompts may be read at different positions
 
-    def replacement(self, half: Half, output: Tensor, rows: int) -> Tensor:
+    def replacement(self, half: Half, output: Tensor, rows: int, lengths: Tensor | None) -> Tensor:
         """See :meth:`_FromOtherText.replacement`."""
-        return output.mean(rows, keepdim=True)
+        if lengths is None:
+            return output.mean(rows, keepdim=True)
+        _, group = lengths.unique(return_inverse=True)
+        size = group.bincount()
+        shape = [len(size) if axis == rows else n for axis, n in enumerate(output.shape)]
+        size = size.view([-1 if axis == rows else 1 for axis in range(output.dim())])
+        mean = output.new_zeros(shape).index_add_(rows, group, output) / size
+        chosen: Tensor = mean.index_select(rows, group)
+        return chosen
 
 
 class Resample(_FromOtherText):
@@ -155,7 +183,7 @@ class Resample(_FromOtherText):
     name = "resample"
     replaces = "its value on the prompt's own counterfactual"
 
-    def replacement(self, half: Half, output: Tensor, rows: int) -> Tensor:
+    def replacement(self, half: Half, output: Tensor, rows: int, lengths: Tensor | None) -> Tensor:
         """See :meth:`_FromOtherText.replacement`."""
         return output if half == "task" else output.roll(-1, rows)
 
@@ -187,13 +215,18 @@ class Optimal(Ablation):
         """See :meth:`Ablation.heads`."""
         if self.name not in activations.fitted:
             outputs = activations.heads("prompts", n=self.prompts)
+            if activations.lengths is not None:  # of the tokens that are there, as one row
+                real = _real(outputs[0], activations.lengths[: self.prompts])
+                outputs = [z[real][None] for z in outputs]
             activations.fitted[self.name] = [
                 self._constants(z, activations.alone(layer, self.prompts))[None, None]
                 for layer, z in enumerate(outputs)
             ]
         return activations.fitted[self.name]
 
-    def senders(self, half: Half, outputs: Callable[[], Tensor]) -> Tensor:
+    def senders(
+        self, half: Half, outputs: Callable[[], Tensor], lengths: Tensor | None = None
+    ) -> Tensor:
         """Refused: there is no constant of an MLP or the embedding."""
         raise InvalidSpec("optimal ablation has constants of heads only, not of edges' senders")
 
@@ -237,6 +270,13 @@ class Optimal(Ablation):
             better = harm < least - self.margin
             best, least = constants.where(better[:, None], best), harm.where(better, least)
         return best
+
+
+def _real(z: Tensor, lengths: Tensor) -> Tensor:
+    """Where ``z [rows, pos, ...]`` stands for a token and not for what fills a row up."""
+    import torch
+
+    return torch.arange(z.shape[1], device=z.device) < lengths[:, None]
 
 
 ABLATIONS: dict[str, Ablation] = {a.name: a for a in (Zero(), Mean(), Resample(), Optimal())}

@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from circuitbench.core.circuit import Direction
 from circuitbench.core.errors import BudgetExceeded
+from circuitbench.core.info import Need
 from circuitbench.oracle.ablations import Ablation
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.engine.base import Engine
 from circuitbench.oracle.meter import Meter
-
-GRADIENT_COST = 3  # queries: a forward pass, and a backward pass counted as two
+from circuitbench.oracle.rules import EXACT, Rule
 
 
 class Account:
@@ -24,10 +26,14 @@ class Account:
         budget: queries allowed; None is unlimited.
         engine: whose work is counted.
         n_heads: of the whole model.
+
+    Attributes:
+        used: what of the oracle has been asked for, in the words of ``Info.needs``.
     """
 
     def __init__(self, meter: Meter, budget: int | None, engine: Engine, n_heads: int) -> None:
         self.meter, self.budget, self.engine, self.n_heads = meter, budget, engine, n_heads
+        self.used: set[Need] = set()
 
     @property
     def remaining(self) -> int | None:
@@ -58,7 +64,8 @@ class Account:
         *,
         task: bool = True,
         control: bool = False,
-        gradient: bool = False,
+        backwards: int = 0,
+        rule: Rule = EXACT,
     ) -> None:
         """Count the passes of one mask by what was asked, whatever is computed for it.
 
@@ -66,17 +73,22 @@ class Account:
             batch: what it was asked on.
             ablation, direction: how.
             task, control: which text.
-            gradient: whether the passes are differentiated.
+            backwards: how many backward passes follow; none where nothing is differentiated.
+            rule: how they go.
         """
-        if task and (direction == "denoising" or ablation.counterfactual):
+        if task and (direction == "denoising" or ablation.counterfactual or rule.reference):
+            self.used.add("counterfactuals")
             self._pass(batch, task=0 if batch.counterfactual_counted else 1)
             batch.counterfactual_counted = True
         if direction == "noising":
             self._fit(batch, ablation)
         self._pass(batch, task=int(task), control=int(control))
-        if gradient:
+        if rule is not EXACT:
+            self.used.add("rules")
+        if backwards:
+            self.used.add("gradients")
             self.meter.gradients += 1
-            self.meter.backwards += task + control
+            self.meter.backwards += backwards
 
     @contextmanager
     def timed(self, among: int = 1) -> Iterator[None]:
@@ -92,9 +104,9 @@ class Account:
         """Count forward passes of a batch's prompts and control spans."""
         source = batch.source
         self.meter.forwards += task + control
-        self.meter.tokens += len(batch) * (
-            task * source.prompts.tokens.shape[1] + control * source.control.shape[1]
-        )
+        asked = torch.from_numpy(batch.prompt_rows)
+        self.meter.tokens += task * source.prompts.n_tokens(asked)
+        self.meter.tokens += control * len(batch) * source.control.shape[1]
 
     def _fit(self, batch: Batch, ablation: Ablation) -> None:
         """Count what fitting takes, once for every batch or pool."""
@@ -104,4 +116,5 @@ class Account:
             source.fits_counted.add(ablation.name)
             self.meter.forwards += fit.forwards
             self.meter.backwards += fit.backwards
-            self.meter.tokens += fit.forwards * fit.prompts * source.prompts.tokens.shape[1]
+            fitted_on = torch.arange(fit.prompts)
+            self.meter.tokens += fit.forwards * source.prompts.n_tokens(fitted_on)

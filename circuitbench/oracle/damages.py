@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from circuitbench.core.display import Displayed, Sheet
 from circuitbench.core.errors import InvalidSpec
+
+SHOWN = 10  # masks in a table
 
 
 @dataclass(frozen=True)
-class Damages:
+class Damages(Displayed):
     """What masks cost the model, float32 on the CPU.
 
     Args:
@@ -37,3 +40,16 @@ class Damages:
         if self.control is None:
             raise InvalidSpec("no reward without control damage; ask with control=True and noising")
         return self.task - self.weight * self.control
+
+    def sheet(self) -> Sheet:
+        """The masks that cost most, by task damage."""
+        columns = {"task (logits)": self.task}
+        if self.control is not None:
+            columns |= {"control (nats/token)": self.control, "reward": self.reward}
+        if self.kl is not None:
+            columns["KL (nats)"] = self.kl
+        first = self.task.argsort(descending=True, stable=True)[:SHOWN].tolist()
+        rows = [(str(i), *(f"{float(x[i]):.4g}" for x in columns.values())) for i in first]
+        total = len(self.task)
+        note = "" if total <= SHOWN else f"The {SHOWN} of {total} masks that cost the task most."
+        return Sheet("Damages", rows, ("mask", *columns), note=note)

@@ -9,23 +9,38 @@ edge attribution patching (Syed et al. 2023).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from circuitbench.core.circuit import Edge
+from circuitbench.core.circuit import DIRECTIONS, Direction, Edge
 from circuitbench.core.edges import graph_of
-from circuitbench.core.errors import InvalidSpec
-from circuitbench.models.forward import normalize, rotate
+from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.oracle.ablations import ABLATIONS, Ablation, Half, ablation_named
-from circuitbench.oracle.account import GRADIENT_COST, Account
+from circuitbench.oracle.account import Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
-from circuitbench.oracle.engine import readout
+from circuitbench.oracle.derivatives import (
+    GRADIENT_COST,
+    Derivatives,
+    checked_of,
+    derivatives_cost,
+)
+from circuitbench.oracle.edge_answers import EdgeAnswers
+from circuitbench.oracle.edge_attribution import Attribution
+from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.engine.limits import Memory
+from circuitbench.oracle.paths import CLEAN, Path, Straight
+from circuitbench.oracle.rules import EXACT, Rule, rule_named
+from circuitbench.tasks.base import REST
+
+EdgeOf = Literal["task", "kl"]
+
+_HELD = 2  # halves of batches whose runs are kept: the prompts, and the control text
 
 
 class EdgeOracle:
@@ -55,6 +70,8 @@ class EdgeOracle:
         self._default, self._weight = ablation, weight
         config = engine.forward.config
         self.graph = graph_of(config.n_layers, config.n_heads, config.d_mlp > 0)
+        self._limit = Memory(config, engine.device).edge_bytes
+        self._held: dict[tuple[Batch, Half, str, Direction], EdgeAnswers] = {}
 
     @property
     def edges(self) -> tuple[Edge, ...]:
@@ -64,6 +81,13 @@ class EdgeOracle:
     @cached_property
     def _place(self) -> dict[Edge, int]:
         return {edge: i for i, edge in enumerate(self.edges)}
+
+    @cached_property
+    def _streams(self) -> Tensor:
+        """``[receivers]``: which of the streams a receiver hears; a layer's heads share one."""
+        own = [not name.endswith((".q", ".k", ".v")) for name in self.graph.receivers]
+        first = [name.endswith(".0.q") for name in self.graph.receivers]
+        return (torch.tensor(own) | torch.tensor(first)).cumsum(0) - 1
 
     def without(self, edges: Iterable[Edge]) -> Tensor:
         """The mask ``[n_edges]`` that ablates some edges and keeps the rest.
@@ -77,12 +101,12 @@ class EdgeOracle:
             mask[self._place[edge]] = False
         return mask
 
-    @torch.no_grad()
     def query(
         self,
         masks: Tensor,
         *,
         ablation: str | None = None,
+        direction: Direction = "noising",
         control: bool = False,
         kl: bool = False,
         per_prompt: bool = False,
@@ -90,11 +114,17 @@ class EdgeOracle:
     ) -> Damages:
         """Damages of edge masks ``[n_masks, n_edges]``, one query each.
 
+        Masks that differ from the intact model, or from a mask asked before, in what a few
+        receivers hear are answered by what that changes; asking such masks together is fastest.
+
         Args:
             masks: bool, True = kept.
             ablation: what replaces a sender's contribution, instead of the oracle's own kind.
-            control: whether to measure control damage too.
-            kl: whether to measure the KL divergence too.
+            direction: in ``noising`` the prompts run and an ablated edge carries the replacement;
+                in ``denoising`` the counterfactual prompts run and a kept edge carries what its
+                sender writes on the prompts. The kind of ablation plays no part in the latter.
+            control: whether to measure control damage too (noising only).
+            kl: whether to measure the KL divergence too, in the same pass.
             per_prompt: whether to give the task damage of each prompt too.
             batch: instead of the oracle's default one.
 
@@ -102,65 +132,254 @@ class EdgeOracle:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
             InvalidSpec: for an ablation that cannot replace every sender.
         """
-        kind, batch = self._ablation(ablation), batch or self._current()
+        if direction not in DIRECTIONS:
+            raise InvalidSpec(f"no direction {direction!r}; {nearest(str(direction), DIRECTIONS)}")
+        noising = direction == "noising"
+        kind = self._ablation(ablation) if noising else self._named(ablation)
+        batch, control = batch or self._current(), control and noising
         kept = self._checked(masks)
-        if not ((kept == 0) | (kept == 1)).all():
+        if kept.dtype != torch.bool and not ((kept == 0) | (kept == 1)).all():
             raise InvalidSpec("a query's edge masks must be bool (soft masks are for gradients)")
-        self._account.charge(len(kept))
-        for _ in kept:
-            self._account.ask(batch, kind, control=control)
-        values, loss, divergence = [], [], []
+        asked = kept.bool().numpy()
+        self._account.charge(len(asked))
+        for _ in asked:
+            self._account.ask(batch, kind, direction, control=control)
         with self._account.timed():
-            run = _Run(self, batch, "task", kind)
-            text = _Run(self, batch, "control", kind) if control else None
-            clean = run.final(torch.ones(len(self.edges))) if kl and len(kept) else None
-            for mask in kept:
-                final = run.final(mask)
-                values.append(run.value_tensor(final).double().cpu())
-                if clean is not None:
-                    divergence.append(run.divergence(clean, final))
-                if text is not None:
-                    loss.append(text.value(text.final(mask)))
-            metric, control_loss = batch.metric, batch.control_loss if control else 0.0
-            clean_rows = torch.from_numpy(batch.clean(batch, "task")) if per_prompt else None
-        each = torch.stack(values) if values else torch.zeros(0, len(batch)).double()
+            task = self._answers(batch, "task", kind, direction)
+            values, divergence = task.values(asked, kl)
+            change = torch.from_numpy(batch.clean(batch, "task")) - values
+            loss = None
+            if control:
+                text, _ = self._answers(batch, "control", kind, direction).values(asked)
+                loss = text.double().mean(1) - batch.control_loss
         return Damages(
-            task=metric - torch.tensor([float(row.mean()) for row in values]),
-            control=torch.tensor(loss) - control_loss if control else None,
+            task=(batch.metric - values.double().mean(1)).float(),
+            control=None if loss is None else loss.float(),
             weight=self._weight,
-            kl=torch.tensor(divergence) if kl else None,
-            per_prompt_task=None if clean_rows is None else (clean_rows - each).float(),
+            kl=None if divergence is None else divergence.double().mean(1).float(),
+            per_prompt_task=change if per_prompt else None,
         )
 
-    def gradient(
-        self, masks: Tensor, *, ablation: str | None = None, batch: Batch | None = None
-    ) -> Tensor:
-        """Derivative ``[n_masks, n_edges]`` of the task metric by soft edge masks, 3 queries each.
+    def proximity(self, *, batch: Batch | None = None) -> Tensor:
+        """Each edge's share of what its receiver hears in the intact model, ``[n_edges]``.
 
-        At all-ones masks this is edge attribution patching, times minus one: the first-order
-        estimate of what ablating the edge takes from the metric.
+        Where a sender adds ``x`` to the stream ``y`` its edges are as close to it as
+        ``max(0, ||y||_1 - ||y - x||_1)``, as a share of all edges into the same receiver; the
+        mean over prompts and positions (Ferrando and Voita 2024, arXiv 2403.00824). Behind the
+        last layer's attention only the metric's positions count. Asks for activations alone: one
+        query, one forward pass. Queries, keys and values of a layer hear the same.
+
+        Raises :class:`BudgetExceeded` if no query is left.
         """
-        kind, batch = self._ablation(ablation), batch or self._current()
-        soft = self._checked(masks)
-        out = torch.zeros_like(soft)
-        self._account.charge(GRADIENT_COST * len(soft))
-        for _ in soft:
-            self._account.ask(batch, kind, gradient=True)
+        batch = batch or self._current()
+        self._account.charge(1)
+        self._account.ask(batch, ablation_named("zero"))
         with self._account.timed():
-            n = len(batch)
-            run = _Run(self, batch, "task", kind)
-            step = run.rows_at_once(len(self.graph.senders))
+            shares = self._answers(batch, "task", ablation_named("zero"), "noising").proximities()
+        stream = self._streams[torch.tensor(self.graph.pairs)[:, 0]]
+        return shares[stream, torch.tensor(self.graph.pairs)[:, 1]]
+
+    def gradient(
+        self,
+        masks: Tensor,
+        *,
+        of: EdgeOf = "task",
+        ablation: str | None = None,
+        per_prompt: bool = False,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
+    ) -> Tensor:
+        """Derivative ``[n_masks, n_edges]`` by soft edge masks in [0, 1], 3 queries each.
+
+        At all-ones masks that of the task metric is edge attribution patching, times minus one:
+        the first-order estimate of what ablating the edge takes from the metric.
+
+        Args:
+            masks: ``[n_masks, n_edges]``.
+            of: ``task`` (the metric, not its damage) or ``kl``, see :class:`Derivatives`.
+            ablation, batch: as in :meth:`query`.
+            rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
+                or itself.
+            per_prompt: whether to give ``[n_masks, batch, n_edges]``, each prompt's own instead
+                of their mean; the question, and so its cost, is the same.
+        """
+        found = self.differentiate(
+            masks, of=(of,), ablation=ablation, per_prompt=per_prompt, batch=batch, rule=rule
+        )
+        return found.gradients[of]
+
+    def differentiate(
+        self,
+        masks: Tensor,
+        *,
+        of: Sequence[EdgeOf] = ("task", "kl"),
+        ablation: str | None = None,
+        per_prompt: bool = False,
+        offsets: Tensor | None = None,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
+    ) -> Derivatives:
+        """Values at soft masks and their derivatives, from one forward pass for each mask.
+
+        A mask costs 1 query and 2 more for everything in ``of``.
+
+        Args:
+            masks, of, ablation, batch, rule: as in :meth:`gradient`.
+            per_prompt: whether values are ``[n_masks, batch]``, and derivatives as there.
+            offsets: ``[n_senders, d_model]`` (:attr:`offsets_shape`), added everywhere to what
+                stands for a sender's output; a method may learn them (optimal ablation: Li and
+                Janson 2024, arXiv 2409.09951). Their derivatives come from the same backward
+                pass, and cost nothing more.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
+            InvalidSpec: for something unknown in ``of``, or as :meth:`query` does.
+        """
+        names, backward = checked_of(of, get_args(EdgeOf)), rule_named(rule)
+        kind, batch = self._ablation(ablation), batch or self._current()
+        soft = self._checked(masks).float()
+        shift = None if offsets is None else self._checked_offsets(offsets)
+        self._account.charge(derivatives_cost(names) * len(soft))
+        for _ in soft:
+            self._account.ask(batch, kind, backwards=len(names), rule=backward)
+        n = len(batch)
+        at = {name: torch.zeros(len(soft), n) for name in names}
+        slope = {
+            name: soft.new_zeros(len(soft), n if per_prompt else 1, soft.shape[1]) for name in names
+        }
+        moved = (
+            {}
+            if shift is None
+            else {name: shift.new_zeros(len(soft), *shift.shape) for name in names}
+        )
+        with self._account.timed():
+            run = self._run(batch, "task", kind, backward)
+            step = 1 if per_prompt else run.rows_at_once(len(self.graph.senders))
+            intact = None
+            if "kl" in names:
+                with torch.no_grad():
+                    intact = run.final(torch.ones(len(self.edges)))
             for i, mask in enumerate(soft):
                 for start in range(0, n, step):
                     rows = torch.arange(start, min(start + step, n))
                     gates = mask.clone().requires_grad_(True)
                     with torch.enable_grad():
-                        value = run.value_tensor(run.final(gates, rows), rows)
-                    out[i] += torch.autograd.grad(value.sum(), gates)[0] / n
-        return out
+                        final = run.final(gates, rows, shift)
+                        for name in names:
+                            if name == "task":
+                                value = run.value_tensor(final, rows)
+                            else:
+                                assert intact is not None  # made above
+                                value = run.divergence(intact[rows], final, rows)
+                            at[name][i, rows] = value.detach().cpu()
+                            by = [gates] if shift is None else [gates, shift]
+                            grads = torch.autograd.grad(value.sum(), by, retain_graph=True)
+                            slope[name][i, start if per_prompt else 0] += grads[0]
+                            if shift is not None:
+                                moved[name][i] += grads[1] / n
+        if not per_prompt:
+            at = {name: value.mean(1) for name, value in at.items()}
+            slope = {name: grad[:, 0] / n for name, grad in slope.items()}
+        return Derivatives(at, slope, moved)
+
+    @property
+    def offsets_shape(self) -> tuple[int, int]:
+        """``(n_senders, d_model)``."""
+        return len(self.graph.senders), self._engine.forward.config.d_model
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """Names of the spans that the prompts name, the rest last; none where they name none."""
+        prompts = self._current().source.prompts
+        return () if prompts.spans is None else (*prompts.spans, REST)
+
+    def attribution(
+        self,
+        path: Path = CLEAN,
+        *,
+        of: EdgeOf = "task",
+        ablation: str | None = None,
+        batch: Batch | None = None,
+        rule: str | Rule = "exact",
+        by_span: bool = False,
+    ) -> Tensor:
+        """Attributions of all edges at the points of a path, ``[n_points, n_edges]``.
+
+        An edge's attribution is ``(z_clean - z_ablated) . d value / d input``: its sender's
+        outputs on the prompts and at the other end, its receiver's input at that point, means
+        over the prompts. At :data:`CLEAN` it equals :meth:`gradient` at all ones. A point costs 3
+        queries; one of a :class:`GradPath` 6, since finding it takes a backward pass too.
+
+        Args:
+            path: where the derivatives are taken, see :mod:`circuitbench.oracle.paths`.
+            of: ``task`` (the metric) or ``kl`` (whose derivative is 0 at the intact model).
+            ablation: the other end, ``resample`` for the counterfactual of every prompt.
+            batch: instead of the oracle's default one.
+            rule: how the backward pass goes.
+            by_span: tell positions apart: ``[n_points, n_edges, n_spans, n_spans]``, the span in
+                which the sender writes and the one in which the receiver is, as :attr:`spans`
+                names them. For keys and values that is where the query looks from (the crossing
+                edges of Haklay et al. 2025, arXiv 2502.04577); other receivers hear in one place.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all points; nothing is spent then.
+            InvalidSpec: for a sender the model does not have, an ablation that cannot replace
+                every sender or is not ``resample`` where the path leads to the counterfactual,
+                spans where the prompts name none, or an unknown rule.
+        """
+        (name,), backward = checked_of((of,), get_args(EdgeOf)), rule_named(rule)
+        kind, batch = self._ablation(ablation), batch or self._current()
+        if isinstance(path, Straight):
+            for sender in path.senders:
+                if sender not in self.graph.senders:
+                    raise InvalidSpec(
+                        f"the model has no sender {sender!r}; {nearest(sender, self.graph.senders)}"
+                    )
+        elif kind.name != "resample":
+            raise InvalidSpec(f"this path leads to the counterfactual: resample, not {kind.name}")
+        if by_span:
+            self._account.used.add("spans")
+            batch.source.prompts.members()  # raises where there are none
+        self._account.charge(GRADIENT_COST * path.passes)
+        for _ in range(path.passes):
+            self._account.ask(batch, kind, backwards=1, rule=backward)
+        with self._account.timed():
+            run = self._run(batch, "task", kind, backward)
+            found = Attribution(run, name, by_span).along(path)
+        return found if by_span else found[..., 0, 0]
+
+    def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
+        return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)
+
+    def _answers(
+        self, batch: Batch, half: Half, ablation: Ablation, direction: Direction
+    ) -> EdgeAnswers:
+        """The last ones are kept: with them go what was run for them."""
+        kind = "clean" if direction == "denoising" else ablation.name
+        key = batch, half, kind, direction
+        found = self._held.pop(key, None)
+        if found is None:
+            while len(self._held) >= _HELD:
+                del self._held[next(iter(self._held))]
+            engine = self._engine
+            found = EdgeAnswers(
+                self.graph,
+                engine.forward,
+                batch,
+                half,
+                ablation,
+                direction,
+                limit=self._limit,
+                chunk_tokens=engine.runner.chunk_tokens,
+            )
+        self._held[key] = found
+        return found
+
+    def _named(self, name: str | None) -> Ablation:
+        return ablation_named(self._default if name is None else name)
 
     def _ablation(self, name: str | None) -> Ablation:
-        ablation = ablation_named(self._default if name is None else name)
+        ablation = self._named(name)
         if not ablation.edges:
             raise InvalidSpec(
                 f"{ablation.name} ablation replaces heads only, not the embedding or MLPs, so it "
@@ -168,178 +387,23 @@ class EdgeOracle:
             )
         return ablation
 
+    def _checked_offsets(self, offsets: Tensor) -> Tensor:
+        offsets = torch.as_tensor(offsets).detach().cpu().float()
+        if offsets.shape != self.offsets_shape or not offsets.isfinite().all():
+            raise InvalidSpec(
+                f"offsets must be finite and {list(self.offsets_shape)}, not {list(offsets.shape)}"
+            )
+        return offsets.requires_grad_(True)
+
     def _checked(self, masks: Tensor) -> Tensor:
         masks = torch.as_tensor(masks)
         if masks.dim() != 2 or masks.shape[1] != len(self.edges):
             raise InvalidSpec(
                 f"edge masks must be [n_masks, {len(self.edges)}], not {tuple(masks.shape)}"
             )
+        if masks.dtype == torch.bool:
+            return masks.cpu()
         soft = masks.detach().cpu().float()
         if not ((soft >= 0) & (soft <= 1)).all():
             raise InvalidSpec("edge masks must lie in [0, 1]")
         return soft
-
-
-class _Run:
-    """One half of a batch, run with edges ablated."""
-
-    def __init__(self, edges: EdgeOracle, batch: Batch, half: Half, ablation: Ablation) -> None:
-        self.graph, self.f, self.half = edges.graph, edges._engine.forward, half
-        device = self.f.device
-        self.index = torch.tensor(self.graph.pairs, device=device)  # [n_edges, 2]
-        prompts, control = batch.source.prompts, batch.source.control
-        rows = torch.from_numpy(batch.rows(half))
-        self.prompts = prompts.take(rows).to(device) if half == "task" else None
-        self.tokens = (prompts.tokens if half == "task" else control)[rows].to(device)
-        self.directions = None
-        if self.prompts is not None:
-            self.directions = readout.Directions(self.f.weights.unembed, self.prompts)
-        with torch.no_grad():  # [senders, batch or 1, pos, d_model], None is zero
-            self.ablated = ablation.senders(half, self._outputs_elsewhere)
-
-    def _outputs_elsewhere(self) -> Tensor:
-        """All senders' outputs on the counterfactual prompts, or on the control spans."""
-        tokens = self.tokens if self.prompts is None else self.prompts.counterfactual
-        everyone = torch.ones(len(self.graph.receivers), len(self.graph.senders))
-        return self._forward(tokens, everyone.to(self.f.device), None, every_sender=True)[1]
-
-    def rows_at_once(self, senders: int, limit: int = 1 << 29) -> int:
-        """Prompts whose differentiable pass stays within ``limit`` bytes, at least one."""
-        each = 4 * self.tokens.shape[1] * self.f.config.d_model * senders * self.f.n_layers
-        return max(1, limit // each)
-
-    def final(self, mask: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What the unembedding reads, ``[batch, pos, d_model]``, under an edge mask."""
-        receiver, sender = self.index.unbind(1)
-        keep = torch.ones(len(self.graph.receivers), len(self.graph.senders), device=self.f.device)
-        keep = keep.index_put((receiver, sender), mask.to(self.f.device))
-        tokens, ablated = self.tokens, self.ablated
-        if rows is not None:
-            tokens = tokens[rows]
-            ablated = ablated if ablated is None or ablated.shape[1] == 1 else ablated[:, rows]
-        return self._forward(tokens, keep, ablated)[0]
-
-    def value_tensor(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Metric or control loss per row."""
-        if self.directions is None or self.prompts is None:
-            return readout.control_loss(self.f.weights.unembed, final, self.tokens)
-        return self.directions.metric(self._read(final, rows)[None], rows)[0]
-
-    def value(self, final: Tensor) -> float:
-        """Metric or control loss, mean over rows."""
-        return float(self.value_tensor(final).double().mean())
-
-    def divergence(self, clean: Tensor, final: Tensor) -> float:
-        """Mean KL(clean || ablated) at the metric's positions."""
-        read = self._read(clean), self._read(final)[None]
-        return float(readout.kl_divergence(self.f.weights.unembed, *read).mean())
-
-    def _read(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
-        assert self.prompts is not None
-        positions = self.prompts.positions if rows is None else self.prompts.positions[rows]
-        return final[torch.arange(len(final), device=final.device)[:, None], positions]
-
-    def _forward(
-        self, tokens: Tensor, keep: Tensor, ablated: Tensor | None, every_sender: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Final normed stream, and the outputs of all senders if asked for."""
-        f, cfg = self.f, self.f.config
-        x = f.embed(tokens)
-        cut = (1 - keep).detach().bool() if not keep.requires_grad else torch.ones_like(keep).bool()
-        needed = cut.any(0) | every_sender  # senders that somebody must do without
-        stream = _Senders(ablated, needed)
-        stream.write(x[None])
-        receiver = 0
-        for layer, w in enumerate(f.weights.layers):
-            mine = slice(receiver, receiver + 3 * cfg.n_heads)
-            if cut[mine].any():
-                z = self._heads(layer, stream.heard(x, keep[mine], cut[mine]))
-            else:
-                z = f.heads(layer, x)
-            output = w.out.weight.T.unflatten(0, (cfg.n_heads, cfg.d_head))
-            before = len(stream)
-            if needed[before : before + cfg.n_heads].any():
-                out = torch.einsum("bphk,hkd->hbpd", z, output)
-                x = x + out.sum(0) + (0 if w.out.bias is None else w.out.bias)
-                stream.write(out)
-            else:
-                x = f.add_attention(layer, x, z)
-                stream.skip(cfg.n_heads)
-            receiver = mine.stop
-            if cfg.d_mlp:
-                here = slice(receiver, receiver + 1)
-                heard = stream.heard(x, keep[here], cut[here])[0] if cut[here].any() else x
-                out = f.add_mlp(layer, heard) - heard
-                x = x + out
-                stream.write(out[None])
-                receiver += 1
-        if cut[receiver].any():
-            x = stream.heard(x, keep[receiver:], cut[receiver:])[0]
-        return f.final(x), stream.outputs()
-
-    def _heads(self, layer: int, heard: Tensor) -> Tensor:
-        """``z [batch, pos, n_heads, d_head]`` where every q, k and v has its own input.
-
-        ``heard [3 * n_heads, batch, pos, d_model]``, ordered head by head.
-        """
-        f, cfg = self.f, self.f.config
-        n = normalize(heard, cfg.normalization, cfg.norm_eps).unflatten(0, (cfg.n_heads, 3))
-        qkv = f.weights.layers[layer].qkv
-        assert qkv.bias is not None
-        sizes = [heads * cfg.d_head for heads in (cfg.n_heads, cfg.n_kv_heads, cfg.n_kv_heads)]
-        parts = []
-        for i, (weight, bias) in enumerate(
-            zip(qkv.weight.split(sizes), qkv.bias.split(sizes), strict=True)
-        ):
-            weight, bias = (t.unflatten(0, (-1, cfg.d_head)) for t in (weight, bias))
-            weight, bias = (t.repeat_interleave(cfg.n_heads // len(t), 0) for t in (weight, bias))
-            part = torch.einsum("hbpd,hkd->bhpk", n[:, i], weight) + bias[:, None]
-            parts.append(part)
-        q, k, v = parts
-        if cfg.positions == "rotary":
-            cos, sin = f.angles(q.shape[2])
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-        return z.transpose(1, 2)
-
-
-class _Senders:
-    """What has been written to the residual stream so far, sender by sender."""
-
-    def __init__(self, ablated: Tensor | None, needed: Tensor) -> None:
-        self.ablated, self.needed = ablated, needed
-        self._out: list[Tensor] = []
-        self._index: list[int] = []
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def write(self, out: Tensor) -> None:
-        """``[new senders, batch, pos, d_model]``; kept for those that are needed."""
-        for i, one in enumerate(out):
-            if self.needed[self._count + i]:
-                self._out.append(one)
-                self._index.append(self._count + i)
-        self._count += len(out)
-
-    def skip(self, n: int) -> None:
-        """``n`` senders that nobody does without."""
-        self._count += n
-
-    def outputs(self) -> Tensor:
-        """``[needed senders, batch, pos, d_model]``."""
-        return torch.stack(self._out) if self._out else torch.empty(0)
-
-    def heard(self, x: Tensor, keep: Tensor, cut: Tensor) -> Tensor:
-        """What receivers hear, ``[receivers, batch, pos, d_model]``.
-
-        ``keep`` and ``cut`` are ``[receivers, senders]``; each hears the stream ``x`` plus, for
-        every sender it should do without, that sender's replacement minus its output.
-        """
-        index = [i for i in self._index if cut[:, i].any()]
-        if not index:
-            return x.expand(len(keep), *x.shape)
-        out = torch.stack([self._out[self._index.index(i)] for i in index])
-        change = -out if self.ablated is None else self.ablated[index] - out
-        return x + torch.einsum("rs,sbpd->rbpd", 1 - keep[:, index], change)

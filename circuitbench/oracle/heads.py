@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +16,18 @@ from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.models.base import Model
 from circuitbench.oracle.ablations import Ablation, Half, ablation_named
-from circuitbench.oracle.account import GRADIENT_COST, Account
+from circuitbench.oracle.account import Account
 from circuitbench.oracle.batch import Batch
 from circuitbench.oracle.damages import Damages
+from circuitbench.oracle.derivatives import Derivatives, Of, checked_of, derivatives_cost
 from circuitbench.oracle.edges import EdgeOracle
-from circuitbench.oracle.engine.base import Engine, Question, Source
+from circuitbench.oracle.engine.base import Engine, Quantity, Question, Source
 from circuitbench.oracle.engine.choice import engine_for
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.memo import fill, unknown, values
 from circuitbench.oracle.meter import Meter
+from circuitbench.oracle.rules import EXACT, Rule, rule_named
 from circuitbench.tasks.base import Task
-
-Of = Literal["task", "control", "reward"]
 
 
 class _Asked(NamedTuple):
@@ -139,10 +139,15 @@ class Oracle:
     def edges(self) -> EdgeOracle:
         """The same questions about edges, on this oracle's budget and meter.
 
-        Raises :class:`InvalidSpec` for a model whose architecture the engine does not know.
+        Raises :class:`InvalidSpec` for a model whose edges the engine does not know, with the
+        reason.
         """
         if not isinstance(self.engine, FastEngine):
             raise InvalidSpec(f"{self._model.name} is run by hooks, which know no edges")
+        reason = self.engine.transformer.why_no_edges
+        if reason:
+            raise InvalidSpec(f"no edges are known of {self._model.name}: {reason}")
+        self._account.used.add("edges")
         return EdgeOracle(
             self.engine,
             self._account,
@@ -241,45 +246,102 @@ class Oracle:
         direction: Direction = "noising",
         batch: Batch | Sequence[Batch] | None = None,
         of: Of = "task",
+        rule: str | Rule = "exact",
     ) -> Tensor:
-        """Derivative ``[n_masks, n_layers, n_heads]`` by soft masks in [0, 1].
+        """Derivative ``[n_masks, n_layers, n_heads]`` by soft masks in [0, 1], 3 queries each.
 
-        A head's output is ``m * z + (1 - m) * z_ablated`` (roles swapped in denoising). Each
-        mask costs 3 queries.
+        A head's output is ``m * z + (1 - m) * z_ablated`` (roles swapped in denoising).
 
         Args:
             masks: bool or float ``[n_masks, n_layers, n_heads]``.
             ablation: instead of the oracle's own.
             direction: ``noising`` or ``denoising``.
             batch: instead of the default one; or one batch per mask.
-            of: ``task`` differentiates the task *metric* (not its damage), ``control`` the
-                control loss, ``reward`` the reward (so minus the metric's, minus the weighted
-                loss's derivative).
+            of: what to differentiate, see :class:`Derivatives`.
+            rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
+                or itself.
+
+        Raises as :meth:`differentiate` does.
         """
-        if of not in ("task", "control", "reward"):
+        found = self.differentiate(
+            masks, of=(of,), ablation=ablation, direction=direction, batch=batch, rule=rule
+        )
+        return found.gradients[of]
+
+    def differentiate(
+        self,
+        masks: Tensor,
+        *,
+        of: Sequence[Of] = ("task", "kl"),
+        ablation: str | None = None,
+        direction: Direction = "noising",
+        batch: Batch | Sequence[Batch] | None = None,
+        rule: str | Rule = "exact",
+    ) -> Derivatives:
+        """Values at soft masks and their derivatives, from one forward pass for each mask.
+
+        A mask costs 1 query and 2 more for everything in ``of``.
+
+        Args:
+            masks: bool or float ``[n_masks, n_layers, n_heads]``.
+            of: what to differentiate, see :class:`Derivatives`.
+            ablation, direction, batch, rule: as in :meth:`gradient`.
+
+        Raises:
+            BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
+            InvalidSpec: for something in ``of`` that is unknown, or that denoising does not have;
+                for an unknown rule, or one that the engine or the control text cannot follow.
+        """
+        names, backward = checked_of(of), self._rule(rule)
+        needed = {*names, *(("task", "control") if "reward" in names else ())}
+        if "control" in needed and direction == "denoising":
+            name = "reward" if "reward" in names else "control"
+            raise InvalidSpec(f"denoising has no control text, so no gradient of {name!r}")
+        if "control" in needed and backward.reference:
             raise InvalidSpec(
-                f"no gradient of {of!r}; {nearest(of, ['task', 'control', 'reward'])}"
+                f"rule {backward.name} needs counterfactuals, which control text does not have"
             )
-        if of != "task" and direction == "denoising":
-            raise InvalidSpec(f"denoising has no control text, so no gradient of {of!r}")
         kind = self._ablation(ablation)
         soft = _float_masks(masks, self.shape)
         batches = self._batches(batch, len(soft))
-        self._account.charge(GRADIENT_COST * len(soft))
-        task, control = of != "control", of != "task"
+        self._account.charge(derivatives_cost(names) * len(soft))
+        task, control = bool(needed & {"task", "kl"}), "control" in needed
+        backwards = len(names) + ("reward" in names)  # which is of both texts
         for b in batches:
-            self._account.ask(b, kind, direction, task=task, control=control, gradient=True)
-        sign = -1.0 if of == "reward" else 1.0
-        weight = -self.weight if of == "reward" else 1.0
-        out = np.zeros(soft.shape, np.float32)
+            self._account.ask(
+                b,
+                kind,
+                direction,
+                task=task,
+                control=control,
+                backwards=backwards,
+                rule=backward,
+            )
+        quantities: dict[str, Quantity] = {"task": "value", "kl": "kl"}
+        of_prompts = {name: q for name, q in quantities.items() if name in needed}
+        at = {name: np.zeros(len(soft), np.float32) for name in needed}
+        slope = {name: np.zeros(soft.shape, np.float32) for name in needed}
         with self._account.timed():
-            for one, b, mask in zip(out, batches, soft, strict=True):
-                if task:
-                    one += sign * self.engine.gradient(b.question("task", mask, kind, direction))
+            for i, (b, mask) in enumerate(zip(batches, soft, strict=True)):
+                if of_prompts:
+                    asked = b.question("task", mask, kind, direction)
+                    found = self.engine.differentiate(asked, tuple(of_prompts.values()), backward)
+                    for name, value, derivative in zip(of_prompts, *found, strict=True):
+                        at[name][i], slope[name][i] = value, derivative
                 if control:
                     asked = b.question("control", mask, kind, direction)
-                    one += weight * self.engine.gradient(asked)
-        return torch.from_numpy(out)
+                    (at["control"][i],), (slope["control"][i],) = self.engine.differentiate(
+                        asked, rule=backward
+                    )
+        if "reward" in names:
+            clean = np.array([(b.metric, b.control_loss) for b in batches]).reshape(-1, 2)
+            lost, gained = clean[:, 0] - at["task"], at["control"] - clean[:, 1]
+            at["reward"] = lost - self.weight * gained
+            slope["reward"] = -slope["task"] - self.weight * slope["control"]
+        return Derivatives(
+            {name: torch.from_numpy(at[name]) for name in names},
+            {name: torch.from_numpy(slope[name]) for name in names},
+        )
 
     @classmethod
     def _together(
@@ -315,6 +377,15 @@ class Oracle:
 
     def _ablation(self, name: str | None) -> Ablation:
         return ablation_named(self.ablation if name is None else name)
+
+    def _rule(self, name: str | Rule) -> Rule:
+        rule = rule_named(name)
+        if rule is not EXACT and not isinstance(self.engine, FastEngine):
+            raise InvalidSpec(
+                f"{self._model.name} is run by hooks, which know the rule exact only, not "
+                f"{rule.name}"
+            )
+        return rule
 
     def _asked(
         self,

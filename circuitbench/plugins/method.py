@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from circuitbench.core.circuit import Circuit
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle import Oracle
 
 # Told the fraction of the training that is done, and a line of figures.
 Report = Callable[[float, str], None]
+
+# What a method learnt on before it is asked: nothing, the model it is scored on, others only.
+Track = Literal["none", "same-model", "other-models"]
 
 
 def unreported(fraction: float, text: str) -> None:
@@ -30,31 +34,41 @@ class Curriculum:
         pool: prompts in the pool that training batches are drawn from, so that a repeated
             question costs no compute (it is still counted); never less than a batch. None
             draws every batch afresh.
+        models: names of other models (``planted@150``); the tasks are then those of each of
+            them. The one that is scored is refused. None means that one, and no other.
+        labelled: whether the learner is told the true circuits of the tasks on those models
+            (:attr:`TrainingTools.truths`); never that of the model it is scored on.
     """
 
     tasks: tuple[str, ...] = ()
     pool: int | None = None
+    models: tuple[str, ...] = ()
+    labelled: bool = False
 
     def __post_init__(self) -> None:
+        if self.labelled and not self.models:
+            raise InvalidSpec("true circuits are told of other models only; name some in models")
         if self.pool is not None and self.pool < 1:
             raise InvalidSpec(f"pool must be 1 or more, not {self.pool}")
 
 
 @dataclass(frozen=True)
 class TrainingTools:
-    """What a learner may use while it trains; none of it may change a number.
+    """What a learner may use while it trains; none of it but the truths may change a number.
 
     Args:
         report: to be called now and then.
         checkpoints: a folder to save the training in, and to go on from if it holds one.
         tensorboard: a folder for TensorBoard events.
         run: the facts of the run that a checkpoint must agree in to be taken up, JSON-able.
+        truths: the true circuit for each oracle, in their order, if the curriculum is labelled.
     """
 
     report: Report = unreported
     checkpoints: Path | None = None
     tensorboard: Path | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
+    truths: tuple[Circuit, ...] = ()
 
 
 @runtime_checkable
@@ -94,8 +108,16 @@ class Learner(TrainableMethod, Protocol):
         rng: np.random.Generator,
         tools: TrainingTools = TrainingTools(),
     ) -> None:
-        """Learn on one oracle per task of the curriculum."""
+        """Learn on one oracle per task of the curriculum, and per model if it names some."""
         ...
+
+
+def track_of(method: Method) -> Track:
+    """What a method learns on; methods of different tracks are not compared in one ranking."""
+    if not isinstance(method, TrainableMethod):
+        return "none"
+    others = isinstance(method, Learner) and method.curriculum().models
+    return "other-models" if others else "same-model"
 
 
 @runtime_checkable

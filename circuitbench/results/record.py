@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from circuitbench.core.circuit import Circuit
+from circuitbench.core.display import Displayed, Sheet
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.results.names import check_name
 from circuitbench.results.plain import plain
@@ -40,7 +41,7 @@ NOT_IDENTITY = frozenset({"commit"})
 PARSED = {"parsed": True}
 
 
-class Record(BaseModel):
+class Record(BaseModel, Displayed):
     """One run: what happened. All of it is plain JSON data and goes into the file.
 
     Nothing here follows from anything else here: the metrics that compare the discovery with
@@ -74,7 +75,8 @@ class Record(BaseModel):
     )
     info: dict[str, Any] = Field(
         default_factory=dict,
-        description="What the plug-ins say of themselves: method, task, model, each with a title.",
+        description="What the plug-ins say of themselves: method, task, model, each with a title; "
+        "training: the method's track, and the other models it learns on.",
     )
     discovery: dict[str, Any] = Field(
         default_factory=dict,
@@ -167,6 +169,13 @@ class Record(BaseModel):
     def external(self) -> bool:
         """Whether the circuit was found elsewhere and read from a file; its cost is unknown."""
         return "external" in self.spec
+
+    def sheet(self) -> Sheet:
+        """Which run it was and how it ended; :class:`~circuitbench.Result` shows its scores."""
+        rows = [("status", self.ending), ("reason", self.reason), ("run id", self.run_id)]
+        rows += [("repeat with", self.command), ("created", self.created)]
+        title = f"Record: {self.method} on {self.task} ({self.model_name}, seed {self.seed})"
+        return Sheet(title, [row for row in rows if row[1]])
 
     def content(self) -> dict[str, Any]:
         """What the file holds, but for the checksum."""

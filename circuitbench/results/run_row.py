@@ -15,6 +15,7 @@ from circuitbench.results.content import outcome_of
 from circuitbench.results.record import Record, canonical, ending
 from circuitbench.results.store import read_record
 
+UNTOLD = -1
 _OWN = ("method", "task", "model", "seed")
 Curve = list[tuple[int, float]]
 
@@ -32,7 +33,8 @@ class RunRow:
         values: every metric that exists for the run, by key; costs alone unless it is done.
         roles: per role, the share of its heads among the R best ranked.
         curves: by the key of a metric of rankings: the best ranking's value after q queries.
-        n_items, n_relevant: heads of the model, and how many of them are true (0: unknown).
+        n_items, n_relevant: heads of the model, and how many of them are true (0: unknown;
+            :data:`UNTOLD`: nobody knows the task's circuit).
         errors: why metrics that raised have no value, by key.
         whole: reads the record.
     """
@@ -87,10 +89,15 @@ class RunRow:
             outcome.role_recall if scored else {},
             curves_of(outcome) if scored else {},
             outcome.scores.size if scored else 0,
-            int(outcome.relevant.sum()) if scored else 0,
+            int(outcome.relevant.sum()) if scored else (UNTOLD if done else 0),
             errors,
             (lambda: record) if path is None else None,
         )
+
+    @property
+    def truthless(self) -> bool:
+        """Whether the run is done on a task whose circuit nobody knows."""
+        return self.n_relevant == UNTOLD
 
     @property
     def ending(self) -> str:

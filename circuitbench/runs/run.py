@@ -14,14 +14,20 @@ from circuitbench.core.errors import CircuitBenchError, TimedOut
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
-from circuitbench.plugins.method import Elsewhere, TrainableMethod, TrainingTools
-from circuitbench.plugins.registry import info_of
+from circuitbench.plugins.method import (
+    Curriculum,
+    Elsewhere,
+    Learner,
+    Method,
+    TrainableMethod,
+    TrainingTools,
+    track_of,
+)
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
-from circuitbench.runs.command import command_line
 from circuitbench.runs.failure import one_line, traceback_of
-from circuitbench.runs.prepare import Prepared
+from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.stages import discover, make_oracle, measure, train
 from circuitbench.runs.unmeasured import INTERRUPTED
@@ -42,7 +48,9 @@ def run(
 
     Whatever a stage raises gives a record with status ``failed`` (or ``timeout``), the stage, the
     reason and the traceback. So does an exhausted budget, or an answer that is no
-    :class:`Discovery` of finite numbers.
+    :class:`Discovery` of finite numbers. A method that needs what this task or model cannot give
+    (see :func:`circuitbench.runs.prepare.unmet`) asks nothing: the record is ``skipped``, with
+    the reason.
 
     Args:
         prepared: what to run.
@@ -63,6 +71,8 @@ def run(
             keep(record)
 
     try:
+        if reason := unmet(prepared):
+            return ongoing.record("skipped", reason=reason)
         discovery = ongoing.go_on(unmeasured) if unmeasured else ongoing.discover()
         if prepared.spec.functional != "none":
             ongoing.stage = "measuring"
@@ -95,8 +105,9 @@ class _Ongoing:
         """Load, train, discover."""
         prepared, spec = self.prepared, self.prepared.spec
         truth = prepared.task.truth(prepared.model)
-        head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
-        self.outcome["truth"] = plain(truth_of(truth), "truth")
+        if truth is not None:
+            head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
+            self.outcome["truth"] = plain(truth_of(truth), "truth")
         oracle = make_oracle(
             prepared, spec.task, prepared.task, "discovery", self.discovering, spec.budget
         )
@@ -147,7 +158,7 @@ class _Ongoing:
         self, status: Status, stage: Stage = "", reason: str = "", traceback: str = ""
     ) -> Record:
         """What is known now."""
-        prepared, spec = self.prepared, self.prepared.spec
+        prepared = self.prepared
         spent = {"discovery": self.discovering.as_dict(), "training": self.training.as_dict()}
         return Record(
             spec=prepared.identity,
@@ -155,7 +166,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info=info_of(spec.method, spec.task, prepared.model.name),
+            info={**prepared.info, "training": _trained_on(prepared.method)},
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -166,7 +177,7 @@ class _Ongoing:
             },
             versions=dict(prepared.versions),
             hardware=self.hardware,
-            command=command_line(spec),
+            command=prepared.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -177,3 +188,13 @@ def _isolation(prepared: Prepared) -> dict[str, Any]:
     if isinstance(method, Elsewhere):
         return {"isolation": "process", "shown": list(method.shown)}
     return {"isolation": "in-process"}
+
+
+def _trained_on(method: Method) -> dict[str, Any]:
+    """The track of a method, and the other models that it learns on."""
+    found = method.curriculum() if isinstance(method, Learner) else Curriculum()
+    return {
+        "track": track_of(method),
+        "models": list(found.models),
+        "labelled": found.labelled,
+    }

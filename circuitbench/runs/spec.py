@@ -31,7 +31,7 @@ class RunSpec:
     """One run of one method on one task.
 
     Args:
-        method, task: names of registered plug-ins.
+        method, task: names of registered plug-ins; a task may be a file (``./mine.yaml``).
         model: ``name`` or ``name@variant``; None means the task's default model.
         seed: root of every random draw (see :mod:`circuitbench.core.seeding`).
         budget: how many oracle queries discovery may spend; None means no limit.
@@ -43,6 +43,9 @@ class RunSpec:
         functional: how thoroughly the committed set is tested without any truth, after
             discovery and on a meter of its own (see
             :mod:`circuitbench.evaluation.without_truth.measurements`).
+        truth: of a task that is a file, which of its circuits is scored, or ``none``; None is
+            the file's choice.
+        control: a text file to cut control spans from; None is the task's own text.
         hyperparameters: changes to the method's settings, by dotted name (``ppo.gamma``).
 
     Raises:
@@ -60,6 +63,8 @@ class RunSpec:
     device: Device = "auto"
     precision: Precision = "exact"
     functional: Functional = "quick"
+    truth: str | None = None
+    control: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     @model_validator(mode="wrap")

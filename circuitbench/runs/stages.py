@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from circuitbench.core.circuit import Circuit
 from circuitbench.core.discovery import Discovery
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import derive_seed, generator
 from circuitbench.evaluation.without_truth import measurements
+from circuitbench.models.base import Model
 from circuitbench.oracle import Meter, Oracle
 from circuitbench.plugins.method import Curriculum, Learner, TrainableMethod, TrainingTools
-from circuitbench.plugins.registry import load_task
+from circuitbench.plugins.registry import load_model, load_task
 from circuitbench.runs.prepare import Prepared
 from circuitbench.runs.progress import Progress
-from circuitbench.runs.training import shaping
+from circuitbench.runs.training import refuse_scored, shaping
 from circuitbench.tasks.base import Task
 
 
@@ -25,15 +28,16 @@ def make_oracle(
     meter: Meter,
     budget: int | None = None,
     pool: int | None = None,
+    model: Model | None = None,
 ) -> Oracle:
-    """The oracle of one stage; another ``purpose`` gives other prompts."""
-    spec = prepared.spec
+    """The oracle of one stage; another ``purpose`` gives other prompts, on the run's model."""
+    spec, model = prepared.spec, model or prepared.model
     # The method's name is no axis of the seed: every method is asked about the same prompts.
     return Oracle(
-        prepared.model,
+        model,
         task,
         task_name=task_name,
-        seed=derive_seed(spec.seed, task_name, prepared.model.name, purpose),
+        seed=derive_seed(spec.seed, task_name, model.name, purpose),
         ablation=spec.ablation,
         weight=spec.weight,
         batch_size=spec.batch_size,
@@ -51,23 +55,38 @@ def train(
     progress: Progress,
     tools: TrainingTools = TrainingTools(),
 ) -> None:
-    """Let a method that trains do so: on its curriculum and with tools, if it is a learner."""
+    """Let a method that trains do so: on its curriculum and with tools, if it is a learner.
+
+    Raises :class:`InvalidSpec` where another model of a curriculum is the one that is scored.
+    """
     method, spec = prepared.method, prepared.spec
     assert isinstance(method, TrainableMethod)
     curriculum = method.curriculum() if isinstance(method, Learner) else Curriculum()
-    oracles = [
-        make_oracle(
-            prepared,
-            name,
-            prepared.task if name == spec.task else load_task(name),
-            "training",
-            meter,
-            pool=None if curriculum.pool is None else max(curriculum.pool, spec.batch_size),
-        )
+    pool = None if curriculum.pool is None else max(curriculum.pool, spec.batch_size)
+    tasks = {
+        name: prepared.task if name == spec.task else load_task(name)
         for name in curriculum.tasks or (spec.task,)
-    ]
-    rng = generator(spec.seed, spec.task, prepared.model.name, spec.method, "training")
+    }
     progress("training", 0.0)
+    oracles: list[Oracle] = []
+    truths: list[Circuit] = []
+    for model in map(load_model, curriculum.models) if curriculum.models else (prepared.model,):
+        if curriculum.models:
+            refuse_scored(spec.method, model, prepared.model)
+        for name, task in tasks.items():
+            oracles.append(make_oracle(prepared, name, task, "training", meter, None, pool, model))
+            if curriculum.labelled:
+                truth = task.truth(model)
+                if truth is None:
+                    raise InvalidSpec(
+                        f"{spec.method} learns from true circuits; nobody knows that of {name} in "
+                        f"{model.name}"
+                    )
+                truths.append(truth)
+    # What is learnt on fixed tasks of other models is the same whatever it is scored on.
+    frozen = curriculum.models and curriculum.tasks
+    where = () if frozen else (spec.task, prepared.model.name)
+    rng = generator(spec.seed, *where, spec.method, "training")
     if not isinstance(method, Learner):
         method.train(oracles, rng)
         return
@@ -75,7 +94,8 @@ def train(
     def report(fraction: float, text: str) -> None:
         progress(f"training {text}".strip(), fraction)
 
-    method.train(oracles, rng, replace(tools, report=report, run=shaping(prepared.identity)))
+    run = shaping(prepared.identity)
+    method.train(oracles, rng, replace(tools, report=report, run=run, truths=tuple(truths)))
 
 
 def discover(prepared: Prepared, oracle: Oracle) -> Discovery:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.extras import MissingExtra
+from circuitbench.models.base import Model
 from circuitbench.plugins.method import Learner, Method, TrainingTools
-from circuitbench.results import Record, check_folder
-from circuitbench.runs.prepare import Prepared
-
-# Where a folder of records keeps trainings that have not ended.
-CHECKPOINTS = ".checkpoints"
+from circuitbench.results import check_folder
 
 # What of a run's identity comes after training, or is the method's own to compare.
 AFTER_TRAINING = ("budget", "functional", "hyperparameters")
@@ -49,28 +46,35 @@ def check_tensorboard(folder: Path | None) -> None:
         raise MissingExtra("tensorboard", "--tensorboard")
 
 
-def tools_of(
-    prepared: Prepared, out: Path, checkpoints: Path | None, tensorboard: Path | None
-) -> TrainingTools:
-    """The tools of one run; a learner saves its training beside the records if nowhere else.
+def refuse_scored_name(method: str, others: Iterable[str], scored: str) -> None:
+    """Refuse a model to train on that is the scored one by its name (``planted`` is seed 0)."""
+    for name in others:
+        if _full(name) == _full(scored):
+            raise _is_scored(method, name)
 
-    What it saves there is removed by :func:`forget` once the run has ended.
+
+def refuse_scored(method: str, other: Model, scored: Model) -> None:
+    """Refuse a model to train on that is the scored one, by name or by weights.
+
+    Raises :class:`InvalidSpec`.
     """
-    method = prepared.method
-    if isinstance(method, Learner) and checkpoints is None:
-        checkpoints = out / CHECKPOINTS / prepared.run_id
-    return training_tools(method, prepared.spec.method, checkpoints, tensorboard)
+    refuse_scored_name(method, [other.name], scored.name)
+    one, two = other.transformer, scored.transformer
+    if one is not None and two is not None and torch.equal(one.W_E, two.W_E):
+        raise _is_scored(method, other.name)
 
 
-def forget(out: Path, record: Record) -> None:
-    """Remove the training that a run saved beside its record, unless it may still go on.
+def _is_scored(method: str, name: str) -> InvalidSpec:
+    return InvalidSpec(
+        f"{method} is to train on other models, but {name} is the one it is scored on; "
+        "leave it out of its models, or score it on another"
+    )
 
-    A run that was out of time goes on from there if it is given more.
-    """
-    if record.status != "timeout":
-        shutil.rmtree(out / CHECKPOINTS / record.run_id, ignore_errors=True)
-        with suppress(OSError):
-            (out / CHECKPOINTS).rmdir()
+
+def _full(name: str) -> str:
+    """A model's name with its seed."""
+    base, _, variant = name.partition("@")
+    return f"{base}@{variant or 0}"
 
 
 def shaping(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,56 +10,29 @@ English from ``$CIRCUITBENCH_DATA/wikitext-2-raw/wiki.test.raw`` (Merity et al. 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.circuit import Circuit
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.tasks.base import Prompts, answer_against
+from circuitbench.tasks.text.task import read_shipped, read_truth
+from circuitbench.tasks.tokenizer import Tokenizer
 
 DATA_VARIABLE = "CIRCUITBENCH_DATA"
 TEXT = Path("wikitext-2-raw") / "wiki.test.raw"
 SPAN = 60  # tokens of control text, BOS included
 FILLERS = 57  # as MechRL (arXiv 2605.26343)
-# fmt: off
-NAMES = (
-    "Aaron", "Adam", "Alex", "Amy", "Andrew", "Anna", "Anthony", "Brian", "Carl", "Charles",
-    "Chris", "Daniel", "David", "Emma", "Eric", "George", "Jack", "James", "John", "Kate",
-    "Laura", "Mark", "Mary", "Paul", "Peter", "Sarah",
-)
-# fmt: on
-TEMPLATES = (
-    "When {a} and {b} went to the store, {s} gave a drink to",
-    "When {a} and {b} got to the park, {s} gave a ball to",
-    "After {a} and {b} went to the school, {s} sent a letter to",
-    "While {a} and {b} were at the office, {s} gave a book to",
-)
 EVENTS = ("war", "siege", "famine", "trial", "strike", "voyage", "reign", "conflict", "exile")
 CENTURIES = (13, 14, 15, 16, 17, 18)
-DISPUTED = "reported by papers that used ablation and patching themselves; other work disagrees"
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What is asked of the tokenizer that comes with the model."""
-
-    bos_token_id: int
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __hash__(self) -> int: ...
 
 
 class _OnGPT2:
@@ -67,6 +40,7 @@ class _OnGPT2:
 
     default_model: ClassVar[str] = "gpt2"
     name: ClassVar[str]
+    known: ClassVar[str]  # the truth that ships with us
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
         """``n`` spans of 60 tokens of English, BOS first, ``[n, 60]``.
@@ -84,10 +58,7 @@ class _OnGPT2:
         """The literature's heads; raises :class:`InvalidSpec` for a model they are not of."""
         if not model.name.startswith("gpt2@") or (model.n_layers, model.n_heads) != (12, 12):
             raise InvalidSpec(f"the circuit of {self.name} is known in gpt2, not in {model.name}")
-        return self._circuit()
-
-    def _circuit(self) -> Circuit:
-        raise InvalidSpec(f"no circuit is known for {self.name}")
+        return replace(read_truth(self.known).circuit(), ablations=("zero", "mean", "resample"))
 
     def _tokenizer(self, model: Model) -> Tokenizer:
         tokenizer = model.construction
@@ -127,6 +98,7 @@ class GPT2Induction(_OnGPT2):
     """
 
     name: ClassVar[str] = "gpt2-induction"
+    known: ClassVar[str] = "olsson-2022-induction"
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         """``n`` prompts of 61 tokens, all tokens of a prompt different but for A."""
@@ -140,16 +112,6 @@ class GPT2Induction(_OnGPT2):
         counterfactual[:, 1] = stranger
         return answer_against(
             words, tokens, counterfactual, _last(tokens), second[:, None], wrong[:, None]
-        )
-
-    def _circuit(self) -> Circuit:
-        return Circuit(
-            roles={"induction": _role("5.1 5.5 6.9 7.2 7.10")},
-            source="heads of high prefix-matching score (Olsson et al. 2022, arXiv 2209.11895), "
-            "as most often listed",
-            kind="literature",
-            ablations=("zero", "mean", "resample"),
-            blind_spots=("lists differ between papers; previous-token heads are not in it",),
         )
 
 
@@ -170,21 +132,24 @@ class GPT2IOI(_OnGPT2):
     """
 
     name: ClassVar[str] = "gpt2-ioi"
+    known: ClassVar[str] = "wang-2022-ioi"
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         """``n`` prompts of 15 tokens."""
         tokenizer = self._tokenizer(model)
-        names = {self._word(tokenizer, name): name for name in NAMES}
+        file = read_shipped("mechrl-ioi").file
+        templates = [template.text for template in file.templates[::2]]
+        names = {self._word(tokenizer, name): name for (name,) in file.forms_of("names")}
         ids = np.array(list(names))
         answer, subject, stranger = rng.permuted(np.tile(ids, (n, 1)), axis=1)[:, :3].T
-        swapped, chosen = rng.random(n) < 0.5, rng.integers(len(TEMPLATES), size=n)
+        swapped, chosen = rng.random(n) < 0.5, rng.integers(len(templates), size=n)
 
         def write(third: np.ndarray) -> np.ndarray:
             rows = []
             for i in range(n):
                 pair = [names[int(x)] for x in (answer[i], subject[i])]
                 a, b = pair[::-1] if swapped[i] else pair
-                text = TEMPLATES[chosen[i]].format(a=a, b=b, s=names[int(third[i])])
+                text = templates[chosen[i]].format(A=a, B=b, S=names[int(third[i])])
                 rows.append([tokenizer.bos_token_id, *tokenizer.encode(text)])
             return np.array(self._even(rows))
 
@@ -193,29 +158,13 @@ class GPT2IOI(_OnGPT2):
             ids, tokens, write(stranger), _last(tokens), answer[:, None], subject[:, None]
         )
 
-    def _circuit(self) -> Circuit:
-        return Circuit(
-            roles={
-                "name_mover": _role("9.9 10.0 9.6"),
-                "negative_name_mover": _role("10.7 11.10", sign=-1),
-                "s_inhibition": _role("7.3 7.9 8.6 8.10"),
-                "backup_name_mover": _role("10.10 10.6 10.2 10.1 11.2 9.7 9.0 11.9"),
-                "induction": _role("5.5 5.8 5.9 6.9"),
-                "duplicate_token": _role("0.1 0.10 3.0"),
-                "previous_token": _role("2.2 4.11"),
-            },
-            source="Wang et al. 2022 (arXiv 2211.00593)",
-            kind="literature",
-            ablations=("zero", "mean", "resample"),
-            blind_spots=(DISPUTED, "backup name movers act only while name movers are off"),
-        )
-
 
 @Info(
     title="Greater-than in GPT-2",
     family="Pretrained",
     paper="Hanna et al. 2023",
     link="https://arxiv.org/abs/2305.00586",
+    needs=("mlps",),
 )
 @dataclass(frozen=True)
 class GPT2GreaterThan(_OnGPT2):
@@ -228,6 +177,7 @@ class GPT2GreaterThan(_OnGPT2):
     """
 
     name: ClassVar[str] = "gpt2-greater-than"
+    known: ClassVar[str] = "hanna-2023-greater-than"
 
     def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
         """``n`` prompts of 13 tokens whose years are two tokens each."""
@@ -256,20 +206,6 @@ class GPT2GreaterThan(_OnGPT2):
             weights=torch.tensor(np.array(weights)[:, None], dtype=torch.float32),
             choices=torch.from_numpy(ids),
         )
-
-    def _circuit(self) -> Circuit:
-        return Circuit(
-            roles={"greater_than": _role("0.1 0.3 0.5 5.5 6.1 6.9 7.10 8.11 9.1")},
-            source="Hanna et al. 2023 (arXiv 2305.00586), heads as listed by ACDC (arXiv "
-            "2304.14997); the circuit's MLPs are left out",
-            kind="literature",
-            ablations=("zero", "mean", "resample"),
-            blind_spots=(DISPUTED, "most of the work is done by MLPs"),
-        )
-
-
-def _role(heads: str, sign: int = 1) -> Role:
-    return Role(tuple(map(Head.parse, heads.split())), sign=sign)
 
 
 def _last(tokens: np.ndarray) -> np.ndarray:

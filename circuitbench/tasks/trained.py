@@ -111,6 +111,7 @@ class _AlgorithmTask:
     family="Trained",
     paper="Gupta et al. 2024",
     link="https://arxiv.org/abs/2407.14494",
+    granularity="edges",
 )
 class SiitInduction(_AlgorithmTask):
     """Say what came after the last time this symbol was seen."""
@@ -135,6 +136,7 @@ class SiitIOI(_AlgorithmTask):
     family="Trained",
     paper="Gupta et al. 2024",
     link="https://arxiv.org/abs/2407.14494",
+    granularity="edges",
 )
 class SiitTwoHop(_AlgorithmTask):
     """Say the value of the query's value."""

@@ -4,6 +4,8 @@
     python experiments/tables/ground_truth.py dials    # what redundancy and superposition do to it
     python experiments/tables/ground_truth.py cards    # health cards and heat maps of the presets
 
+``--on GROUP`` makes those of one group of models only.
+
 Tables go to the terminal as markdown, figures to docs/figures. Every figure is the mean over
 seeds; a seed plants another model (compiled and trained ones stay as they are) and draws other
 prompts, four to a batch: enough for these models, and cheap.
@@ -34,6 +36,7 @@ TRAINED_TASKS = ("trained-induction", "siit-induction", "siit-ioi", "siit-two-ho
 COMPILED_TASKS = ("reverse", "sort", "histogram", "frac-prevs", "dyck", "most-frequent")
 METHODS = ("random", "head-ablation", "activation-patching", "acdc", "integrated-gradients")
 GROUPS = ("planted", "planted-redundant", "planted-easy", "planted-hard", "compiled", "trained")
+CARDS = ("planted-easy", "planted", "planted-redundant", "planted-hard", "planted-mlp")
 FIXED = {"compiled": COMPILED_TASKS, "trained": TRAINED_TASKS}
 DIAL_TASKS = ("ioi", "two-hop")
 DIAL_METHODS = ("head-ablation", "acdc", "integrated-gradients")
@@ -46,7 +49,9 @@ def score(method: str, model: Model, task: str, seed: int) -> tuple[float, float
     loaded = load_task(task)
     oracle = Oracle(model, loaded, task_name=task, seed=seed, batch_size=PROMPTS)
     discovery = method_class(method)().discover(oracle, generator(seed, task, method))
-    metrics = evaluate(discovery, loaded.truth(model))
+    truth = loaded.truth(model)
+    assert truth is not None
+    metrics = evaluate(discovery, truth)
     return metrics["ranking"]["auroc"], metrics["selection"]["f1"]
 
 
@@ -147,10 +152,10 @@ def dials(seeds: int) -> None:
     drawing.savefig(FIGURES / "planted-dials.png", dpi=110)
 
 
-def cards() -> None:
-    """The full gate for every preset but the large one, and heat maps of the default."""
+def cards(presets: Iterable[str]) -> None:
+    """The full gate for presets, and heat maps of the default one."""
     FIGURES.mkdir(parents=True, exist_ok=True)
-    for preset in ("planted-easy", "planted", "planted-redundant", "planted-hard"):
+    for preset in presets:
         model = load_model(preset)
         for task in PLANTED_TASKS:
             card = validate_task(task, model, load_task(task), prompts=16)
@@ -163,7 +168,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("methods", "dials", "cards"))
-    parser.add_argument("--on", choices=GROUPS, help="methods: one group of models, not all")
+    parser.add_argument("--on", choices=(*GROUPS, "planted-mlp"), help="one group, not all")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.what == "methods":
@@ -172,4 +177,4 @@ if __name__ == "__main__":
     elif arguments.what == "dials":
         dials(arguments.seeds)
     else:
-        cards()
+        cards([arguments.on] if arguments.on else CARDS)

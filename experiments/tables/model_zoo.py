@@ -42,6 +42,7 @@ def compiled() -> str:
         oracle = Oracle(model, task, task_name=name, seed=0, batch_size=PROMPTS)
         inside = torch.zeros(oracle.shape, dtype=torch.bool)
         truth = task.truth(model)
+        assert truth is not None
         for layer, head in truth.heads:
             inside[layer, head] = True
         weakest, strongest = [], 0.0

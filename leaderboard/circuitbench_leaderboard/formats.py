@@ -252,7 +252,7 @@ def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, st
     """
     lines: list[str] = []
     anchors: dict[str, str] = {}
-    for entry in (*board.entries, *board.external):
+    for entry in (*board.entries, *board.untold, *board.external):
         for task, runs in groupby(entry.runs, key=TaskOnModel.of):
             anchor = f"runs-{len(lines) + 1}"
             links = []

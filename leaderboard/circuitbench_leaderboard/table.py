@@ -31,6 +31,9 @@ from circuitbench_leaderboard.standing import (
 # Steps of about half a decade: where discovery budgets of methods differ visibly.
 LEVELS = tuple(step * 10**power for power in range(7) for step in (1, 3))
 
+UNTOLD = "cmd_resample"
+"""What ranks runs on tasks whose circuit nobody knows: how far from the model, over all sizes."""
+
 LEGEND = (
     "best: highest mean; tied: cannot be told from the best by sign-flip tests on runs of the "
     "same task, model and seed (Holm-corrected, 5 %); untested: differs from the best in too few "
@@ -93,6 +96,7 @@ class Board:
     ``by_task`` holds the ranking on each task and model, ``unfinished`` the runs that failed,
     timed out or were skipped, ``problems`` the files that were left out. ``external`` are the
     circuits found elsewhere, by name: nobody knows what they cost, so they are ranked nowhere.
+    ``untold`` are the runs on tasks whose circuit nobody knows, where ``by`` needs a truth.
     """
 
     by: Metric
@@ -102,6 +106,7 @@ class Board:
     unfinished: tuple[RunRow, ...]
     problems: tuple[Problem, ...]
     external: tuple[Entry, ...] = ()
+    untold: tuple[Entry, ...] = ()
 
     @property
     def runs(self) -> list[RunRow]:
@@ -117,10 +122,16 @@ def board(
 ) -> Board:
     """Rank all runs by one metric (average precision), over all tasks and on each.
 
-    ``intervals`` asks for those of all quality metrics, not that of ``by`` alone.
+    ``intervals`` asks for those of all quality metrics, not that of ``by`` alone. Where nobody
+    knows the circuit of any task, the default ranks by :data:`UNTOLD` instead.
     """
-    by = by or metric(DEFAULT)
-    entries = gather(run for run in runs if not run.external)
+    ours = [run for run in runs if not run.external]
+    finished = [run for run in ours if run.status == "done"]
+    if by is None or by.key == DEFAULT:
+        none_known = bool(finished) and all(run.truthless for run in finished)
+        by = metric(UNTOLD if none_known else DEFAULT)
+    untold = [run for run in ours if run.truthless and "truth" in by.needs]
+    entries = gather(run for run in ours if not (run.truthless and "truth" in by.needs))
     return Board(
         by,
         tuple(entries),
@@ -129,15 +140,17 @@ def board(
         tuple(run for entry in entries for run in entry.runs if run.status != "done"),
         tuple(problems),
         external_entries(run for run in runs if run.external),
+        tuple(gather(untold)),
     )
 
 
 def tables(shown: Board) -> list[Table]:
-    """All tables: overall, per task, per cost level, function, edges, external, roles by task."""
+    """All tables: overall, per task, per cost level, function, edges, without truth, external,
+    roles by task."""
     roles = [_roles(task, within) for task, within in shown.by_task.items()]
     edges = _edges(shown)
     made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges]
-    made += [_external(shown), *roles]
+    made += [_untold(shown), _external(shown), *roles]
     return [table for table in made if table.columns and (table.rows or shown.entries)]
 
 
@@ -168,7 +181,10 @@ def _overall(shown: Board) -> Table:
         return Row(fields, standing.runs)
 
     grid = shown.overall.grid
-    note = (
+    usual = value_of(metric(DEFAULT))
+    told = by.key != UNTOLD or any(entry.values(usual) for entry in shown.entries)
+    note = "" if told else "Nobody knows the circuit of these tasks: what needs none is compared. "
+    note += (
         f"Means over {count(len(grid.tasks), 'task')} (each on a model) x "
         f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(shown.overall)}; "
         f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
@@ -300,6 +316,35 @@ def _edges(shown: Board) -> Table:
         f"{_legend(within)}."
     )
     return Table("edges", "Edges", note, columns if rows else (), rows)
+
+
+def _untold(shown: Board) -> Table:
+    """Tasks without a truth: what can be said all the same."""
+    by, queries = metric(UNTOLD), metric("queries")
+    measures = (by, *(m for m in of_kind("function") if m != by))
+    rows = []
+    for task in all_tasks(list(shown.untold)):
+        within = ranking(shown.untold, by, task)
+        entries = [s.entry for s in within.standings]
+        found = [estimates(entries, value_of(m), within.grid, m.key, sign=m.sign) for m in measures]
+        for i, standing in enumerate(within.standings):
+            numbers = [
+                _number(column[i], m.digits) for m, column in zip(measures, found, strict=True)
+            ]
+            cost = _number(standing.estimates[queries.key], queries.digits)
+            fields = (*map(_text, task), *_who(standing), *numbers, cost, *_provenance(standing))
+            rows.append(Row(fields, standing.runs))
+    columns = (
+        *_PLACE, _RANK, _METHOD, _FAMILY, *map(_column, (*measures, queries)), *_PROVENANCE
+    )  # fmt: skip
+    note = (
+        "Nobody knows the circuit of these tasks, so nothing here says whether the right heads "
+        f"were found: only what the model keeps of its behaviour with them. Ranked by {by.title} "
+        "(the smaller, the nearer the model over all circuit sizes); means over seeds."
+    )
+    return Table(
+        "untold", "Tasks without a known circuit", note, columns if rows else (), tuple(rows)
+    )
 
 
 def _external(shown: Board) -> Table:

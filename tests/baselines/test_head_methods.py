@@ -10,13 +10,17 @@ from agents_kit import FixedDifference, additive_model
 from circuitbench.checks.contracts import ToyTask
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models import LayerWeights, Model, Transformer, TransformerConfig
+from circuitbench.models.planted.presets import Copies, PlantedConfig, planted_model
 from circuitbench.oracle import Oracle
 from circuitbench.tasks import Prompts
+from circuitbench.tasks.planted.ioi import IOI
+from circuitbench_baselines.direct_logit_attribution import DirectLogitAttribution
 from circuitbench_baselines.greedy import GreedyBackward, GreedyForward
 from circuitbench_baselines.head_importance import HeadImportance
 from circuitbench_baselines.pairwise_regression import PairwiseRegression
+from circuitbench_baselines.path_patching import PathPatching
 from circuitbench_baselines.shapley import ShapleyValues
-from circuitbench_baselines.subnetwork_probing import SubnetworkProbing, hard_concrete, open_chance
+from circuitbench_baselines.subnetwork_probing import SubnetworkProbing
 
 CAUSE, OTHER, ANSWER, WRONG = 1, 2, 3, 4
 # What each head adds to the answer by itself. 0.0 and 0.1 are stand-ins: together they add 2,
@@ -30,6 +34,8 @@ METHODS = [
     GreedyForward(),
     GreedyBackward(),
     PairwiseRegression(),
+    DirectLogitAttribution(),
+    PathPatching(),
 ]
 
 
@@ -141,6 +147,7 @@ def test_the_trace_ends_with_the_answer_and_its_cost(method: Any) -> None:
         PairwiseRegression(screening=1.0),
         PairwiseRegression(share=0),
         PairwiseRegression(screened=0),
+        PathPatching(rounds=0),
     ],
     ids=repr,
 )
@@ -196,16 +203,6 @@ def test_probing_keeps_what_pays_for_itself_and_both_stand_ins() -> None:
     assert none.selected == frozenset()
 
 
-def test_gates_are_hard_concrete() -> None:
-    location = torch.tensor([-1.0, 0.0, 2.0]).double()
-    rng = np.random.default_rng(0)
-    gates = torch.stack([hard_concrete(location, rng) for _ in range(20_000)])
-    assert gates.min() == 0
-    assert gates.max() == 1
-    opened = (gates > 0).double().mean(0)
-    assert opened.numpy() == pytest.approx(open_chance(location).numpy(), abs=0.01)
-
-
 def test_restoring_adds_what_is_missing_and_stops() -> None:
     found, asked = discover(GreedyForward())
     # 2 by one of the stand-ins, 1 by head 0.2; then the metric is clean.
@@ -224,6 +221,31 @@ def test_removal_never_takes_both_stand_ins() -> None:
         assert (1, 2) not in found.selected
         assert all(found.scores[head] > 0 for head in found.selected)
         assert found.scores[1, 2] < 0
+
+
+def test_direct_logit_attribution_is_what_heads_write_to_the_answer() -> None:
+    found, asked = discover(DirectLogitAttribution())
+    assert found.signed == pytest.approx(np.array([[0, 0, 1], [0.5, -0.5, 0]]), abs=1e-5)
+    assert found.selected == {(0, 2), (1, 0), (1, 1)}  # blind to what acts through the MLP
+    assert asked.meter.queries == 6
+    found, _ = discover(DirectLogitAttribution(absolute=False))
+    assert found.selected == {(0, 2), (1, 0)}
+
+
+def test_path_patching_goes_back_from_the_logits_to_who_is_heard() -> None:
+    roles = {"duplicate_token": Copies(1), "s_inhibition": Copies(1), "name_mover": Copies(2)}
+    model = planted_model("small", PlantedConfig(4, 4, roles, lookalikes=3), "7")
+    task, heads = IOI(), model.construction.heads
+    found = {}
+    for rounds in (1, 2, 3):
+        asked = Oracle(model, task, task_name="ioi", seed=0, batch_size=4)
+        answer = PathPatching(rounds=rounds).discover(asked, np.random.default_rng(0))
+        found[rounds] = answer.selected
+        assert asked.meter.queries == answer.trace[-1].queries
+    assert found[1] == set(heads["name_mover"])
+    assert found[2] == found[1] | set(heads["s_inhibition"])
+    assert found[3] == found[2] | set(heads["duplicate_token"])
+    assert found[3] == task.truth(model).heads
 
 
 def test_pairs_see_stand_ins() -> None:

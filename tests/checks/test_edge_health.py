@@ -16,6 +16,7 @@ from circuitbench.oracle import Oracle
 from circuitbench.plugins import registry
 from circuitbench.tasks.planted.induction import Induction
 
+SHOWN = ("planted-easy", "planted", "planted-redundant", "planted-hard", "planted-mlp")
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
 ONE = {"previous_token": Copies(1), "induction": Copies(1)}
 IOI_ROLES = {"duplicate_token": Copies(1), "s_inhibition": Copies(1), "name_mover": Copies(2)}
@@ -24,12 +25,23 @@ COPIES = planted_model(
     "copies",
     PlantedConfig(4, 4, {"previous_token": Copies(3, "or"), "induction": Copies(2)}, lookalikes=2),
 )
+MLPS = planted_model(
+    "mlps",
+    PlantedConfig(
+        4,
+        4,
+        {"code_reader": Copies(2)},
+        lookalikes=2,
+        mlps={"number_code": 1, "number_table": 1},
+        lookalike_mlps=1,
+    ),
+)
 
 
 def checked(model: Any, name: str, change: Any = None, sets: int = 1) -> tuple[Check, ...]:
     """The edge checks of a task on a model, its true edges changed."""
     task = registry.load_task(name)
-    truth = task.truth(model)
+    truth: Any = task.truth(model)
     if change is not None:
         truth = replace(truth, edges=frozenset(change(truth)))
     oracle = Oracle(model, task, task_name=name, seed=0, batch_size=6)
@@ -41,7 +53,7 @@ def failed(checks: tuple[Check, ...]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["planted-easy", "planted", "planted-redundant", "planted-hard"])
+@pytest.mark.parametrize("preset", SHOWN)
 def test_every_task_passes(preset: str) -> None:
     model = registry.load_model(preset)
     for name in TASKS:
@@ -89,6 +101,35 @@ def test_a_truth_that_takes_keys_for_queries_fails() -> None:
         return truth.edges - {right} | {Edge(right.sender, right.receiver[:-1] + "k")}
 
     assert failed(checked(SMALL, "ioi", change)) >= SUFFICE | {MATTERS}
+
+
+def test_edges_of_mlps_pass_the_gate() -> None:
+    assert not failed(checked(MLPS, "greater-than", sets=4))
+
+
+def swapped(truth: Any) -> Any:
+    (reader, *_) = truth.roles["code_reader"].heads
+    right = Edge(f"m{truth.mlps[0]}", f"{reader}.v")
+    return truth.edges - {right} | {Edge(right.sender, f"{reader}.k")}
+
+
+def lookalike(truth: Any) -> Any:
+    (other,) = MLPS.construction.mlps["lookalike"]
+    return truth.edges | {Edge("embed", f"m{other}")}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda truth: truth.edges - {Edge("embed", f"m{truth.mlps[0]}")}, SUFFICE),
+        (lambda truth: truth.edges - {Edge(f"m{truth.mlps[1]}", "logits")}, SUFFICE),
+        (lookalike, {MATTERS}),
+        (swapped, SUFFICE | {MATTERS}),
+    ],
+    ids=["lacks embed->mlp", "lacks mlp->logits", "one too many", "key for value"],
+)
+def test_a_wrong_truth_of_mlps_fails(change: Any, why: set[str]) -> None:
+    assert failed(checked(MLPS, "greater-than", change)) >= why
 
 
 def test_the_gate_shows_its_edge_checks_or_leaves_them_out() -> None:

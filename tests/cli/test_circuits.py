@@ -48,7 +48,8 @@ def truth() -> tuple[Config, np.ndarray]:
     """The model's shape, and which of its edges are true."""
     task = load_task(TASK)
     model = load_model(task.default_model)
-    true = task.truth(model).edges
+    truth: Any = task.truth(model)
+    true = truth.edges
     config = config_of(model)
     assert true is not None
     return config, np.array([edge in true for edge in config.graph.edges])

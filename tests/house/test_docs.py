@@ -13,6 +13,7 @@ FOLDERS = (
     "leaderboard",
     "experiments",
     "benchmarks",
+    "docs",
     "tests",
 )
 SOURCES = [path.as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]

@@ -44,7 +44,6 @@ def without(packages: Iterable[str], folder: Path, *words: str) -> tuple[int, st
 def test_the_core_works_without_any_extra(tmp_path: Path) -> None:
     for method in ("random", "acdc", "head-ablation"):
         run = ("run", "--in-process", "--method", method, "--batch-size", "4")
-        run = (*run, "--functional", "none")
         status, _, errors = without(EXTRAS, tmp_path, *run)
         assert status == 0, errors
     (record, *others) = (tmp_path / "results").glob("*.json")
@@ -164,13 +163,15 @@ def distributions(names: Iterable[str]) -> set[str]:
 
 
 OPTIONAL = PROJECT["optional-dependencies"]
+# Extras of what we work with, not of what users import.
+TOOLS = ("all", "dev", "docs")
 # Imported by packages of ours that an extra brings, never by us: torch's and sb3's event writers.
 INDIRECT = {"tensorboard"}
 
 
 def test_whatever_is_imported_is_declared_and_the_other_way_round() -> None:
     users = declared(
-        text for extra, texts in OPTIONAL.items() if extra not in ("all", "dev") for text in texts
+        text for extra, texts in OPTIONAL.items() if extra not in TOOLS for text in texts
     )
     names = {**imported(False), **imported(True)}
     assert distributions(names) == (declared(PROJECT["dependencies"]) | users) - INDIRECT
@@ -183,7 +184,7 @@ def test_the_table_of_extras_is_that_of_pyproject() -> None:
         assert names & declared(OPTIONAL[extra]), name
     tabled = {normal(known.get(name, [name])[0]) for name in EXTRAS}
     for extra, texts in OPTIONAL.items():
-        if extra not in ("all", "dev"):
+        if extra not in TOOLS:
             assert declared(texts) <= tabled, extra
 
 

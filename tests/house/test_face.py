@@ -95,15 +95,17 @@ def test_a_type_checker_sees_the_names_and_refuses_others(tmp_path: Path) -> Non
 
 
 def test_run_and_evaluate_from_python() -> None:
-    record = circuitbench.run("random", task="ioi", seed=3, batch_size=4, functional="none")
-    assert (record.method, record.task, record.seed, record.status) == ("random", "ioi", 3, "done")
+    found = circuitbench.run("random", task="ioi", seed=3, batch_size=4, functional="none")
+    assert (found.method, found.task, found.seed, found.status) == ("random", "ioi", 3, "done")
     task = circuitbench.load_task("ioi")
     model = circuitbench.load_model(task.default_model)
     method = circuitbench.load_method("random", share=0.25)
     oracle = circuitbench.Oracle(model, task, task_name="ioi", seed=0, batch_size=4)
     discovery = method.discover(oracle, circuitbench.generator(0, "method"))
     assert len(discovery.selected) == 36
-    assert circuitbench.evaluate(discovery, task.truth(model))["selection"]["size"] == 36
+    truth = task.truth(model)
+    assert truth is not None
+    assert circuitbench.evaluate(discovery, truth)["selection"]["size"] == 36
     with pytest.raises(circuitbench.UnknownName, match="did you mean 'share'"):
         circuitbench.load_method("random", shar=0.25)
 

@@ -163,17 +163,30 @@ class Hooked:
         logits: Tensor = self.bridge.run_with_hooks(tokens, fwd_hooks=hooks)
         return logits
 
-    def metric(self, prompts: Prompts, mask: Tensor, ablation: str, direction: str) -> Tensor:
-        """Metric per prompt."""
+    def masked(self, prompts: Prompts, mask: Tensor, ablation: str, direction: str) -> Tensor:
+        """Logits under a mask."""
         if direction == "denoising":
-            swap = self.z(prompts.tokens)
-            return prompts.metric(self.logits(prompts.counterfactual, 1 - mask, swap))
+            return self.logits(prompts.counterfactual, 1 - mask, self.z(prompts.tokens))
         if ablation == "zero":
-            return prompts.metric(self.logits(prompts.tokens, mask, None))
+            return self.logits(prompts.tokens, mask, None)
         swap = self.z(prompts.counterfactual)
         if ablation == "mean":
             swap = [z.mean(0, keepdim=True) for z in swap]
-        return prompts.metric(self.logits(prompts.tokens, mask, swap))
+        return self.logits(prompts.tokens, mask, swap)
+
+    def metric(self, prompts: Prompts, mask: Tensor, ablation: str, direction: str) -> Tensor:
+        """Metric per prompt."""
+        return prompts.metric(self.masked(prompts, mask, ablation, direction))
+
+    def divergence(self, prompts: Prompts, mask: Tensor, ablation: str, direction: str) -> Tensor:
+        """KL(intact || masked) per prompt, mean over the metric's positions."""
+        rows = torch.arange(len(prompts))[:, None]
+        clean = self.logits(prompts.tokens, torch.ones(self.shape), None)
+        log_p, log_q = (
+            logits[rows, prompts.positions].log_softmax(-1)
+            for logits in (clean, self.masked(prompts, mask, ablation, direction))
+        )
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
 
     def control(self, tokens: Tensor, mask: Tensor, ablation: str) -> Tensor:
         """Control loss per span."""

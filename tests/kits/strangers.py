@@ -13,7 +13,7 @@ def install(
     """What pip would leave in ``folder``: ``{group: {name: target}}`` and the modules' sources."""
     for module, source in modules.items():
         (folder / f"{module}.py").write_text(source)
-    meta = folder / f"{name}-1.0.dist-info"
+    meta = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     meta.mkdir()
     (meta / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     lines = []

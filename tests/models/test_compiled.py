@@ -10,6 +10,7 @@ from oracle_kit import transformer_of
 
 from circuitbench.checks.contracts import check_task
 from circuitbench.checks.health import render, validate_task
+from circuitbench.core.circuit import Edge
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.compiled.compiler import CompilerOptions, compile_program
 from circuitbench.models.compiled.programs import EXAMPLES, compiled_model
@@ -80,7 +81,7 @@ def test_options_change_the_weights_and_not_the_program(name: str, options: Any)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_truth_heads_matter_and_others_never_do(name: str) -> None:
     model, task = MODELS[name], load_task(name)
-    truth = task.truth(model)
+    truth: Any = task.truth(model)
     oracle = Oracle(model, task, task_name=name, seed=3, batch_size=32)
     inside = torch.zeros(oracle.shape, dtype=torch.bool)
     for layer, head in truth.heads:
@@ -133,7 +134,7 @@ def test_tasks_keep_their_contract_and_the_counterfactual_flips_the_metric(name:
 
 def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
     for name, model in MODELS.items():
-        truth = load_task(name).truth(model)
+        truth: Any = load_task(name).truth(model)
         assert truth.edges is not None
         inside = {str(h) for h in truth.heads} | {f"m{i}" for i in truth.mlps}
         for sender, receiver in truth.edges:
@@ -143,6 +144,20 @@ def test_edges_and_mlps_name_only_what_is_in_the_circuit() -> None:
             }
         senders = {edge.sender for edge in truth.edges}
         assert inside <= senders, "every part of the circuit is read by something"
+        assert truth.edge_ablations == ("mean", "resample")  # the health gate tests them
+
+
+def test_what_only_says_which_position_is_no_edge() -> None:
+    truth: Any = load_task("reverse").truth(MODELS["reverse"])
+    (stop,), (fetch,) = (truth.roles[role].heads for role in ("find-stop", "fetch"))
+    (mirror,) = truth.mlps
+    assert truth.edges == {
+        Edge("embed", f"{stop}.k"),  # not its value, the stop's position
+        Edge(str(stop), f"m{mirror}"),
+        Edge(f"m{mirror}", f"{fetch}.q"),
+        Edge("embed", f"{fetch}.v"),  # not its key, a position
+        Edge(str(fetch), "logits"),
+    }
 
 
 def test_a_hidden_basis_shows_no_zeros_and_a_plain_one_does() -> None:

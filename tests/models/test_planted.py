@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_kit import transformer_of
 
-from circuitbench.core.circuit import Head
+from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.models.forward import forward
 from circuitbench.models.planted import presets
@@ -213,6 +213,12 @@ def test_induction_works_on_any_grid(layers: Any, heads: Any, seed: int) -> None
         ({"n_names": 3}, "n_names must be at least"),
         ({"roles": {"argument_mover": Copies(1)}}, "only with shared_tasks=False"),
         ({"shared_language": True}, "needs role previous_token"),
+        ({"roles": {"code_reader": Copies(1)}}, "reads what number_code writes"),
+        ({"mlps": {"number_table": 1}}, "reads what code_reader writes"),
+        ({"mlps": {"number_code": 0}}, "1 copy or more"),
+        ({"mlps": {"number_code": 4}}, "where 3 are left"),
+        ({"mlps": {"number_code": 3}, "lookalike_mlps": 10}, "do not fit into 12 layers"),
+        ({"lookalike_mlps": 1}, "needs MLPs to look like"),
     ],
 )
 def test_what_cannot_be_planted_is_refused_with_the_reason(options: Any, reason: Any) -> None:
@@ -220,7 +226,28 @@ def test_what_cannot_be_planted_is_refused_with_the_reason(options: Any, reason:
         plant(PlantedConfig(**({"lookalikes": 0} | options)))
 
 
+@pytest.mark.parametrize(("readers", "mode"), [(1, "and"), (3, "and"), (3, "or")])
+def test_copies_around_an_mlp_share_the_work_or_stand_in(readers: Any, mode: Any) -> None:
+    roles = {"code_reader": Copies(readers, mode)}
+    mlps = {"number_code": 2, "number_table": 2}
+    config = PlantedConfig(n_layers=8, n_heads=4, roles=roles, mlps=mlps, lookalikes=0)
+    model = planted_model("tables", config, "5")
+    oracle = Oracle(model, GreaterThan(), task_name="greater-than", seed=0, batch_size=8)
+    assert oracle.batch.accuracy == 1.0
+    effects = oracle.query(oracle.head_masks(), control=False).task / oracle.clean_metric
+    inside = [head[0] * 4 + head[1] for head in model.construction.heads["code_reader"]]
+    assert torch.allclose(effects[inside], torch.tensor(0.0 if mode == "or" else 1.0), atol=0.02)
+    edges = oracle.edges
+    for layer in model.construction.mlps["number_table"]:
+        cut = edges.without([Edge(f"m{layer}", "logits")])
+        assert float(edges.query(cut[None]).task) == pytest.approx(
+            oracle.clean_metric / 2, rel=0.02
+        )
+
+
 def test_an_unknown_role_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'number_table'"):
+        PlantedConfig(mlps={"number_tabel": 1})
     with pytest.raises(UnknownName, match="did you mean 'induction'"):
         PlantedConfig(roles={"inductoin": Copies(1)})
 

@@ -5,12 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuitbench.core.circuit import Edge, Head
+from circuitbench.core.circuit import Edge
+from circuitbench.core.edges import graph_of
 from circuitbench.models.planted.edges import edges_of
-from circuitbench.models.planted.presets import PRESETS, planted, planted_easy
+from circuitbench.models.planted.presets import PRESETS, planted, planted_easy, planted_mlp
 from circuitbench.plugins import registry
 
 TASKS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
+
+
+def truth_of(task: Any, model: Any) -> Any:
+    return task.truth(model)
 
 
 def by_role(truth: Any) -> set[tuple[str, str, str]]:
@@ -91,7 +96,7 @@ def written_out(*lines: str) -> set[tuple[str, str, str]]:
     ],
 )
 def test_edges_are_those_that_the_roles_are_written_with(task: str, edges: Any) -> None:
-    assert by_role(registry.load_task(task).truth(planted_easy())) == edges
+    assert by_role(truth_of(registry.load_task(task), planted_easy())) == edges
 
 
 @pytest.mark.parametrize(
@@ -106,13 +111,29 @@ def test_every_preset_states_edges_that_join_its_circuit_up(preset: str) -> None
     for name in TASKS:
         truth: Any = registry.load_task(name).truth(model)
         assert truth.edge_ablations == ("mean", "resample")
-        senders = {edge.sender for edge in truth.edges}
-        receivers = {edge.receiver.rpartition(".")[0] or "logits" for edge in truth.edges}
-        assert senders == {"embed", *map(str, truth.heads)}
-        assert receivers == {"logits", *map(str, truth.heads)}
-        for sender, receiver in truth.edges:
-            if sender != "embed" and receiver != "logits":
-                assert Head.parse(sender).layer < Head.parse(receiver.rpartition(".")[0]).layer
+        nodes = {*map(str, truth.heads), *(f"m{layer}" for layer in truth.mlps)}
+        assert {edge.sender for edge in truth.edges} == {"embed", *nodes}
+        heard = {edge.receiver for edge in truth.edges}
+        assert {x[:-2] if x[-1] in "qkv" else x for x in heard} == {"logits", *nodes}
+        mlps = bool(model.construction.mlps)
+        assert truth.edges <= set(graph_of(model.n_layers, model.n_heads, mlps).edges)
+
+
+def test_greater_than_runs_through_mlps() -> None:
+    model = planted_mlp()
+    truth: Any = registry.load_task("greater-than").truth(model)
+    role = {f"m{i}": name for name, layers in model.construction.mlps.items() for i in layers}
+    found = {(role.get(a, a), role.get(b, b), letter) for a, b, letter in by_role(truth)}
+    assert found == written_out(
+        "embed > number_code",
+        "embed > code_reader k",
+        "number_code > code_reader v",
+        "code_reader > number_table",
+        "number_table > logits",
+    )
+    assert truth.mlps == tuple(sorted(int(m[1:]) for m in role if role[m].startswith("number")))
+    without: Any = registry.load_task("ioi").truth(model)
+    assert without.mlps == ()
 
 
 def test_every_copy_has_the_edges_of_its_role() -> None:
@@ -125,11 +146,12 @@ def test_every_copy_has_the_edges_of_its_role() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_edges_do_not_depend_on_which_prompts_are_drawn(task: str) -> None:
     model, loaded = planted(), registry.load_task(task)
-    truth = loaded.truth(model)
+    truth: Any = loaded.truth(model)
     for seed in (1, 2):
         drawn = loaded.prompts(model, 16, np.random.default_rng(seed))
-        arrays = (drawn.tokens, drawn.counterfactual, drawn.positions, drawn.token_ids)
-        again = edges_of(model.construction, tuple(truth.roles), *(x.numpy() for x in arrays))
+        tensors = (drawn.tokens, drawn.counterfactual, drawn.positions, drawn.token_ids)
+        arrays: list[Any] = [x.numpy() for x in tensors]
+        again = edges_of(model.construction, tuple(truth.roles), *arrays)
         assert again == truth.edges
 
 
@@ -138,5 +160,5 @@ def test_what_is_the_same_on_every_prompt_is_no_edge() -> None:
     drawn = loaded.prompts(model, 4, np.random.default_rng(0))
     tokens = drawn.tokens[:1].repeat(4, 1).numpy()
     same = drawn.positions.numpy(), drawn.token_ids.numpy()
-    roles = tuple(loaded.truth(model).roles)
+    roles = tuple(truth_of(loaded, model).roles)
     assert edges_of(model.construction, roles, tokens, tokens, *same) == frozenset()

@@ -2,15 +2,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from oracle_kit import transformer_of
+from oracle_kit import random_transformer, transformer_of
 
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.models import pretrained
+from circuitbench.models.checkpoints.files import FOLDER_VARIABLE
+from circuitbench.models.checkpoints.tokenizers import tokenizer_of
 from circuitbench.models.forward import forward
-from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
+from circuitbench.models.transformer import Transformer
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def weights(tmp_path_factory: Any) -> Any:
 
 @pytest.fixture
 def found(weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(weights))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(weights))
 
 
 def logits(
@@ -70,7 +71,7 @@ def test_raw_weights_compute_what_hugging_face_computes(weights: Any, found: Any
 def test_folding_keeps_the_predictions_but_changes_zero_ablation(found: Any) -> None:
     raw, folded = pretrained.gpt2("raw"), pretrained.gpt2()
     assert (raw.provenance["processing"], folded.provenance["processing"]) == ("raw", "folded")
-    assert raw.provenance["weights_sha256"] != folded.provenance["weights_sha256"]
+    assert raw.provenance["weights"] == folded.provenance["weights"]
     tokens = torch.arange(20).view(2, 10)
 
     def log_p(model: Any, off: Any = None) -> Any:
@@ -80,61 +81,41 @@ def test_folding_keeps_the_predictions_but_changes_zero_ablation(found: Any) -> 
     assert (log_p(raw, (0, 1)) - log_p(folded, (0, 1))).abs().max() > 1e-2
 
 
-def test_weights_survive_the_way_to_transformer_lens_and_back() -> None:
-    config = TransformerConfig(2, 2, 6, 3, 11, 8, 0.7, 10, normalization="layer")
-    rng = torch.Generator().manual_seed(1)
+def test_folding_is_what_transformer_lens_folds(weights: Any, found: Any) -> None:
+    """The same predictions with a head ablated, which folding changes."""
+    from transformer_lens.model_bridge import TransformerBridge
 
-    def draw(*size: Any) -> Any:
-        return torch.randn(size, generator=rng)
+    bridge = TransformerBridge.boot_transformers(str(weights / "gpt2"), device="cpu")
+    bridge.enable_compatibility_mode()
 
-    def layer() -> Any:
-        return LayerWeights(
-            W_Q=draw(2, 6, 3), W_K=draw(2, 6, 3), W_V=draw(2, 6, 3), W_O=draw(2, 3, 6),
-            b_Q=draw(2, 3), b_K=draw(2, 3), b_V=draw(2, 3), b_O=draw(6),
-            W_in=draw(6, 10), b_in=draw(10), W_out=draw(10, 6), b_out=draw(6),
-            ln1_w=draw(6), ln1_b=draw(6), ln2_w=draw(6), ln2_b=draw(6),
-        )  # fmt: skip
+    def off(z: torch.Tensor, hook: object) -> torch.Tensor:
+        z = z.clone()
+        z.view(*z.shape[:2], 3, -1)[:, :, 1] = 0
+        return z
 
-    there = Transformer(
-        config, draw(11, 6), draw(6, 11), (layer(), layer()), draw(8, 6), draw(11), draw(6), draw(6)
+    tokens = torch.arange(20).view(2, 10)
+    theirs = bridge.run_with_hooks(tokens, fwd_hooks=[("blocks.0.attn.hook_z", off)])
+    ours = logits(transformer_of(pretrained.gpt2()), tokens, (0, 1))
+    torch.testing.assert_close(
+        ours.log_softmax(-1), theirs.detach().log_softmax(-1), atol=1e-4, rtol=1e-4
     )
-    back = pretrained.from_transformer_lens(pretrained.to_transformer_lens(there))
-    assert back is not None
-    tokens = torch.arange(8)[None]
-    torch.testing.assert_close(logits(back, tokens), logits(there, tokens), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "pythia"])
-def test_other_families_are_read_or_honestly_refused(family: Any, tmp_path: Path) -> None:
-    """Rotary layouts and parallel blocks differ: what is read must compute alike."""
-    import tokenizers
-    import transformers
-
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
-    shape = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4)
-    shape |= dict(vocab_size=20, max_position_embeddings=16)
-    if family == "llama":
-        config = transformers.LlamaConfig(**shape, num_key_value_heads=2)
-        model = transformers.LlamaForCausalLM(config)
-    else:
-        config = transformers.GPTNeoXConfig(**shape)
-        model = transformers.GPTNeoXForCausalLM(config)
-    model.save_pretrained(tmp_path)
-    read = pretrained.from_transformer_lens(pretrained._boot(tmp_path, family, "raw"))
-    assert (read is None) == (family == "pythia")
+def test_transformer_lens_is_not_given_what_it_has_no_place_for() -> None:
+    with pytest.raises(InvalidSpec, match="knows neither parallel blocks"):
+        pretrained.to_transformer_lens(random_transformer(parallel=True))
 
 
 def test_missing_weights_say_where_to_put_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(ModelUnavailable, match="no gpt2 in CIRCUITBENCH_WEIGHTS"):
         pretrained.gpt2()
-    monkeypatch.delenv(pretrained.FOLDER_VARIABLE)
+    monkeypatch.delenv(FOLDER_VARIABLE)
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(ModelUnavailable, match="hf download gpt2"):
         pretrained.gpt2()
 
@@ -149,7 +130,7 @@ def test_broken_weights_are_one_clear_line(
     if broken == "truncated weights":
         content = (source / "model.safetensors").read_bytes()
         (tmp_path / "gpt2/model.safetensors").write_bytes(content[: len(content) // 2])
-    monkeypatch.setenv(pretrained.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(ModelUnavailable) as caught:
         pretrained.gpt2()
     assert len(str(caught.value).splitlines()) == 1
@@ -164,12 +145,14 @@ def test_no_tokenizer_is_better_than_a_wrong_one(found: Any) -> None:
     assert pretrained.gpt2().construction is None
 
 
-def test_a_real_tokenizer_is_found(tmp_path: Path) -> None:
+def test_a_real_tokenizer_is_found() -> None:
     folders = [os.environ.get("CIRCUITBENCH_DATA"), Path(__file__).parents[3] / "shared/data"]
     folder = next((Path(f) for f in folders if f and (Path(f) / "gpt2-tokenizer").is_dir()), None)
     if folder is None:
         pytest.skip("no gpt2-tokenizer in $CIRCUITBENCH_DATA or ../shared/data")
-    tokenizer = pretrained._tokenizer(folder / "gpt2-tokenizer", 50257)
-    assert tokenizer("Hello world")["input_ids"] == [15496, 995]
-    assert pretrained._tokenizer(folder / "gpt2-tokenizer", 20) is None
-    assert np.all([len(tokenizer(w)["input_ids"]) == 1 for w in (" Mary", " John")])
+    tokenizer = tokenizer_of(folder / "gpt2-tokenizer", "gpt2", 50257)
+    assert tokenizer is not None
+    assert tokenizer.encode("Hello world") == [15496, 995]
+    assert tokenizer.decode([15496, 995]) == "Hello world"
+    with pytest.raises(ModelUnavailable, match="has 50257 tokens, the model 20"):
+        tokenizer_of(folder / "gpt2-tokenizer", "gpt2", 20)

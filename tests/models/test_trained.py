@@ -27,7 +27,7 @@ from circuitbench.models.trained.training.exhaustive import (
 )
 from circuitbench.models.trained.training.network import REPLACEMENTS, detached, initial, keep
 from circuitbench.models.trained.training.reports import siit_report, text_loss
-from circuitbench.models.trained.weight_names import parameters
+from circuitbench.models.weight_names import parameters
 from circuitbench.oracle import Oracle
 from circuitbench.oracle.ablations import ABLATIONS
 from circuitbench.plugins.registry import load_model, load_task
@@ -59,7 +59,8 @@ def test_trained_models_do_their_task_and_speak_their_language(name: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_siit_heads_matter_and_no_other_head_does(name: str) -> None:
-    oracle, truth = oracle_of(name), load_task(name).truth(MODELS[name])
+    truth: Any = load_task(name).truth(MODELS[name])
+    oracle = oracle_of(name)
     inside = grid_of(truth.heads, oracle.shape)
     assert truth.heads == frozenset(ALGORITHMS[name].nodes.values())
     subsets = torch.from_numpy(np.random.default_rng(1).random((16, *oracle.shape)) < 0.5)
@@ -79,6 +80,37 @@ def test_the_health_gate_passes(name: str, ablation: Any) -> None:
         name, MODELS[name], load_task(name), ablation=ablation, prompts=24, subsets=6
     )
     assert card.passed, render(card)
+
+
+def test_edges_are_the_algorithms_where_the_weights_follow_them() -> None:
+    assert {str(e) for e in ALGORITHMS["siit-induction"].edges} == {
+        "embed->0.1.v",
+        "embed->2.2.q",
+        "embed->2.2.v",
+        "0.1->2.2.k",
+        "2.2->logits",
+    }
+    for name in NAMES:
+        truth: Any = load_task(name).truth(MODELS[name])
+        if name in ("siit-induction", "siit-two-hop"):
+            assert truth.edges == ALGORITHMS[name].edges
+            assert truth.edge_ablations == ("mean", "resample")
+        else:
+            assert truth.edges is None
+            assert any("no true edges" in spot for spot in truth.blind_spots)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "resample"])
+def test_no_fewer_edges_of_siit_induction_suffice(ablation: Any) -> None:
+    edges = oracle_of("siit-induction").edges
+    true = sorted(ALGORITHMS["siit-induction"].edges)
+    others = [edge for edge in edges.edges if edge not in true]
+    kept = [[e for i, e in enumerate(true) if k >> i & 1] for k in range(32)]
+    masks = [edges.without([*others, *(e for e in true if e not in some)]) for some in kept]
+    lost = edges.query(torch.stack(masks), ablation=ablation).task
+    faithful = 1 - lost / lost[0]
+    assert faithful[-1] > 0.95
+    assert faithful[:-1].max() < 0.95
 
 
 @pytest.mark.slow
@@ -132,7 +164,8 @@ def test_search_finds_a_planted_set_and_effects_are_those_of_its_heads() -> None
 
 def test_the_truth_of_trained_induction_is_what_the_search_found() -> None:
     model = MODELS[INDUCTION]
-    truth, report = load_task(INDUCTION).truth(model), model.construction.report
+    truth: Any = load_task(INDUCTION).truth(model)
+    report = model.construction.report
     found = report["search"]["zero"][str(report["tolerance"])]
     assert sorted(map(str, truth.heads)) == sorted(found["heads"])
     scores = report["previous_token_score"], report["prefix_matching_score"]
@@ -247,6 +280,7 @@ def test_training_replaces_heads_as_the_oracle_does(name: str) -> None:
     class Given:
         def __init__(self) -> None:
             self.fitted: dict[str, list[torch.Tensor]] = {}
+            self.lengths: torch.Tensor | None = None
 
         def heads(self, text: str, everywhere: bool = True, n: int | None = None) -> Any:
             assert text == "counterfactual"

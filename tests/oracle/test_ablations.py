@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle import AblationName, Oracle
 from circuitbench.oracle.ablations import ABLATIONS, Optimal
+from circuitbench.oracle.derivatives import Of
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.engine.hooks import HookEngine
-from circuitbench.oracle.heads import Of
 
 N_HEADS = 12  # of the random model, 3 x 4
 

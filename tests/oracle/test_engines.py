@@ -67,8 +67,13 @@ def test_the_fallback_gives_the_same_numbers(
         if direction == "noising":
             torch.testing.assert_close(got.control, want.control, atol=1e-4, rtol=0)
         soft = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(1))
-        got, want = (o.gradient(soft, **options) for o in (slow, fast))
-        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+        there, here = (o.differentiate(soft, of=("kl", "task"), **options) for o in (slow, fast))
+        for name in ("task", "kl"):
+            for got, want in (
+                (there.values[name], here.values[name]),
+                (there.gradients[name], here.gradients[name]),
+            ):
+                torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_answers_do_not_depend_on_memory(model: Any) -> None:
@@ -148,11 +153,11 @@ class Tight:
     def __init__(self, engine: Any, positions: Any) -> None:
         self.heads, self.positions, self.failures = engine.forward.heads, positions, 0
 
-    def __call__(self, layer: Any, x: Any, reads: Any = None, only: Any = None) -> Any:
+    def __call__(self, layer: Any, x: Any, *more: Any) -> Any:
         if x.shape[0] * x.shape[1] > self.positions:
             self.failures += 1
             raise torch.OutOfMemoryError("pretended")
-        return self.heads(layer, x, reads, only)
+        return self.heads(layer, x, *more)
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(

@@ -85,6 +85,13 @@ def test_gradient_equals_autograd_through_hooks(
     options = dict(ablation=ablation, direction=direction, batch=batch)
     got = oracle.gradient(soft.detach()[None], **options)
     torch.testing.assert_close(got[0], want, atol=1e-4, rtol=1e-4)
+    divergence = hooked.divergence(batch.source.prompts, soft, ablation, direction).mean()
+    (want_kl,) = torch.autograd.grad(divergence, soft)
+    found = oracle.differentiate(soft.detach()[None], of=("kl", "task"), **options)
+    torch.testing.assert_close(found.gradients["kl"][0], want_kl, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.gradients["task"], got, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found.values["kl"][0], divergence.detach(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.values["task"][0], metric.detach(), atol=1e-4, rtol=0)
     if direction == "noising":
         loss = hooked.control(batch.source.control, soft, ablation).mean()
         (want_loss,) = torch.autograd.grad(loss, soft)

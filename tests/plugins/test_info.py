@@ -20,29 +20,37 @@ from circuitbench.checks.contracts import (
 )
 from circuitbench.core.circuit import Edge
 from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidPlugin, ModelUnavailable, UnknownName
+from circuitbench.core.errors import InvalidPlugin, InvalidSpec, ModelUnavailable, UnknownName
 from circuitbench.core.info import Info, attached
 from circuitbench.models.planted.presets import planted
 from circuitbench.plugins import registry
+from circuitbench.plugins.behaviours import behaviours
 from circuitbench.plugins.info import Unreadable, read_info
 from circuitbench.plugins.registry import KINDS, Kind, describe, find, info_of, list_plugins
+from circuitbench.tasks.text.task import read_shipped
 
 OURS = [(kind, p.name) for kind in KINDS for p in list_plugins(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), OURS)
 def test_the_source_says_what_the_imported_object_says(kind: Kind, name: str) -> None:
-    said = attached(find(kind, name))
+    shipped = kind == "task" and name in behaviours()
+    said = read_shipped(name).info if shipped else attached(find(kind, name))
     assert said is not None
     assert describe(kind, name) == said
     assert said.family != "other"
     # A citation leads somewhere; only what was made for this benchmark has none.
     assert bool(said.paper) == said.link.startswith("https://")
-    assert said.paper or name == "random" or name.startswith("planted")
+    ours = name.startswith(("random", "planted", "folder"))
+    assert said.paper or said.family == "Control" or ours
 
 
 @pytest.mark.parametrize("name", [name for kind, name in OURS if kind == "model"])
 def test_every_model_keeps_the_contract(name: str) -> None:
+    if name in ("hf", "folder", "interpbench"):  # they are made of what follows the colon
+        with pytest.raises(InvalidSpec, match=f"^{name}: needs a"):
+            find("model", name)("")
+        return
     try:
         check_model(find("model", name))
     except ModelUnavailable as error:

@@ -69,7 +69,11 @@ def counted(record: Record) -> dict[str, Any]:
     return {"id": record.run_id, "discovery": discovery, "costs": costs, "model": record.model}
 
 
-METHODS = ("random", "head-ablation", "activation-patching", "edge-attribution-patching", "shapley")
+# One for every kind of question, and one that learns on other models with their truths.
+METHODS = (
+    *("random", "head-ablation", "activation-patching", "edge-attribution-patching"),
+    *("atp-star", "eap-gp", "information-flow-routes", "path-patching", "layer-prior"),
+)
 SHORT: dict[str, Any] = {
     "training.total_steps": 200,
     "training.n_envs": 2,

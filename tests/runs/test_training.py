@@ -10,9 +10,16 @@ import pytest
 
 from circuitbench.cli import main
 from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import InvalidPlugin, InvalidSpec
-from circuitbench.plugins.method import Curriculum, Learner, TrainableMethod, TrainingTools
-from circuitbench.runs.prepare import Prepared, prepare
+from circuitbench.core.errors import InvalidPlugin, InvalidSpec, UnknownName
+from circuitbench.plugins.method import (
+    Curriculum,
+    Learner,
+    TrainableMethod,
+    TrainingTools,
+    track_of,
+)
+from circuitbench.plugins.registry import load_model, load_task
+from circuitbench.runs.prepare import Prepared, load_method, prepare
 from circuitbench.runs.run import run
 from circuitbench.runs.spec import build_spec
 from circuitbench.runs.sweep import run_all
@@ -174,6 +181,83 @@ def test_a_curriculum_that_fails_is_the_plugins_fault(monkeypatch: pytest.Monkey
     monkeypatch.setattr("circuitbench_agents.ppo.PPOHeadDiscovery.curriculum", broken)
     with pytest.raises(InvalidPlugin, match=r"'rl-ppo'.*curriculum.*KeyError"):
         prepare(spec())
+
+
+@dataclass
+class Widely(Simple):
+    """One that learns on other models."""
+
+    models: tuple[str, ...] = ("compiled-reverse@1", "compiled-reverse@2")
+    labelled: bool = True
+    truths: list[Any] = field(default_factory=list, init=False, compare=False)
+
+    def curriculum(self) -> Curriculum:
+        return Curriculum(("reverse",), models=self.models, labelled=self.labelled)
+
+    def train(
+        self, oracles: Any, rng: np.random.Generator, tools: TrainingTools = TrainingTools()
+    ) -> None:
+        for oracle in oracles:
+            oracle.query(oracle.head_masks()[:2])
+        self.trained += [(oracle.batch.metric, rng.random()) for oracle in oracles]
+        self.truths += tools.truths
+
+
+def test_other_models_come_with_their_truths_and_their_cost_is_trainings() -> None:
+    method = Widely()
+    record = run(prepared_with(method, "reverse"))
+    assert record.status == "done", record.reason
+    assert [truth.kind for truth in method.truths] == ["constructed"] * 2
+    known: list[Any] = [load_task("reverse").truth(load_model(name)) for name in method.models]
+    wanted = [truth.heads for truth in known]
+    assert [truth.heads for truth in method.truths] == wanted
+    assert (record.costs["training"]["queries"], record.costs["discovery"]["queries"]) == (4, 0)
+    told = {"track": "other-models", "models": list(method.models), "labelled": True}
+    assert record.info["training"] == told
+
+
+def test_what_is_learnt_on_other_models_does_not_depend_on_what_is_scored() -> None:
+    one, other = Widely(labelled=False), Widely(labelled=False)
+    run(prepared_with(one, "reverse"))
+    run(prepared_with(other, "sort"))
+    assert one.trained == other.trained
+    assert not one.truths
+
+
+def test_tracks_tell_what_is_learnt_on() -> None:
+    assert track_of(Simple()) == track_of(Choosy()) == "same-model"
+    assert track_of(Widely()) == "other-models"
+    assert run(prepared_with(Simple(), "reverse")).info["training"]["track"] == "same-model"
+    assert track_of(load_method("random")) == "none"
+
+
+@pytest.mark.parametrize(
+    ("scored", "others"),
+    [
+        ("compiled-reverse@1", ("compiled-reverse@2", "compiled-reverse@1")),
+        ("compiled-reverse", ("compiled-reverse@0",)),
+    ],
+)
+def test_the_truth_of_the_scored_model_is_never_told(scored: str, others: tuple[str, ...]) -> None:
+    method = Widely(models=others)
+    wanted = build_spec({"method": "random", "task": "reverse", "model": scored})
+    with pytest.raises(InvalidSpec, match="it is scored on"):
+        prepare(wanted, method_of=lambda name, **more: method)
+    method.models = ("compiled-sort", "no-such-model")
+    with pytest.raises(UnknownName, match="no-such-model"):
+        prepare(wanted, method_of=lambda name, **more: method)
+
+
+def test_nor_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    disguised = replace(load_model("compiled-reverse"), name="another")
+    monkeypatch.setattr("circuitbench.runs.stages.load_model", lambda name: disguised)
+    method = Widely()
+    record = run(prepared_with(method, "reverse"))
+    assert (record.status, record.stage) == ("failed", "training")
+    assert "it is scored on" in record.reason
+    assert not method.truths
+    with pytest.raises(InvalidSpec, match="of other models only"):
+        Curriculum(labelled=True)
 
 
 def test_records_hold_groups_as_mappings() -> None:

@@ -20,14 +20,13 @@ from circuitbench.models.planted.presets import (
     planted_easy,
     planted_model,
 )
-from circuitbench.tasks.base import Task
 from circuitbench.tasks.planted.docstring import Docstring
 from circuitbench.tasks.planted.greater_than import GreaterThan
 from circuitbench.tasks.planted.induction import Induction
 from circuitbench.tasks.planted.ioi import IOI
 from circuitbench.tasks.planted.two_hop import TwoHop
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, Any] = {
     "induction": Induction(),
     "ioi": IOI(),
     "docstring": Docstring(),
@@ -50,12 +49,19 @@ def rows(prompts: Any) -> Iterator[Any]:
         yield prompts.tokens[i].tolist(), prompts.counterfactual[i].tolist(), answer, wrong
 
 
+def tensors(prompts: Any) -> list[Any]:
+    """All that prompts are made of."""
+    return [*(v for k, v in vars(prompts).items() if k != "spans"), *prompts.spans.values()]
+
+
 @pytest.mark.parametrize("task", TASKS)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_prompts_are_well_formed_and_a_pure_function_of_the_generator(task: Any, seed: int) -> None:
     prompts, again = draw(task, seed), draw(task, seed)
-    for mine, same in zip(vars(prompts).values(), vars(again).values(), strict=True):
+    for one in (prompts, again):
+        assert one.spans is not None
+    for mine, same in zip(tensors(prompts), tensors(again), strict=True):
         assert torch.equal(mine, same)
     assert (prompts.tokens[:, 0] == BOS).all()
     assert prompts.tokens.max() < LANGUAGE.size

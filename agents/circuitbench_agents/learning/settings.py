@@ -27,22 +27,27 @@ class DiscoverySettings(Acting):
 
 
 @dataclass(frozen=True)
-class TrainingSettings(Curriculum):
+class TrainingSettings:
     """What a policy is trained on (see :class:`Curriculum`), and for how long.
 
     Args:
-        pool: as in :class:`Curriculum`.
+        tasks, pool: as in :class:`Curriculum`.
         total_steps: environment steps, over all episodes that run side by side.
         n_envs: episodes side by side.
     """
 
+    tasks: tuple[str, ...] = ()
     pool: int = 64
     total_steps: int = 40_000
     n_envs: int = 8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least_1(self, "total_steps", "n_envs")
+        require_at_least_1(self, "pool", "total_steps", "n_envs")
+
+    @property
+    def curriculum(self) -> Curriculum:
+        """What the training oracles are to be."""
+        return Curriculum(self.tasks, self.pool)
 
 
 def require_at_least_1(settings: Any, *names: str) -> None:

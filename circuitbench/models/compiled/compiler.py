@@ -273,7 +273,11 @@ class _Compiler:
         )
 
     def truth(self, output: Sequence, source: str) -> Circuit:
-        """The program's heads, MLPs and edges."""
+        """The program's heads, MLPs and edges.
+
+        An edge is true if it carries what differs between prompts. Positions do not: an edge that
+        carries nothing else is left out, for mean and resample ablation bring the same back.
+        """
         maker = {id(self.program.tokens): "embed", id(self.program.positions): "embed"}
         edges: set[Edge] = set()
         roles: dict[str, Role] = {}
@@ -282,20 +286,22 @@ class _Compiler:
         for step in self.program.steps:
             if isinstance(step, Map):
                 mlp = f"m{self.layer_of[step.layer]}"
-                edges |= {Edge(maker[id(x)], mlp) for x in step.inputs}
+                edges |= {Edge(maker[id(x)], mlp) for x in step.inputs if self._varies(x)}
                 maker[id(step.out)] = mlp
                 mlps.add(self.layer_of[step.layer])
                 continue
             head = places[id(step)]
             edges |= {
-                Edge(maker[id(x)], f"{head}.{side}") for side, x in _inputs(step) if x is not None
+                Edge(maker[id(x)], f"{head}.{side}")
+                for side, x in _inputs(step)
+                if x is not None and self._varies(x)
             }
             maker[id(step.out)] = str(head)
             roles[step.role] = Role((head,), shows="alone it destroys the answer")
             if isinstance(step, Width):
                 mlp = f"m{head.layer}"
                 edges.add(Edge(str(head), mlp))
-                if step.select.query is not None:
+                if step.select.query is not None and self._comes_and_goes(step.select.query):
                     edges.add(Edge(maker[id(step.select.query)], mlp))
                 maker[id(step.out)] = mlp
                 mlps.add(head.layer)
@@ -306,13 +312,30 @@ class _Compiler:
             kind="constructed",
             ablations=("zero", "mean", "resample"),
             edges=frozenset(edges),
+            edge_ablations=("mean", "resample"),
             mlps=tuple(sorted(mlps)),
             blind_spots=(
                 "attention is saturated, so gradients through queries and keys vanish",
-                "edges carry what differs between prompts; BOS's constant mark is not listed, so "
-                "they hold under resample ablation",
+                "edges carry what differs between prompts; positions and BOS's mark are the same "
+                "on all, so the edges hold under mean and resample ablation, not under zero",
             ),
         )
+
+    def _varies(self, sequence: Sequence) -> bool:
+        """Whether a sequence can differ from one prompt to another at the same position."""
+        return sequence is not self.program.positions
+
+    def _comes_and_goes(self, sequence: Sequence) -> bool:
+        """Whether a sequence can be defined on one prompt and not on another, at one position."""
+        step = next((step for step in self.program.steps if step.out is sequence), None)
+        if step is None:  # tokens and positions: everywhere but at BOS
+            return False
+        if isinstance(step, Map):
+            return True
+        if isinstance(step, Width):
+            return step.select.query is not None and self._comes_and_goes(step.select.query)
+        sides = [x for x in (step.select.query, step.select.key) if x is not None]
+        return step.default is None and any(map(self._varies, sides))
 
 
 def _inputs(step: Aggregate | Width) -> list[tuple[str, Sequence | None]]:

@@ -1,14 +1,14 @@
 """From a config and a seed to weights.
 
 Roles are placed on the grid, written on named features, and hidden by random rotations of the
-residual stream and of every head. Nothing is trained.
+residual stream and of every head, and by shuffling the neurons of MLPs. Nothing is trained.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,13 @@ from circuitbench.core.seeding import generator
 from circuitbench.models.planted.config import PlantedConfig
 from circuitbench.models.planted.features import FeatureSpace, feature_space
 from circuitbench.models.planted.language import Language, make_language, random_rotation
-from circuitbench.models.planted.roles import CATALOGUE, HeadMaps, Wiring
+from circuitbench.models.planted.roles import (
+    CATALOGUE,
+    MLP_CATALOGUE,
+    HeadMaps,
+    MLPMaps,
+    Wiring,
+)
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 
 
@@ -29,7 +35,8 @@ from circuitbench.models.transformer import LayerWeights, Transformer, Transform
 class PlantedModel:
     """A planted model's inside: what tasks draw prompts from and read the truth off.
 
-    ``heads`` maps every role, ``lookalike`` and ``noise`` included, to its heads.
+    ``heads`` maps every role, ``lookalike`` and ``noise`` included, to its heads; ``mlps`` every
+    role of an MLP, the same two included, to its layers, and is empty where there are no MLPs.
     """
 
     config: PlantedConfig
@@ -38,6 +45,7 @@ class PlantedModel:
     space: FeatureSpace
     heads: Mapping[str, tuple[Head, ...]]
     transformer: Transformer
+    mlps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def dials(self) -> dict[str, Any]:
@@ -46,6 +54,7 @@ class PlantedModel:
         modes = {"or": 0, "and": 0}
         for n, mode in config.roles.values():
             modes[mode] += n if n > 1 else 0
+        mlps = {"mlps": sum(config.mlps.values()), "lookalike_mlps": config.lookalike_mlps}
         return {
             "or_copies": modes["or"],
             "and_copies": modes["and"],
@@ -58,6 +67,7 @@ class PlantedModel:
             "noise": config.noise,
             "output_noise": config.output_noise,
             "superposition": config.superposition,
+            **(mlps if config.mlps else {}),
         }
 
 
@@ -80,11 +90,18 @@ def plant(config: PlantedConfig, seed: int = 0) -> PlantedModel:
         config.d_junk,
         config.out_scale,
         config.shared_tasks,
+        bool(config.mlps),
     )
     heads = _place(config, generator(seed, "planted", "places"))
     maps = _head_maps(config, language, space, heads, generator(seed, "planted", "lookalikes"))
-    transformer = _hide(config, space, heads, maps, generator(seed, "planted", "weights"))
-    return PlantedModel(config, seed, language, space, heads, transformer)
+    basis, transformer = _hide(config, space, heads, maps, generator(seed, "planted", "weights"))
+    if not config.mlps:
+        return PlantedModel(config, seed, language, space, heads, transformer)
+    rng = generator(seed, "planted", "mlps")
+    mlps = _place_mlps(config, rng)
+    neurons = _mlp_maps(config, language, space, mlps, rng)
+    transformer = _with_mlps(transformer, basis, neurons, rng)
+    return PlantedModel(config, seed, language, space, heads, transformer, mlps)
 
 
 def _place(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[Head, ...]]:
@@ -106,6 +123,92 @@ def _place(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[H
     placed["lookalike"] = tuple(sorted(rest[: config.lookalikes]))
     placed["noise"] = tuple(sorted(rest[config.lookalikes :]))
     return placed
+
+
+def _place_mlps(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[int, ...]]:
+    """Draw a layer for every MLP that is planted, narrow windows first; the rest are noise."""
+    free = list(range(config.n_layers))
+    placed: dict[str, tuple[int, ...]] = {}
+    for role in sorted(config.mlps, key=lambda role: (len(config.window(role)), role)):
+        options = [layer for layer in free if layer in config.window(role)]
+        if len(options) < config.mlps[role]:
+            raise InvalidSpec(
+                f"MLP role {role} needs {config.mlps[role]} layers of its quarters, where "
+                f"{len(options)} are left"
+            )
+        placed[role] = tuple(sorted(rng.choice(options, config.mlps[role], replace=False).tolist()))
+        free = [layer for layer in free if layer not in placed[role]]
+    rest = rng.permutation(free).tolist()
+    placed["lookalike"] = tuple(sorted(rest[: config.lookalike_mlps]))
+    placed["noise"] = tuple(sorted(rest[config.lookalike_mlps :]))
+    return placed
+
+
+def _mlp_maps(
+    config: PlantedConfig,
+    language: Language,
+    space: FeatureSpace,
+    mlps: Mapping[str, tuple[int, ...]],
+    rng: np.random.Generator,
+) -> list[MLPMaps]:
+    """The maps on features of every layer's MLP; all have as many neurons as the widest."""
+    wiring = wiring_of(config, language, space)
+    maps = {
+        layer: MLP_CATALOGUE[role].build(wiring) for role in config.mlps for layer in mlps[role]
+    }
+    width = max(len(m.bias) for m in maps.values())
+    models = sorted(config.mlps)
+    for i, layer in enumerate(mlps["lookalike"]):
+        model = MLP_CATALOGUE[models[i % len(models)]].build(wiring)
+        junk = _random_write(space, len(model.bias), rng)
+        maps[layer] = replace(model, write=junk)
+    norm = config.noise / math.sqrt(max(len(mlps["noise"]), 1))
+    outputs = _output_scale(config, space)
+    for layer in mlps["noise"]:
+        read = rng.standard_normal((space.size, width)) / 2.0 * (outputs == 1.0)[:, None]
+        write = rng.standard_normal((width, space.size)) / math.sqrt(space.size * width) * outputs
+        maps[layer] = MLPMaps(read, np.zeros(width), norm * write)
+    return [_padded(maps[layer], width) for layer in range(config.n_layers)]
+
+
+def _padded(maps: MLPMaps, width: int) -> MLPMaps:
+    """The same with neurons that do nothing, ``width`` in all."""
+    more = width - len(maps.bias)
+    return MLPMaps(
+        np.pad(maps.read, [(0, 0), (0, more)]),
+        np.pad(maps.bias, (0, more)),
+        np.pad(maps.write, [(0, more), (0, 0)]),
+    )
+
+
+def _with_mlps(
+    transformer: Transformer,
+    basis: np.ndarray,
+    maps: list[MLPMaps],
+    rng: np.random.Generator,
+) -> Transformer:
+    """The transformer with an MLP in every layer, its neurons shuffled."""
+    layers = []
+    for layer, mlp in zip(transformer.layers, maps, strict=True):
+        order = rng.permutation(len(mlp.bias))
+        layers.append(
+            replace(
+                layer,
+                W_in=_tensor((basis.T @ mlp.read)[:, order]),
+                b_in=_tensor(mlp.bias[order]),
+                W_out=_tensor((mlp.write @ basis)[order]),
+            )
+        )
+    config = replace(transformer.config, d_mlp=len(maps[0].bias), activation="relu")
+    return replace(transformer, config=config, layers=tuple(layers))
+
+
+def _output_scale(config: PlantedConfig, space: FeatureSpace) -> np.ndarray:
+    """``[size]``: the scale at which every feature is stored, 1 but for logits."""
+    outputs = np.ones(space.size)
+    for block in ("out_name", "out_num", "out_word"):
+        outputs[space.blocks[block]] = config.out_scale
+    return outputs
 
 
 def _head_maps(
@@ -146,13 +249,18 @@ def wiring_of(config: PlantedConfig, language: Language, space: FeatureSpace) ->
         out_scale=config.out_scale,
         shared_tasks=config.shared_tasks,
         shared_language=config.shared_language,
+        mlps=config.mlps,
     )
 
 
 def _random_map(space: FeatureSpace, block: str, rng: np.random.Generator) -> np.ndarray:
     """A random map ``[width, size]`` from a block into what nobody reads."""
+    return _random_write(space, space.read(block).shape[1], rng)
+
+
+def _random_write(space: FeatureSpace, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A random map ``[width, size]`` into what nobody reads."""
     junk = space.write("junk")
-    width = space.read(block).shape[1]
     return np.asarray(rng.standard_normal((width, junk.shape[0])) / math.sqrt(junk.shape[0]) @ junk)
 
 
@@ -162,15 +270,16 @@ def _hide(
     heads: Mapping[str, tuple[Head, ...]],
     maps: Mapping[Head, HeadMaps],
     rng: np.random.Generator,
-) -> Transformer:
-    """Turn maps on features into weights in random bases, and fill the rest with noise."""
+) -> tuple[np.ndarray, Transformer]:
+    """Turn maps on features into weights in random bases, and fill the rest with noise.
+
+    Gives the basis of the residual stream ``[size, d_model]`` too.
+    """
     d_head = max(head_maps.width for head_maps in maps.values()) if maps else 8
     d_model = round(space.size / config.superposition)
     basis = _basis(space, d_model, rng)
     noise = config.noise / math.sqrt(max(len(heads["noise"]), 1))
-    outputs = np.ones(space.size)
-    for block in ("out_name", "out_num", "out_word"):
-        outputs[space.blocks[block]] = config.out_scale
+    outputs = _output_scale(config, space)
 
     layers = []
     for layer in range(config.n_layers):
@@ -189,7 +298,7 @@ def _hide(
             weights["V"].append(_tensor(basis.T @ v @ value))
             weights["O"].append(_tensor(value.T @ o @ basis))
         layers.append(LayerWeights(*(torch.stack(weights[name]) for name in "QKVO")))
-    return Transformer(
+    return basis, Transformer(
         config=TransformerConfig(
             n_layers=config.n_layers,
             n_heads=config.n_heads,

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.models.planted.roles import (
     CATALOGUE,
+    MLP_CATALOGUE,
     OPTIONAL,
     UNSHARED_ROLES,
     Copies,
+    task_mlps,
     task_roles,
 )
 
@@ -44,6 +46,10 @@ class PlantedConfig:
         noise: norm of what all noise heads (every head left over) write together.
         output_noise: norm of a random map added to what every planted head writes, relative to it.
         superposition: features per residual dimension; above 1 they overlap.
+        mlps: role of an MLP -> copies, which share the work (see ``MLP_CATALOGUE``); any makes
+            every layer have an MLP.
+        lookalike_mlps: MLPs that read what a real one reads and write what nobody reads; those
+            left over compute noise, as noise heads do.
     """
 
     n_layers: int = 12
@@ -71,6 +77,8 @@ class PlantedConfig:
     noise: float = 0.15
     output_noise: float = 0.0
     superposition: float = 1.0
+    mlps: Mapping[str, int] = field(default_factory=dict)
+    lookalike_mlps: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "roles", {r: Copies(*c) for r, c in self.roles.items()})
@@ -78,14 +86,26 @@ class PlantedConfig:
 
     def window(self, role: str) -> range:
         """Layers a role may stand in: its stages, each a quarter of the network."""
-        first, last = CATALOGUE[role].stages
+        first, last = (CATALOGUE.get(role) or MLP_CATALOGUE[role]).stages
         layers = self.n_layers
         return range(math.ceil(first * layers / 4), math.ceil((last + 1) * layers / 4))
 
     def does(self, task: str) -> bool:
         """Whether every role the task cannot do without is planted."""
-        roles = task_roles(task, self.shared_tasks)
-        return bool(roles) and all(role in self.roles or role in OPTIONAL for role in roles)
+        roles = self.roles_of(task)
+        return (
+            bool(roles)
+            and all(role in self.roles or role in OPTIONAL for role in roles)
+            and all(role in self.mlps for role in self.mlps_of(task))
+        )
+
+    def roles_of(self, task: str) -> tuple[str, ...]:
+        """The roles of a task's heads in this model, planted or not."""
+        return task_roles(task, self.shared_tasks, bool(self.mlps))
+
+    def mlps_of(self, task: str) -> tuple[str, ...]:
+        """The roles of a task's MLPs in this model, planted or not."""
+        return task_mlps(task) if self.mlps else ()
 
 
 def _check(config: PlantedConfig) -> None:
@@ -116,9 +136,8 @@ def _check(config: PlantedConfig) -> None:
             )
         for group in CATALOGUE[role].reads:
             if not any(source in config.roles for source in group.split("|")):
-                raise InvalidSpec(
-                    f"role {role} reads what {group.replace('|', ' or ')} writes, which is absent"
-                )
+                raise _unread(role, group)
+    _check_mlps(config)
     if config.shared_language and "previous_token" not in config.roles:
         raise InvalidSpec("shared_language needs role previous_token to carry the skip-bigrams")
     if config.shared_language and "skip_bigram" in config.roles:
@@ -137,3 +156,29 @@ def _check(config: PlantedConfig) -> None:
     for name, least in (("n_names", 8), ("n_nums", 4), ("n_words", 4), ("n_ctx", 18)):
         if getattr(config, name) < least:
             raise InvalidSpec(f"{name} must be at least {least}, not {getattr(config, name)}")
+
+
+def _check_mlps(config: PlantedConfig) -> None:
+    """Refuse, with the reason, MLPs that cannot be planted."""
+    for role, count in config.mlps.items():
+        if role not in MLP_CATALOGUE:
+            raise UnknownName("role of an MLP", role, MLP_CATALOGUE)
+        if count < 1:
+            raise InvalidSpec(f"MLP role {role}: expected 1 copy or more, not {count}")
+        source = MLP_CATALOGUE[role].reads
+        if source and source not in config.roles:
+            raise _unread(role, source)
+    if "code_reader" in config.roles and "number_code" not in config.mlps:
+        raise _unread("code_reader", "number_code")
+    taken = sum(config.mlps.values()) + config.lookalike_mlps
+    if taken > config.n_layers:
+        raise InvalidSpec(f"{taken} planted MLPs do not fit into {config.n_layers} layers")
+    if config.lookalike_mlps and not config.mlps:
+        raise InvalidSpec("lookalike_mlps needs MLPs to look like; name some in mlps")
+
+
+def _unread(role: str, sources: str) -> InvalidSpec:
+    """The refusal of a role whose input nobody writes."""
+    return InvalidSpec(
+        f"role {role} reads what {sources.replace('|', ' or ')} writes, which is absent"
+    )

@@ -1,6 +1,7 @@
 """Which edges a task's circuit consists of, read off the maps its heads were written as.
 
-A planted head's maps say what its query, key and value read and what it writes. The circuit is
+A planted head's maps say what its query, key and value read and what it writes, those of an MLP
+what its neurons read and write. The circuit is
 run in the space of features, where nothing is hidden and no other head is in the way, and every
 edge is asked what it carries: what the sender writes, as far as the receiver's map reads it.
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.models.planted.build import PlantedModel, wiring_of
-from circuitbench.models.planted.roles import CATALOGUE, HeadMaps
+from circuitbench.models.planted.roles import CATALOGUE, MLP_CATALOGUE, HeadMaps, MLPMaps
 
 VARIES = 0.01
 """Least change that counts, relative to the largest of any sender to the same receiver."""
@@ -35,8 +36,9 @@ def edges_of(
     counterfactual: np.ndarray,
     positions: np.ndarray,
     answers: np.ndarray,
+    mlps: Sequence[str] = (),
 ) -> frozenset[Edge]:
-    """The edges of the circuit made of ``roles``, on these prompts.
+    """The edges of the circuit made of ``roles`` and ``mlps``, on these prompts.
 
     Args:
         planted: the model.
@@ -44,29 +46,33 @@ def edges_of(
         tokens, counterfactual: ``[n, pos]`` token ids.
         positions: ``[n, k]``; where the metric reads logits.
         answers: token ids whose logits it reads, of any shape.
+        mlps: roles of MLPs in the circuit; every MLP of each belongs to it.
     """
-    circuit = _Circuit(planted, roles, tokens, counterfactual)
+    circuit = _Circuit(planted, roles, mlps, tokens, counterfactual)
     needed = np.zeros(tokens.shape, dtype=bool)
     np.put_along_axis(needed, positions, True, axis=1)
     readout = planted.space.unembed[:, np.unique(answers)]
     found = [Edge(sender, "logits") for sender in circuit.heard(readout, needed, "")]
-    for head in reversed(circuit.maps):
-        needed = circuit.needed[str(head)]
+    for node, maps in reversed(circuit.maps.items()):
+        needed = circuit.needed[node]
         if not needed.any():
+            continue
+        if isinstance(maps, MLPMaps):
+            found += [Edge(sender, node) for sender in circuit.heard(maps.read, needed, node)]
             continue
         # what stands at any position up to a needed one may be attended to
         before = np.flip(np.logical_or.accumulate(np.flip(needed, 1), 1), 1)
         for letter, where in (("q", needed), ("k", before), ("v", before)):
-            senders = circuit.heard(circuit.reads(head, letter), where, str(head))
-            found += [Edge(sender, f"{head}.{letter}") for sender in senders]
+            senders = circuit.heard(_reads(maps, letter), where, node)
+            found += [Edge(sender, f"{node}.{letter}") for sender in senders]
     return frozenset(found)
 
 
 class _Circuit:
-    """A circuit's heads, run on features.
+    """A circuit's heads and MLPs, run on features.
 
     Attributes:
-        maps: head -> its maps, in order of computation.
+        maps: head or MLP -> its maps, in order of computation.
         needed: sender -> ``[n, pos]``, where somebody hears what it writes.
     """
 
@@ -74,31 +80,27 @@ class _Circuit:
         self,
         planted: PlantedModel,
         roles: Sequence[str],
+        mlps: Sequence[str],
         tokens: np.ndarray,
         counterfactual: np.ndarray,
     ) -> None:
         wiring = wiring_of(planted.config, planted.language, planted.space)
-        heads = sorted(
-            (head, CATALOGUE[role].build(wiring, copy))
+        maps: dict[str, HeadMaps | MLPMaps] = {
+            str(head): CATALOGUE[role].build(wiring, copy)
             for role in roles
             for copy, head in enumerate(planted.heads[role])
-        )
-        self.maps: dict[Head, HeadMaps] = dict(heads)
+        }
+        for role in mlps:
+            maps |= {f"m{layer}": MLP_CATALOGUE[role].build(wiring) for layer in planted.mlps[role]}
+        self.maps = dict(sorted(maps.items(), key=lambda node: _place(node[0])))
         self.n = len(tokens)
         texts = np.concatenate([tokens, counterfactual])
         space = planted.space
         self.written = {"embed": space.embed[texts] + space.positions[: texts.shape[1]]}
-        for head, maps in self.maps.items():
-            stream = sum(self.written[sender] for sender in self._before(str(head)))
-            self.written[str(head)] = _run(maps, np.asarray(stream))
+        for node, run in self.maps.items():
+            stream = np.asarray(sum(self.written[sender] for sender in self._before(node)))
+            self.written[node] = run(stream)
         self.needed = {sender: np.zeros(tokens.shape, dtype=bool) for sender in self.written}
-
-    def reads(self, head: Head, letter: str) -> np.ndarray:
-        """Everything a side of a head reads: its maps side by side, ``[size, d]``."""
-        maps = self.maps[head]
-        if letter == "v":
-            return np.hstack([value @ output for value, output in maps.ov])
-        return np.hstack([term["qk".index(letter)] for term in maps.qk])
 
     def heard(self, reads: np.ndarray, where: np.ndarray, receiver: str) -> list[str]:
         """The senders from which a receiver hears what varies, at positions ``where [n, pos]``."""
@@ -116,16 +118,21 @@ class _Circuit:
         return senders
 
     def _before(self, receiver: str) -> list[str]:
-        """Senders below a head, or all of them below the logits (``""``)."""
-        below = [str(h) for h in self.maps if not receiver or h.layer < Head.parse(receiver).layer]
+        """Senders below a head or MLP, or all of them below the logits (``""``)."""
+        below = [n for n in self.maps if not receiver or _place(n)[:2] < _place(receiver)[:2]]
         return ["embed", *below]
 
 
-def _run(maps: HeadMaps, stream: np.ndarray) -> np.ndarray:
-    """What a head writes, ``[n, pos, size]``, on a stream of features of that shape."""
-    scores = sum((stream @ q) @ (stream @ k).swapaxes(1, 2) for q, k in maps.qk)
-    later = np.triu(np.ones(stream.shape[1:2] * 2, dtype=bool), 1)
-    scores = np.where(later, -np.inf, scores)
-    pattern = np.exp(scores - scores.max(-1, keepdims=True))
-    pattern /= pattern.sum(-1, keepdims=True)
-    return np.asarray(sum(pattern @ (stream @ value) @ output for value, output in maps.ov))
+def _place(node: str) -> tuple[int, bool, int]:
+    """Order of computation: layers, in each the heads side by side, then the MLP."""
+    if node.startswith("m"):
+        return int(node[1:]), True, 0
+    head = Head.parse(node)
+    return head.layer, False, head.head
+
+
+def _reads(maps: HeadMaps, letter: str) -> np.ndarray:
+    """Everything a side of a head reads: its maps side by side, ``[size, d]``."""
+    if letter == "v":
+        return np.hstack([value @ output for value, output in maps.ov])
+    return np.hstack([term["qk".index(letter)] for term in maps.qk])

@@ -66,12 +66,19 @@ class FeatureSpace:
 
 
 def feature_space(
-    language: Language, n_ctx: int, d_pos: int, d_junk: int, out_scale: float, shared: bool
+    language: Language,
+    n_ctx: int,
+    d_pos: int,
+    d_junk: int,
+    out_scale: float,
+    shared: bool,
+    mlps: bool = False,
 ) -> FeatureSpace:
     """Lay out the blocks for a language.
 
     Inside the residual stream logits are smaller by the factor ``out_scale``, so that large ones
-    do not drown the other features. ``shared``: the tasks share their previous-token heads.
+    do not drown the other features. ``shared``: the tasks share their previous-token heads;
+    ``mlps``: the model has MLPs, and blocks that only they write.
     """
     n_names, n_nums, d_word = len(language.names), len(language.nums), language.codes.shape[1]
     widths = {
@@ -91,6 +98,8 @@ def feature_space(
         "junk": d_junk,  # nobody reads it
         **dict.fromkeys(FLAGS + SIGNALS, 1),
     }
+    if mlps:
+        widths["num_code"] = n_nums  # which number stands here, as an MLP says it
     if shared:
         widths = {name: width for name, width in widths.items() if name not in UNSHARED}
     ends = np.cumsum(list(widths.values()))

@@ -146,6 +146,16 @@ HARD = replace(
     superposition=1.03,
 )
 
+MLPS = replace(
+    PLANTED,
+    roles={
+        **{r: c for r, c in PLANTED.roles.items() if r not in ("year_reader", "greater_than")},
+        "code_reader": Copies(2),
+    },
+    mlps={"number_code": 1, "number_table": 2},
+    lookalike_mlps=4,
+)
+
 HARD_LIMITS = Limits(
     accuracy=0.95,
     tolerance=0.06,
@@ -203,6 +213,12 @@ def planted_hard(variant: str = "") -> Model:
     return planted_model("planted-hard", HARD, variant, HARD_LIMITS)
 
 
+@Info(title="Planted, circuits through MLPs", family="Planted")
+def planted_mlp(variant: str = "") -> Model:
+    """12 x 12 heads and 12 MLPs: greater-than is a table that two MLPs look up."""
+    return planted_model("planted-mlp", MLPS, variant)
+
+
 @Info(title="Planted, 48 x 25 heads", family="Planted")
 def planted_large(variant: str = "") -> Model:
     """48 x 25 = 1,200 heads, 200 of them look-alikes."""
@@ -214,5 +230,6 @@ PRESETS = {
     "planted": PLANTED,
     "planted-redundant": REDUNDANT,
     "planted-hard": HARD,
+    "planted-mlp": MLPS,
     "planted-large": LARGE,
 }

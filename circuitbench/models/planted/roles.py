@@ -1,9 +1,11 @@
-"""What every planted head does: the catalogue of roles, each as maps on features.
+"""What every planted head and MLP does: the catalogues of roles, each as maps on features.
 
 A head is a sum of query-key terms and a sum of value-output terms. With features ``x`` of the
 query position and ``y`` of a key position, its score is ``sum (x Q) . (y K)`` and it writes
 ``sum (y V) O`` averaged over its attention. Every head that has nothing to do rests on BOS,
 whose value is zero: its *sink* score is the threshold it has to overcome.
+
+An MLP is a set of neurons ``relu(x R + b) W``: with one step per value of a block, a table.
 
 Roles and names follow the circuits they are modelled on: induction (Olsson et al. 2022, arXiv
 2209.11895), indirect object identification (Wang et al. 2022, arXiv 2211.00593), docstring
@@ -39,10 +41,35 @@ class HeadMaps:
     qk: tuple[Term, ...]
     ov: tuple[Term, ...]
 
+    def __call__(self, stream: np.ndarray) -> np.ndarray:
+        """What it writes, ``[n, pos, size]``, on a stream of features of that shape."""
+        scores = sum((stream @ q) @ (stream @ k).swapaxes(1, 2) for q, k in self.qk)
+        later = np.triu(np.ones(stream.shape[1:2] * 2, dtype=bool), 1)
+        scores = np.where(later, -np.inf, scores)
+        pattern = np.exp(scores - scores.max(-1, keepdims=True))
+        pattern /= pattern.sum(-1, keepdims=True)
+        return np.asarray(sum(pattern @ (stream @ value) @ output for value, output in self.ov))
+
     @property
     def width(self) -> int:
         """The head dimension these maps need."""
         return int(max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov)))
+
+
+@dataclass(frozen=True)
+class MLPMaps:
+    """One MLP on features: ``relu(x @ read + bias) @ write``, n neurons.
+
+    ``read [size, n]``, ``bias [n]``, ``write [n, size]``.
+    """
+
+    read: np.ndarray
+    bias: np.ndarray
+    write: np.ndarray
+
+    def __call__(self, stream: np.ndarray) -> np.ndarray:
+        """What it writes on a stream of features ``[..., size]``, of the same shape."""
+        return np.asarray(np.maximum(stream @ self.read + self.bias, 0.0) @ self.write)
 
 
 @dataclass(frozen=True)
@@ -60,6 +87,7 @@ class Wiring:
     out_scale: float
     shared_tasks: bool
     shared_language: bool
+    mlps: Mapping[str, int]
 
     def copies(self, role: str) -> Copies:
         """Copies of a role; one where the model has none (its readers then stay silent)."""
@@ -76,15 +104,32 @@ class Wiring:
 
     def threshold(self, *roles: str) -> float:
         """The level between "written in full" and "one needed copy is missing"."""
-        return max(1.0 - 0.5 / self._parts(role) for role in roles)
+        return max(1.0 - 0.5 / self.parts(role) for role in roles)
 
     def scale(self, *roles: str) -> float:
         """Attention sharpness that keeps the same margin however many copies share the work."""
-        return self.sharpness * max(self._parts(role) for role in roles)
+        return self.sharpness * max(self.parts(role) for role in roles)
 
-    def _parts(self, role: str) -> int:
+    def parts(self, role: str) -> int:
+        """Into how many parts a role's work is divided, all of them needed."""
         count, mode = self.copies(role)
         return 1 if mode == "or" else count
+
+    def steps(self, block: str, table: np.ndarray, parts: int = 1) -> MLPMaps:
+        """Neurons that write row ``i`` of ``table [width, size]`` where feature ``i`` is on.
+
+        Two neurons make a step: 0 up to 3/4 of a part below 1, and 1 from 1/4 of it on, where a
+        part is ``1 / parts``. So noise does not pass, nothing is written while one of ``parts``
+        writers of the block is missing, and twice the feature writes no more than once.
+        """
+        read, part = self.space.read(block), 1.0 / parts
+        low, slope = 1.0 - 0.75 * part, 2.0 / part
+        bias = np.full(read.shape[1], -low * slope)
+        return MLPMaps(
+            np.hstack([read, read]) * slope,
+            np.concatenate([bias, bias - 1.0]),
+            np.vstack([table, -table]),
+        )
 
     def at_offset(self, offset: int, strength: float) -> Term:
         """Score ``strength`` on the key ``offset`` positions back (side lobes elsewhere)."""
@@ -112,6 +157,7 @@ class Wiring:
 
 
 Builder = Callable[[Wiring, int], HeadMaps]
+MLPBuilder = Callable[[Wiring], MLPMaps]
 
 
 @dataclass(frozen=True)
@@ -131,6 +177,21 @@ class RoleKind:
     reads: tuple[str, ...] = ()
     sign: int = 1
     writes_logits: bool = False
+
+
+@dataclass(frozen=True)
+class MLPKind:
+    """An entry of the catalogue of MLPs; copies always share the work.
+
+    Args:
+        stages: first and last quarter of the network (0 to 3) it may stand in.
+        build: what one copy computes.
+        reads: the head role or MLP role that must stand below it, if any.
+    """
+
+    stages: tuple[int, int]
+    build: MLPBuilder
+    reads: str = ""
 
 
 def _previous_token(w: Wiring, copy: int) -> HeadMaps:
@@ -285,13 +346,38 @@ def _year_reader(w: Wiring, copy: int) -> HeadMaps:
     return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
 
 
+def _code_reader(w: Wiring, copy: int) -> HeadMaps:
+    """At CMP, fetch what an MLP made of the number."""
+    read, beta = w.space.read, w.sharpness
+    kept = (read("num_code"), w.share("code_reader") * w.space.write("hop_num"))
+    return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
+
+
+def _number_code(w: Wiring) -> MLPMaps:
+    """At every number, say which it is in a code of the model's own (a permutation)."""
+    code = np.roll(np.eye(len(w.language.nums)), 1, axis=1)
+    return w.steps("tok_num", code @ w.space.write("num_code") / w.mlps["number_code"])
+
+
+def _number_table(w: Wiring) -> MLPMaps:
+    """Look the fetched number up: raise every number above it, lower the others."""
+    table = np.roll(_above(w), 1, axis=0) @ w.logits("num", 1.0 / w.mlps["number_table"])
+    # a reader's copies share the work, and so do those that made the code it reads
+    parts = max(w.parts("code_reader"), w.mlps["number_code"])
+    return w.steps("hop_num", table, parts)
+
+
+def _above(w: Wiring) -> np.ndarray:
+    """Logits ``[number, number]`` that raise all numbers above one and lower the others."""
+    order = np.arange(len(w.language.nums))
+    return np.asarray(np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain)
+
+
 def _greater_than(w: Wiring, copy: int) -> HeadMaps:
     """Attend to the fetched number and raise every number above it, lower the others."""
     read, beta = w.space.read, w.scale("year_reader")
-    order = np.arange(len(w.language.nums))
-    above = np.sign(order - order[:, None] - 0.5) * 0.5 * w.gain
     match = (beta * read("hop_num"), read("tok_num"))
-    ov = (read("tok_num") @ above, w.logits("num", w.share("greater_than")))
+    ov = (read("tok_num") @ _above(w), w.logits("num", w.share("greater_than")))
     return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), (ov,))
 
 
@@ -324,6 +410,7 @@ CATALOGUE: dict[str, RoleKind] = {
     "duplicate_token": RoleKind((0, 0), _duplicate_token),
     "argument_reader": RoleKind((0, 1), _argument_reader),
     "year_reader": RoleKind((0, 1), _year_reader),
+    "code_reader": RoleKind((1, 1), _code_reader),
     "first_hop": RoleKind((1, 1), _first_hop, ("previous_token|chain_previous_token",)),
     "s_inhibition": RoleKind((1, 1), _s_inhibition, ("duplicate_token",)),
     "induction": RoleKind((1, 2), _induction, ("previous_token",), writes_logits=True),
@@ -350,6 +437,11 @@ CATALOGUE: dict[str, RoleKind] = {
     "unigram": RoleKind((0, 3), _unigram, writes_logits=True),
 }
 
+MLP_CATALOGUE: dict[str, MLPKind] = {
+    "number_code": MLPKind((0, 0), _number_code),
+    "number_table": MLPKind((2, 3), _number_table, "code_reader"),
+}
+
 UNSHARED_ROLES = ("chain_previous_token", "argument_previous_token", "argument_mover")
 """Roles that exist only where tasks do not share their heads."""
 
@@ -357,8 +449,15 @@ OPTIONAL = ("backup_name_mover", "negative_name_mover")
 """Roles a task can do without."""
 
 
-def task_roles(task: str, shared_tasks: bool) -> tuple[str, ...]:
-    """The roles of a task, in the order information flows."""
+def task_mlps(task: str) -> tuple[str, ...]:
+    """The roles of MLPs of a task in a model that has MLPs, in the order information flows."""
+    return ("number_code", "number_table") if task == "greater-than" else ()
+
+
+def task_roles(task: str, shared_tasks: bool, mlps: bool = False) -> tuple[str, ...]:
+    """The roles of a task's heads, in the order information flows; ``mlps``: beside MLPs."""
+    if mlps and task == "greater-than":
+        return ("code_reader",)
     if task == "induction":
         return "previous_token", "induction"
     if task == "ioi":

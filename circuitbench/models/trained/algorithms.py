@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Head
+from circuitbench.core.circuit import Edge, Head
 
 BOS = 0
 
@@ -54,6 +54,11 @@ class Algorithm(Protocol):
         """The head of each node, in the order in which they are computed."""
         ...
 
+    @property
+    def edges(self) -> frozenset[Edge]:
+        """Who must hear what of whom: the edges along which values that vary reach a node."""
+        ...
+
     def draw(self, n: int, rng: np.random.Generator) -> Pairs:
         """``n`` prompts and counterfactuals on which every node's value is defined for them."""
         ...
@@ -63,6 +68,19 @@ class Algorithm(Protocol):
     ) -> dict[str, Tensor]:
         """Every node's value, the last being the answer at each position ``[batch, pos]``."""
         ...
+
+
+def _wired(*lines: str, **nodes: Head) -> frozenset[Edge]:
+    """Edges from lines like ``"embed > first q, v"``, ``nodes`` saying which head a name is."""
+    found = set()
+    for line in lines:
+        sender, _, rest = line.partition(" > ")
+        receiver, _, letters = rest.partition(" ")
+        start = str(nodes[sender]) if sender in nodes else sender
+        if receiver not in nodes:
+            found.add(Edge(start, receiver))
+        found |= {Edge(start, f"{nodes[receiver]}.{x}") for x in letters.split(", ") if letters}
+    return frozenset(found)
 
 
 def _either(swaps: Swaps | None, node: str, own: Tensor, other: dict[str, Tensor]) -> Tensor:
@@ -101,6 +119,17 @@ class InductionAlgorithm:
     def nodes(self) -> dict[str, Head]:
         """See :class:`Algorithm`."""
         return {"previous": self.previous, "induction": self.induction}
+
+    @property
+    def edges(self) -> frozenset[Edge]:
+        """See :class:`Algorithm`; which place is one back is the same on every prompt."""
+        return _wired(
+            "embed > previous v",
+            "embed > induction q, v",
+            "previous > induction k",
+            "induction > logits",
+            **self.nodes,
+        )
 
     @property
     def none(self) -> int:
@@ -159,6 +188,19 @@ class IOIAlgorithm:
         }
 
     @property
+    def edges(self) -> frozenset[Edge]:
+        """See :class:`Algorithm`."""
+        return _wired(
+            "embed > duplicate q, k, v",
+            "duplicate > inhibition k",
+            "embed > inhibition v",
+            "inhibition > mover q",
+            "embed > mover k, v",
+            "mover > logits",
+            **self.nodes,
+        )
+
+    @property
     def none(self) -> int:
         """The token that says that there is no answer."""
         return self.n_symbols + 1
@@ -214,6 +256,20 @@ class TwoHopAlgorithm:
     def nodes(self) -> dict[str, Head]:
         """See :class:`Algorithm`."""
         return {"key": self.key, "first": self.first, "second": self.second}
+
+    @property
+    def edges(self) -> frozenset[Edge]:
+        """See :class:`Algorithm`; which place is one back is the same on every prompt."""
+        return _wired(
+            "embed > key v",
+            "embed > first q, v",
+            "key > first k",
+            "first > second q",
+            "key > second k",
+            "embed > second v",
+            "second > logits",
+            **self.nodes,
+        )
 
     @property
     def none(self) -> int:

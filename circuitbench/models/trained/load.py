@@ -33,8 +33,8 @@ from circuitbench.models.trained.algorithms import (
     TwoHopAlgorithm,
 )
 from circuitbench.models.trained.skipgrams import SkipGrams
-from circuitbench.models.trained.weight_names import parameters, with_parameters
 from circuitbench.models.transformer import Transformer, TransformerConfig
+from circuitbench.models.weight_names import parameters, with_parameters
 
 INDUCTION = "trained-induction"
 ALGORITHMS: dict[str, Algorithm] = {
@@ -58,7 +58,12 @@ class TrainedConstruction:
     algorithm: Algorithm | None = None
 
     def truth(self) -> Circuit:
-        """The circuit: the algorithm's heads, or what exhaustive search found."""
+        """The circuit: the algorithm's heads, or what exhaustive search found.
+
+        Its edges are the algorithm's where the weights were found to follow them: the report then
+        names the ablations (``experiments/tables/trained_edges.py`` makes the measurements).
+        """
+        follows = tuple(self.report.get("edge_ablations", ()))
         roles = {
             name: Role(tuple(Head.parse(h) for h in role["heads"]), shows=role["shows"])
             for name, role in self.report["roles"].items()
@@ -69,6 +74,8 @@ class TrainedConstruction:
             kind="trained",
             blind_spots=tuple(self.report["blind_spots"]),
             ablations=tuple(self.report["ablations"]),
+            edges=self.algorithm.edges if self.algorithm and follows else None,
+            edge_ablations=follows,
         )
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from circuitbench.core.circuit import Direction
 from circuitbench.oracle.ablations import Ablation, Half
+from circuitbench.oracle.rules import EXACT, Rule
 from circuitbench.tasks.base import Prompts
+
+Quantity = Literal["value", "kl"]
+"""The metric or control loss, or the KL divergence to the intact model (of prompts only)."""
 
 
 @dataclass(eq=False)
@@ -44,7 +48,7 @@ class Question(NamedTuple):
     """One mask on some rows of one half of a source (all of them if ``rows`` is None).
 
     ``mask [n_layers, n_heads]``: bool for :meth:`Engine.measure`, float for
-    :meth:`Engine.gradient`; True or 1 where the head is kept.
+    :meth:`Engine.differentiate`; True or 1 where the head is kept.
     """
 
     source: Source
@@ -82,6 +86,13 @@ class Engine(Protocol):
         """The intact model's accuracy."""
         ...
 
-    def gradient(self, question: Question) -> np.ndarray:
-        """Derivative ``[n_layers, n_heads]`` of the mean metric or control loss by the mask."""
+    def differentiate(
+        self, question: Question, of: Sequence[Quantity] = ("value",), rule: Rule = EXACT
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means over the rows and their derivatives by the mask, all from one forward pass.
+
+        Returns:
+            ``[len(of)]`` and ``[len(of), n_layers, n_heads]``.
+        Other backward rules than the true gradient are asked of the fast engine only.
+        """
         ...

@@ -33,9 +33,10 @@ def engine_for(model: Model, device: str = "cpu", precision: str = "exact") -> E
     engine: FastEngine | HookEngine | None = _engines.get(key)
     if engine is None:
         if model.transformer is None:
+            because = f" ({model.hooked_because})" if model.hooked_because else ""
             warnings.warn(
-                f"the architecture of {model.name} is not one the engine knows: "
-                "every question goes through hooks, exact but slow",
+                f"the architecture of {model.name} is not one the engine knows{because}: "
+                "every question goes through hooks, exact but slow, and edges are not known",
                 stacklevel=3,
             )
             engine = HookEngine(model.hooked, model.n_layers, model.n_heads, str(place))

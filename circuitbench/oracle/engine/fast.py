@@ -14,10 +14,11 @@ from torch import Tensor
 from circuitbench.models.transformer import Transformer
 from circuitbench.oracle.ablations import Half, Objective, Text, ablation_named
 from circuitbench.oracle.engine import readout
-from circuitbench.oracle.engine.base import Question, Source
+from circuitbench.oracle.engine.base import Quantity, Question, Source
 from circuitbench.oracle.engine.layers import Forward, at_positions
 from circuitbench.oracle.engine.limits import Memory, halving
 from circuitbench.oracle.engine.prefix_cache import Run, Runner, Stream, Swap
+from circuitbench.oracle.rules import EXACT, Attended, Rule
 
 FAST_TOLERANCE = 1e-3  # nats/token of a span's control loss
 
@@ -30,6 +31,7 @@ class _Prepared:
     counter: Stream
     control: Stream
     directions: readout.Directions
+    lengths: Tensor | None
     swaps: dict[tuple[Half, str], Swap | None] = field(default_factory=dict)
     fitted: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -58,7 +60,7 @@ class FastEngine:
     ) -> None:
         self.transformer = transformer
         self.device = torch.device(device)
-        self.forward = Forward(transformer.to(self.device), body, unembed)
+        self.forward = Forward(transformer, body, unembed, self.device)
         self.error: float | None = None
         self._unembed_is_rough = unembed != torch.float32 and body == torch.float32
         memory = Memory(transformer.config, self.device)
@@ -117,53 +119,91 @@ class FastEngine:
         hit = (prompts.token_ids == top[..., None]) & (prompts.weights > 0)
         return float(hit.any(-1).float().mean())
 
-    def gradient(self, question: Question) -> np.ndarray:
-        """See :meth:`Engine.gradient`."""
+    def differentiate(
+        self, question: Question, of: Sequence[Quantity] = ("value",), rule: Rule = EXACT
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Engine.differentiate`."""
         n = len(question.source.prompts)
         rows = np.arange(n) if question.rows is None else question.rows
         pos = self._run(question).stream.tokens.shape[1]
-        out = np.zeros(question.mask.shape, np.float32)
+        values = np.zeros(len(of), np.float32)
+        gradients = np.zeros((len(of), *question.mask.shape), np.float32)
         start, at_once = 0, max(1, self.runner.chunk_tokens // pos)
         while start < len(rows):
 
-            def run(size: int, start: int = start) -> np.ndarray:
+            def run(size: int, start: int = start) -> tuple[np.ndarray, np.ndarray]:
                 part = rows[start : start + size]
                 whole = len(part) == n and question.rows is None
-                return self._gradient(question._replace(rows=None if whole else part))
+                some = question._replace(rows=None if whole else part)
+                return self._differentiate(some, of, rule)
 
-            grad, at_once = halving(run, min(at_once, len(rows) - start), self.runner.recover)
-            out += grad * (at_once / len(rows))
+            size = min(at_once, len(rows) - start)
+            (value, gradient), at_once = halving(run, size, self.runner.recover)
+            values += value * (at_once / len(rows))
+            gradients += gradient * (at_once / len(rows))
             start += at_once
-        return out
+        return values, gradients
 
-    def _gradient(self, question: Question) -> np.ndarray:
+    def _differentiate(
+        self, question: Question, of: Sequence[Quantity], rule: Rule
+    ) -> tuple[np.ndarray, np.ndarray]:
         """All rows of a question at once."""
         f = self.forward
         run = self._run(question)
         given = torch.tensor(question.mask, dtype=torch.float32, device=self.device)
         mask = given.requires_grad_()
         gates = 1 - mask if question.direction == "denoising" else mask
+        clean = self._clean_final(question.source, question.rows) if "kl" in of else None
+        references = self._references(question, run) if rule.reference else None
         before = f.flops
         with torch.enable_grad():
             x, reads = f.embed(run.tokens), run.reads
             last = len(f.weights.layers) - 1
             for layer in range(last + 1):
-                z = f.heads(layer, x, reads if layer == last else None)
+                reference = None if references is None else references[layer]
+                z = f.heads(layer, x, reads if layer == last else None, None, rule, reference)
                 gate = gates[layer][:, None]
                 swap = 0.0 if run.swap is None else run.swap.rows(layer, run.rows)
                 z = gate * z + (1 - gate) * swap
                 if layer == last and reads is not None:
                     x = at_positions(x, reads)
-                x = f.add_mlp(layer, f.add_attention(layer, x, z))
-            normed = f.final(x)
-            if question.half == "control":
-                value = readout.control_loss(f.weights.unembed, normed, run.tokens).mean()
-                f.flops += run.tokens.numel() * self._unembed_flops
-            else:
-                value = self._metric([question], normed[None]).mean()
-            (grad,) = torch.autograd.grad(value, mask)
-        f.flops += f.flops - before  # every product has one of the same size on the way back
-        return grad.cpu().numpy()
+                after = f.write(layer, x, z, rule=rule)
+                x = rule.after(layer, x, after)
+            normed = f.final(x, rule)
+            values, forward = [], f.flops - before
+            for quantity in of:
+                before = f.flops
+                value = self._quantity(quantity, question, normed, clean).mean()
+                values.append((value, forward + f.flops - before))
+            grads = []
+            for i, (value, flops) in enumerate(values):
+                more = i + 1 < len(values)
+                grads.append(torch.autograd.grad(value, mask, retain_graph=more)[0])
+                f.flops += flops  # every product has one of the same size on the way back
+        found = torch.stack([value for value, _ in values]).detach(), torch.stack(grads)
+        return found[0].cpu().numpy(), found[1].cpu().numpy()
+
+    @torch.no_grad()
+    def _references(self, question: Question, run: Run) -> list[Attended]:
+        """Queries and keys of every layer on the prompts at the other end."""
+        prepared = self._prepare(question.source)
+        other = prepared.task if question.direction == "denoising" else prepared.counter
+        return self.forward.attended(Run(other, run.rows).tokens, run.reads)
+
+    def _quantity(
+        self, quantity: Quantity, question: Question, normed: Tensor, clean: Tensor | None
+    ) -> Tensor:
+        """``[rows, k, d_model]`` after the final norm to the values ``[rows]``, differentiable."""
+        f = self.forward
+        if quantity == "kl":
+            assert clean is not None  # whoever asks for it brings it
+            f.flops += clean[..., 0].numel() * self._unembed_flops
+            return readout.kl_divergence(f.weights.unembed, clean, normed[None])[0]
+        if question.half == "control":
+            tokens = self._run(question).tokens
+            f.flops += tokens.numel() * self._unembed_flops
+            return readout.control_loss(f.weights.unembed, normed, tokens)
+        return self._metric([question], normed[None])[0]
 
     @property
     def _unembed_flops(self) -> float:
@@ -178,6 +218,7 @@ class FastEngine:
                 Stream(prompts.counterfactual, prompts.positions),
                 Stream(source.control.to(self.device)),
                 readout.Directions(self.forward.weights.unembed, prompts),
+                prompts.lengths,
             )
             streams = {s.serial for s in (prepared.task, prepared.counter, prepared.control)}
             finalize(source, self.runner.cache.dead.append, streams)
@@ -228,7 +269,7 @@ class FastEngine:
                 reads = None if reads is None else reads[start : start + step]
                 z.append(f.heads(layer, x, reads))
                 if layer < last:
-                    x = f.add_mlp(layer, f.add_attention(layer, x, z[-1]))
+                    x = f.write(layer, x, z[-1])
             parts.append(z)
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
@@ -282,7 +323,7 @@ class _Activations:
 
     def __init__(self, engine: FastEngine, prepared: _Prepared) -> None:
         self._engine, self._prepared = engine, prepared
-        self.fitted = prepared.fitted
+        self.fitted, self.lengths = prepared.fitted, prepared.lengths
 
     def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
         """See :meth:`Activations.heads`."""
@@ -311,15 +352,15 @@ class _Activations:
 
         def above(layer: int, x: Tensor, z: Tensor) -> Tensor:
             """What the unembedding reads, ``[n, k, d_model]``."""
-            x = f.add_mlp(layer, f.add_attention(layer, x, z))
+            x = f.write(layer, x, z)
             for later in range(layer + 1, last + 1):
                 x, z = below(later, x)
-                x = f.add_mlp(later, f.add_attention(later, x, z))
+                x = f.write(later, x, z)
             return f.final(x)
 
         x = f.embed(tokens)
         for lower in range(layer):
-            x = f.add_mlp(lower, f.add_attention(lower, x, f.heads(lower, x)))
+            x = f.write(lower, x, f.heads(lower, x))
         x, z = below(layer, x)
         clean = above(layer, x, z)
 

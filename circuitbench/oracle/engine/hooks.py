@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from circuitbench.oracle.ablations import Objective, Text, ablation_named
-from circuitbench.oracle.engine.base import Question, Source
+from circuitbench.oracle.engine.base import Quantity, Question, Source
+from circuitbench.oracle.rules import EXACT, Rule
 from circuitbench.tasks.base import Prompts
 
 Hook = tuple[str, Callable[..., Any]]
@@ -56,12 +57,25 @@ class HookEngine:
         logits = self._logits(question, torch.from_numpy(intact).float())
         return float(self._prompts(question).correct(logits).float().mean())
 
-    def gradient(self, question: Question) -> np.ndarray:
-        """See :meth:`Engine.gradient`."""
+    def differentiate(
+        self, question: Question, of: Sequence[Quantity] = ("value",), rule: Rule = EXACT
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Engine.differentiate`; the true gradient only."""
         mask = torch.tensor(question.mask, dtype=torch.float32, requires_grad=True)
         with torch.enable_grad():
-            value = self._read(question, self._logits(question, mask)).mean()
-        return torch.autograd.grad(value, mask)[0].numpy()
+            logits = self._logits(question, mask)
+            values = torch.stack([self._quantity(q, question, logits).mean() for q in of])
+            grads = [torch.autograd.grad(v, mask, retain_graph=True)[0] for v in values]
+        return values.detach().cpu().numpy(), torch.stack(grads).numpy()
+
+    def _quantity(self, quantity: Quantity, question: Question, logits: Tensor) -> Tensor:
+        """Values ``[rows]`` from full logits, differentiable."""
+        if quantity == "value":
+            return self._read(question, logits)
+        prompts = self._prompts(question)
+        with torch.no_grad():
+            clean = self.hooked(prompts.tokens)
+        return _divergence(prompts, clean, logits)
 
     def _prompts(self, question: Question) -> Prompts:
         prompts = question.source.prompts
@@ -144,6 +158,7 @@ class _Activations:
         }
         self._known: dict[Text, list[Tensor]] = {}
         self.fitted: dict[str, list[Tensor]] = {}
+        self.lengths = self._prompts.lengths
 
     def heads(self, text: Text, everywhere: bool = True, n: int | None = None) -> list[Tensor]:
         """See :meth:`Activations.heads`; always at all positions."""

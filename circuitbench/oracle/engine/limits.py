@@ -13,6 +13,7 @@ from circuitbench.models.transformer import TransformerConfig
 _CPU_WORK = 24 << 20  # bytes of the widest tensor: above, glibc maps and unmaps it every time
 _CPU_CACHE = 4 << 30  # bytes; also at most a sixth of the machine's memory
 _CPU_CACHE_POSITIONS = 48_000  # a dozen batches: older states are seldom asked for again
+_CPU_EDGES = 2 << 30  # bytes; also at most a sixth of the machine's memory
 _GPU_CACHE_SHARE = 0.3  # of free memory
 _GPU_WORK_SHARE = 0.2
 _WIDEST_AT_ONCE = 4  # tensors of the widest kind that live together
@@ -32,12 +33,13 @@ class Memory:
         widest = max(config.d_mlp, (config.n_heads + 2 * config.n_kv_heads) * config.d_head)
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            self.cache_bytes = int(_GPU_CACHE_SHARE * free)
+            self.cache_bytes = self.edge_bytes = int(_GPU_CACHE_SHARE * free)
             work = int(_GPU_WORK_SHARE * free) // _WIDEST_AT_ONCE
         else:
             installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             useful = _CPU_CACHE_POSITIONS * state_bytes(config)
             self.cache_bytes, work = min(_CPU_CACHE, installed // 6, useful), _CPU_WORK
+            self.edge_bytes = min(_CPU_EDGES, installed // 6)
         self.chunk_tokens = max(1, work // (4 * widest))
 
 

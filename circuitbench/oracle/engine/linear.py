@@ -25,7 +25,8 @@ class Linear:
     """``x @ weight + bias`` for weight ``[d_in, d_out]``.
 
     Args:
-        weight: float32, on its device.
+        weight: on its device; one of fewer bits than float32 is kept so, and widened as it is
+            used.
         bias: ``[d_out]`` or None.
         dtype: what the product is computed in; ``bfloat16`` keeps three significant digits.
         rows: whether ``weight`` is given as ``[d_out, d_in]`` already (the memory is then
@@ -39,10 +40,12 @@ class Linear:
         dtype: torch.dtype = torch.float32,
         rows: bool = False,
     ) -> None:
-        self.weight = (weight if rows else weight.T).contiguous().to(dtype)
+        slim = weight.dtype != torch.float32
+        self.weight = (weight if rows else weight.T).contiguous()
+        self.weight = self.weight if slim else self.weight.to(dtype)
         self.bias = None if bias is None else bias.to(dtype)
         self.dtype = dtype
-        self._packed = pack(self.weight)
+        self._packed = None if slim else pack(self.weight)  # which would be a second copy
         self._packed_transposed: Tensor | None = None
 
     def part(
@@ -66,7 +69,7 @@ class Linear:
         """``[..., d_in]`` to ``[..., d_out]`` in ``dtype``, through an activation if named."""
         x = x.to(self.dtype)
         if self._packed is None:
-            return activate(F.linear(x, self.weight, self.bias), activation)
+            return activate(F.linear(x, self.weight.to(self.dtype), self.bias), activation)
         if torch.is_grad_enabled() and x.requires_grad:
             product = _Differentiable.apply(x, self)  # type: ignore[no-untyped-call]  # by torch
             return activate(product, activation)
@@ -77,7 +80,8 @@ class Linear:
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """``residual + x @ weight + bias``, float32."""
         fused = self._packed is not None and self.dtype == torch.float32
-        if not fused or (torch.is_grad_enabled() and x.requires_grad):
+        derived = x.requires_grad or residual.requires_grad
+        if not fused or (torch.is_grad_enabled() and derived):
             return residual + self(x)
         total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             x, residual, self._packed, self.bias, "add"
@@ -86,10 +90,10 @@ class Linear:
 
     def backward(self, grad: Tensor) -> Tensor:
         """``grad @ weight.T``: the derivative by the input, from that by the output."""
-        if self._packed_transposed is None:
+        if self._packed_transposed is None and self._packed is not None:
             self._packed_transposed = pack(self.weight.T.contiguous())
         if self._packed_transposed is None:
-            return grad @ self.weight
+            return grad @ self.weight.to(grad.dtype)
         return _product(grad, self._packed_transposed, None)
 
 

@@ -332,9 +332,8 @@ class _Chunk:
         keep = keep if only is None else keep[:, only]
         if not self.keeps[owner, layer].all():
             z = self._ablated(layer, z, keep, owner)
-        x = self.forward.add_attention(layer, x, z, only)
         self.blocks, self.owner = children, owner
-        return self.forward.add_mlp(layer, x)
+        return self.forward.write(layer, x, z, only)
 
     def _add(self, key: StateKey, i: int) -> None:
         self.blocks[key] = len(self.owner)
@@ -357,6 +356,7 @@ class _Chunk:
         here = [i for i, begin in enumerate(self.begins) if begin <= layer]
         if (
             cfg.n_kv_heads != cfg.n_heads
+            or cfg.qk_norm == "all"  # every head's norm takes all of them
             or any(self.runs[i].swap is not None for i in here)
             or any(self.keeps[i, :layer].all() for i in self.owner)
         ):

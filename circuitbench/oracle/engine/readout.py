@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from circuitbench.models.forward import softcap
 from circuitbench.oracle.engine.weights import Unembedding
 from circuitbench.tasks.base import Prompts
 
@@ -28,23 +29,38 @@ class Directions:
 
     def __init__(self, unembed: Unembedding, prompts: Prompts) -> None:
         share = prompts.weights / prompts.positions.shape[1]
-        columns = unembed.rows[prompts.token_ids]  # [batch, k, c, d_model]
+        columns = unembed.rows[prompts.token_ids].float()  # [batch, k, c, d_model]
         self.vectors = (columns * share[..., None]).sum(2)  # [batch, k, d_model]
         self.bias = self.vectors.new_zeros(len(prompts))
+        self._cap, self._columns, self._share = unembed.cap, columns, share
+        self._biases = None if unembed.bias is None else unembed.bias[prompts.token_ids]
         if unembed.bias is not None:
             self.bias = (unembed.bias[prompts.token_ids] * share).sum((1, 2))
 
     def metric(self, normed: Tensor, rows: Tensor | None = None) -> Tensor:
         """``[n, batch, k, d_model]`` after the final norm to the metric ``[n, batch]``."""
+        if self._cap:
+            return self._capped(normed, rows)
         vectors, bias = self.vectors, self.bias
         if rows is not None:
             vectors, bias = vectors[rows], bias[rows]
         return torch.einsum("nbkd,bkd->nb", normed, vectors) + bias
 
+    def _capped(self, normed: Tensor, rows: Tensor | None) -> Tensor:
+        """The metric of soft-capped logits, which is no direction: every logit by itself."""
+        every = slice(None) if rows is None else rows
+        logits = torch.einsum("nbkd,bkcd->nbkc", normed, self._columns[every])
+        logits = logits if self._biases is None else logits + self._biases[every]
+        return (softcap(logits, self._cap) * self._share[every]).sum((2, 3))
+
 
 def logits_at(unembed: Unembedding, normed: Tensor) -> Tensor:
     """All logits ``[..., d_vocab]`` at already chosen positions ``[..., d_model]``, float32."""
-    return F.linear(normed, unembed.rows, unembed.bias)
+    if unembed.rows.dtype == torch.float32:
+        return softcap(F.linear(normed, unembed.rows, unembed.bias), unembed.cap)
+    parts = [F.linear(normed, rows.float()) for rows in unembed.rows.split(unembed.block)]
+    logits = torch.cat(parts, -1)
+    return softcap(logits if unembed.bias is None else logits + unembed.bias, unembed.cap)
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -68,11 +84,13 @@ def _online(x: Tensor, unembed: Unembedding) -> tuple[Tensor, Tensor]:
     top = x.new_full((len(x), 1), -torch.inf)
     total, mean = torch.zeros_like(top), torch.zeros_like(x)
     for block in unembed.blocks:
-        logits = block(x).float()
+        logits = softcap(block(x).float(), unembed.cap)
+        slope = 1 - (logits / unembed.cap).square() if unembed.cap else None
         new = torch.maximum(top, logits.amax(-1, keepdim=True))
         shrink = (top - new).exp()
         weights = logits.sub_(new).exp_()
         total = total * shrink + weights.sum(-1, keepdim=True)
+        weights = weights if slope is None else weights * slope
         mean = mean * shrink + block.backward(weights.to(block.dtype))
         top = new
     return (total.log() + top)[:, 0], mean / total
@@ -87,7 +105,7 @@ def log_sum_exp(unembed: Unembedding, normed: Tensor) -> Tensor:
     size = _rows_at_once(normed)
     for x, part in zip(normed.split(size), out.split(size), strict=True):
         for block in unembed.blocks:
-            part.copy_(torch.logaddexp(part, block(x).float().logsumexp(-1)))
+            part.copy_(torch.logaddexp(part, softcap(block(x).float(), unembed.cap).logsumexp(-1)))
     return out
 
 
@@ -107,9 +125,10 @@ def control_loss(unembed: Unembedding, normed: Tensor, tokens: Tensor) -> Tensor
         ``[rows]``.
     """
     inputs, targets = normed[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-    picked: Tensor = torch.linalg.vecdot(inputs, unembed.rows[targets])
+    picked: Tensor = torch.linalg.vecdot(inputs, unembed.rows[targets].float())
     if unembed.bias is not None:
         picked = picked + unembed.bias[targets]
+    picked = softcap(picked, unembed.cap)
     return (log_sum_exp(unembed, inputs) - picked).view(len(tokens), -1).mean(-1)
 
 
@@ -124,9 +143,16 @@ def kl_divergence(unembed: Unembedding, clean: Tensor, ablated: Tensor) -> Tenso
     Returns:
         ``[n, batch]`` nats.
     """
-    log_p = logits_at(unembed, clean).log_softmax(-1)
-    out = [
-        (log_p.exp() * (log_p - logits_at(unembed, one).log_softmax(-1))).sum(-1).mean(-1)
-        for one in ablated
-    ]
+    return divergence_from(log_probabilities(unembed, clean), unembed, ablated)
+
+
+def log_probabilities(unembed: Unembedding, normed: Tensor) -> Tensor:
+    """Of all tokens, ``[..., d_vocab]`` (nats), at chosen positions ``[..., d_model]``."""
+    return logits_at(unembed, normed).log_softmax(-1)
+
+
+def divergence_from(log_p: Tensor, unembed: Unembedding, ablated: Tensor) -> Tensor:
+    """:func:`kl_divergence` from known log-probabilities ``[batch, k, d_vocab]``."""
+    p = log_p.exp()
+    out = [(p * (log_p - log_probabilities(unembed, one))).sum(-1).mean(-1) for one in ablated]
     return torch.stack(out)

@@ -1,7 +1,8 @@
 """Values as JSON and raw bytes: what a question and its answer may hold, and nothing else.
 
-Numbers, text, lists, tuples, mappings, arrays and tensors (exactly, to the last bit), heads, edges
-and damages. Batches and oracles go as numbers: they stay where they are.
+Numbers, text, lists, tuples, mappings, arrays and tensors (exactly, to the last bit), heads, edges,
+the dataclasses of :data:`PLAIN` and our own backward rules. Batches and oracles go as numbers: they
+stay where they are.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitbench.core.circuit import Edge, Head
+from circuitbench.core.circuit import Circuit, Edge, Head, Role
+from circuitbench.core.errors import CircuitBenchError
 from circuitbench.oracle import Batch, Damages, Oracle
+from circuitbench.oracle.derivatives import Derivatives
+from circuitbench.oracle.paths import GradPath, Straight
+from circuitbench.oracle.rules import RULES, Rule
 from circuitbench.runs.isolation.channel import BrokenMessage
 
 _KIND = "$"
@@ -25,6 +30,9 @@ _DTYPES = {
         *("bool", "int8", "uint8", "int16", "int32", "int64"),
         *("float16", "float32", "float64"),
     )
+}
+PLAIN: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Circuit, Damages, Derivatives, GradPath, Role, Straight)
 }
 _SCALARS = (bool, int, float, str, type(None))
 
@@ -54,9 +62,14 @@ class Encoder:
             return {_KIND: "head", "of": [int(value.layer), int(value.head)]}
         if isinstance(value, Edge):
             return {_KIND: "edge", "of": [str(value.sender), str(value.receiver)]}
-        if isinstance(value, Damages):
+        name = type(value).__name__
+        if PLAIN.get(name) is type(value):
             members = {f.name: self.encode(getattr(value, f.name)) for f in fields(value)}
-            return {_KIND: "damages", "of": members}
+            return {_KIND: "data", "name": name, "of": members}
+        if isinstance(value, Rule):
+            if type(RULES.get(value.name)) is not type(value):
+                raise TypeError(f"a rule of one's own ({name}) needs --in-process")
+            return {_KIND: "rule", "name": value.name, "dropped": value.dropped}
         if isinstance(value, Batch):
             return {_KIND: "batch", **self._handle(value)}
         if isinstance(value, Oracle):
@@ -96,7 +109,10 @@ class Decoder:
         """What :meth:`Encoder.encode` was given; raises :class:`BrokenMessage` if it can't be."""
         try:
             return self._decode(value)
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (
+            *(LookupError, TypeError, ValueError, AttributeError, RecursionError),
+            CircuitBenchError,
+        ) as error:
             raise BrokenMessage(f"a value that is none ({type(error).__name__})") from error
 
     def _decode(self, value: Any) -> Any:
@@ -110,13 +126,17 @@ class Decoder:
             return torch.from_numpy(array) if kind == "tensor" else array
         if kind in ("batch", "oracle"):
             return self._handle(kind, value)
+        if kind == "rule":
+            dropped = value["dropped"]
+            rule = RULES[value["name"]]
+            return rule if dropped is None else rule.dropping(int(dropped))
         members = value["of"]
         if kind == "head":
             return Head(*map(int, members))
         if kind == "edge":
             return Edge(*map(str, members))
-        if kind == "damages":
-            return Damages(**{name: self._decode(item) for name, item in members.items()})
+        if kind == "data":
+            return PLAIN[value["name"]](**{k: self._decode(item) for k, item in members.items()})
         if kind == "tuple":
             return tuple(self._decode(item) for item in members)
         if kind == "set":

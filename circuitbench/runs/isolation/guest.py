@@ -55,7 +55,7 @@ class _Line:
         self._batches: WeakValueDictionary[int, RemoteBatch] = WeakValueDictionary()
         self._gone: list[int] = []
 
-    def ask(self, of: str, name: str, *args: Any, **options: Any) -> Any:
+    def ask(self, of: str, name: str, /, *args: Any, **options: Any) -> Any:
         """See :class:`~circuitbench.runs.isolation.remote.Line`."""
         with self._lock:
             encoder = Encoder(lambda thing: {"number": thing.number})
@@ -68,7 +68,7 @@ class _Line:
             self._read(answer["meters"])
             if "error" in answer:
                 raise from_oracle(answer["error"])
-            return Decoder(data, self._handle).decode(answer["value"])
+            return Decoder(data, self.handle).decode(answer["value"])
 
     def let_go(self, batch: int) -> None:
         """See :class:`~circuitbench.runs.isolation.remote.Line`."""
@@ -85,14 +85,15 @@ class _Line:
         meter = self._meters.setdefault(number, RemoteMeter(number, self))
         engine = self._engines.setdefault(told["engine"], Engine())
         self._read(told["meters"])
-        batch = self._handle("batch", told["batch"])
+        batch = self.handle("batch", told["batch"])
         return RemoteOracle(told["number"], told["told"], meter, engine, batch, self)
 
     def _read(self, meters: Mapping[str, Sequence[float]]) -> None:
         for number, counts in meters.items():
             vars(self._meters[int(number)]).update(zip(COUNTERS, counts, strict=True))
 
-    def _handle(self, kind: str, told: Mapping[str, Any]) -> RemoteBatch:
+    def handle(self, kind: str, told: Mapping[str, Any]) -> RemoteBatch:
+        """The batch of a number."""
         number = told["number"]
         batch = self._batches.get(number)
         if batch is None:
@@ -137,7 +138,13 @@ class _Guest:
         content = {
             "hyperparameters": plain(hyperparameters(method), "spec.hyperparameters"),
             "trainable": isinstance(method, TrainableMethod),
-            "curriculum": curriculum and [list(curriculum.tasks), curriculum.pool],
+            "curriculum": curriculum
+            and [
+                list(curriculum.tasks),
+                curriculum.pool,
+                list(curriculum.models),
+                curriculum.labelled,
+            ],
         }
         return {"done": Encoder(dict).encode(content)}, []
 
@@ -154,7 +161,10 @@ class _Guest:
                 None if tools[key] is None else Path(tools[key])
                 for key in ("checkpoints", "tensorboard")
             )
-            given = TrainingTools(self.line.report, checkpoints, tensorboard, tools["run"])
+            decoder = Decoder(memoryview(b""), self.line.handle)
+            truths = tuple(decoder.decode(truth) for truth in tools["truths"])
+            report, told = self.line.report, tools["run"]
+            given = TrainingTools(report, checkpoints, tensorboard, told, truths)
             method.train(oracles, rng, given)
         return {"done": None}, []
 

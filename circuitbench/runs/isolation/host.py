@@ -37,6 +37,7 @@ from circuitbench.runs.isolation.remote import (
     BATCH_QUESTIONS,
     COUNTERS,
     EDGE_QUESTIONS,
+    EDGE_VALUES,
     HEAD_QUESTIONS,
     TOLD,
 )
@@ -233,6 +234,8 @@ class Session:
             return getattr(first, name)(*others, **options)
         if of == "edges" and name in EDGE_QUESTIONS and isinstance(first, Oracle):
             return getattr(first.edges, name)(*others, **options)
+        if of == "edges" and name in EDGE_VALUES and isinstance(first, Oracle):
+            return getattr(first.edges, name)
         if of == "edges" and name == "mlps" and isinstance(first, Oracle):
             return any(sender.startswith("m") for sender in first.edges.graph.senders)
         if of == "batch" and name in BATCH_QUESTIONS and isinstance(first, Batch):
@@ -289,16 +292,21 @@ class _Isolated:
     def _train(
         self, oracles: Sequence[Oracle], rng: np.random.Generator, tools: TrainingTools | None
     ) -> None:
+        given = None
+        if tools is not None:
+            encoder = Encoder(dict)
+            given = {
+                "checkpoints": tools.checkpoints and str(tools.checkpoints.absolute()),
+                "tensorboard": tools.tensorboard and str(tools.tensorboard.absolute()),
+                "run": dict(tools.run),
+                # Of other models than the scored one, where a curriculum is labelled.
+                "truths": [encoder.encode(truth) for truth in tools.truths],
+            }
         command = {
             "do": "train",
             "oracles": [self._guest.session.told(oracle) for oracle in oracles],
             "rng": _told_rng(rng),
-            "tools": tools
-            and {
-                "checkpoints": tools.checkpoints and str(tools.checkpoints.absolute()),
-                "tensorboard": tools.tensorboard and str(tools.tensorboard.absolute()),
-                "run": dict(tools.run),
-            },
+            "tools": given,
         }
         self._guest.command(command, unreported if tools is None else tools.report)
 
@@ -338,8 +346,10 @@ def _loaded(guest: Guest, name: str, hyperparameters: Mapping[str, Any]) -> Meth
     try:
         stated, curriculum = dict(said["hyperparameters"]), said["curriculum"]
         if curriculum is not None:
-            tasks, pool = curriculum
-            return _Learner(guest, stated, Curriculum(tuple(map(str, tasks)), pool))
+            tasks, pool, models, labelled = curriculum
+            names = tuple(map(str, tasks)), tuple(map(str, models))
+            said_so = Curriculum(names[0], pool, names[1], bool(labelled))
+            return _Learner(guest, stated, said_so)
         return _Trainable(guest, stated) if said["trainable"] else _Isolated(guest, stated)
     except (LookupError, TypeError, ValueError) as error:
         raise RunFailed(f"method {name!r} says nothing of itself") from error

@@ -17,10 +17,13 @@ from torch import Tensor
 from circuitbench.core.edges import graph_of
 from circuitbench.oracle import Batch, Damages, EdgeOracle, Meter, Oracle
 from circuitbench.oracle.account import Account
+from circuitbench.oracle.derivatives import Derivatives
+from circuitbench.oracle.paths import CLEAN, Path
 
 # What may be asked. A test holds these against the public methods of both oracles.
-HEAD_QUESTIONS = frozenset({"draw", "gradient", "lookup", "query"})
-EDGE_QUESTIONS = frozenset({"gradient", "query"})
+HEAD_QUESTIONS = frozenset({"differentiate", "draw", "gradient", "lookup", "query"})
+EDGE_QUESTIONS = frozenset({"attribution", "differentiate", "gradient", "proximity", "query"})
+EDGE_VALUES = frozenset({"offsets_shape", "spans"})
 BATCH_QUESTIONS = frozenset({"accuracy", "control_loss", "metric"})
 
 # What a method is told for nothing, with every oracle.
@@ -31,7 +34,7 @@ COUNTERS = tuple(vars(Meter()))
 class Line(Protocol):
     """Carries a question to the other side and brings the answer."""
 
-    def ask(self, of: str, name: str, *args: Any, **options: Any) -> Any:
+    def ask(self, of: str, name: str, /, *args: Any, **options: Any) -> Any:
         """Ask ``name`` of a part (``heads``, ``edges``, ``batch``, ``together``)."""
         ...
 
@@ -144,6 +147,11 @@ class RemoteOracle(Oracle):
         gradient: Tensor = self._ask("gradient", masks, options)
         return gradient
 
+    def differentiate(self, masks: Tensor, **options: Any) -> Derivatives:
+        """See :meth:`Oracle.differentiate`."""
+        found: Derivatives = self._ask("differentiate", masks, options)
+        return found
+
     @classmethod
     def _together(
         cls, requests: Sequence[tuple[Oracle, Tensor, Batch]], control: bool
@@ -174,15 +182,41 @@ class RemoteEdges(EdgeOracle):
 
     def query(self, masks: Tensor, **options: Any) -> Damages:
         """See :meth:`EdgeOracle.query`."""
-        damages: Damages = self._ask("query", masks, options)
+        damages: Damages = self._ask("query", options, masks)
         return damages
 
     def gradient(self, masks: Tensor, **options: Any) -> Tensor:
         """See :meth:`EdgeOracle.gradient`."""
-        gradient: Tensor = self._ask("gradient", masks, options)
+        gradient: Tensor = self._ask("gradient", options, masks)
         return gradient
 
-    def _ask(self, name: str, masks: Tensor, options: dict[str, Any]) -> Any:
+    def differentiate(self, masks: Tensor, **options: Any) -> Derivatives:
+        """See :meth:`EdgeOracle.differentiate`."""
+        found: Derivatives = self._ask("differentiate", options, masks)
+        return found
+
+    def proximity(self, **options: Any) -> Tensor:
+        """See :meth:`EdgeOracle.proximity`."""
+        shares: Tensor = self._ask("proximity", options)
+        return shares
+
+    def attribution(self, path: Path = CLEAN, **options: Any) -> Tensor:
+        """See :meth:`EdgeOracle.attribution`."""
+        attributions: Tensor = self._ask("attribution", options, path)
+        return attributions
+
+    @property
+    def offsets_shape(self) -> tuple[int, int]:
+        """See :attr:`EdgeOracle.offsets_shape`."""
+        n_senders, d_model = self._oracle._line.ask("edges", "offsets_shape", self._oracle)
+        return int(n_senders), int(d_model)
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        """See :attr:`EdgeOracle.spans`."""
+        return tuple(self._oracle._line.ask("edges", "spans", self._oracle))
+
+    def _ask(self, name: str, options: dict[str, Any], *args: Any) -> Any:
         if options.get("batch") is None:
             options["batch"] = self._oracle.batch
-        return self._oracle._line.ask("edges", name, self._oracle, masks, **options)
+        return self._oracle._line.ask("edges", name, self._oracle, *args, **options)

@@ -28,7 +28,7 @@ from circuitbench.runs.isolation.nursery import Nursery, adopt
 from circuitbench.runs.once import run_and_write
 from circuitbench.runs.prepare import prepare
 from circuitbench.runs.spec import RunSpec
-from circuitbench.runs.training import forget, tools_of
+from circuitbench.runs.trainings import forget, tools_of
 
 MODELS = 4  # that a worker keeps loaded
 

@@ -64,6 +64,11 @@ class Docstring:
             np.full((n, 1), LENGTH - 1),
             answer=arguments[rows, listed][:, None],
             wrong=rotated[rows, listed][:, None],
+            spans={
+                "definition": np.stack([start, start + ARGUMENTS], 1),
+                "list": np.stack([LENGTH - 1 - 3 * listed, np.full(n, LENGTH - 1)], 1),
+                "end": LENGTH - 1,
+            },
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from circuitbench.core.circuit import Circuit
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.planted.language import BOS, CMP
-from circuitbench.tasks.base import Prompts
+from circuitbench.tasks.base import Prompts, spans_at
 from circuitbench.tasks.planted.prompts import control_text, planted_of, planted_truth
 
 LENGTH = 12
@@ -60,6 +60,7 @@ class GreaterThan:
             token_ids=torch.from_numpy(np.tile(nums, (n, 1, 1))),
             weights=torch.from_numpy(weights).float()[:, None],
             choices=torch.from_numpy(nums),
+            spans=spans_at(n, {"number": at, "end": LENGTH - 1}),
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:

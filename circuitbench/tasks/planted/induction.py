@@ -53,6 +53,10 @@ class Induction:
             np.tile(1 + self.half + inner, (n, 1)),
             answer=seq[:, inner + 1],
             wrong=seq[:, inner - 1],
+            spans={
+                "said": np.array([[1, 1 + self.half]]),
+                "said again": np.array([[1 + self.half, 1 + 2 * self.half]]),
+            },
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:

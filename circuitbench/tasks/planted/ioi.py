@@ -63,6 +63,7 @@ class IOI:
             np.full((n, 1), LENGTH - 1),
             answer=indirect[:, None],
             wrong=subject[:, None],
+            spans={"first": first, "second": second, "repeated": third, "end": LENGTH - 1},
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from circuitbench.core.seeding import generator
 from circuitbench.models.base import Model
 from circuitbench.models.planted.build import PlantedModel
 from circuitbench.models.planted.edges import EDGE_ABLATIONS, edges_of
-from circuitbench.models.planted.roles import CATALOGUE, task_roles
+from circuitbench.models.planted.roles import CATALOGUE
 from circuitbench.tasks.base import Prompts
 
 SPAN = 24
@@ -32,7 +32,7 @@ def planted_of(model: Model, task: str) -> PlantedModel:
     if not isinstance(planted, PlantedModel):
         raise InvalidSpec(f"task {task} runs on planted models, not on {model.name}")
     if not planted.config.does(task):
-        needed = ", ".join(task_roles(task, planted.config.shared_tasks))
+        needed = ", ".join((*planted.config.roles_of(task), *planted.config.mlps_of(task)))
         raise InvalidSpec(f"model {model.name} does not do task {task}: it lacks one of {needed}")
     return planted
 
@@ -55,7 +55,8 @@ def planted_truth(model: Model, task: str, modelled_on: str, prompts: Draw) -> C
     """
     planted = planted_of(model, task)
     config = planted.config
-    names = [role for role in task_roles(task, config.shared_tasks) if role in config.roles]
+    names = [role for role in config.roles_of(task) if role in config.roles]
+    mlps = config.mlps_of(task)
     shown = prompts(model, SHOWN, generator(0, task, "edges"))
     roles = {}
     for name in names:
@@ -79,7 +80,9 @@ def planted_truth(model: Model, task: str, modelled_on: str, prompts: Draw) -> C
             shown.counterfactual.numpy(),
             shown.positions.numpy(),
             shown.token_ids.numpy(),
+            mlps,
         ),
+        mlps=tuple(sorted(layer for role in mlps for layer in planted.mlps[role])),
         edge_ablations=EDGE_ABLATIONS,
         blind_spots=tuple(f"{name}: {role.shows}" for name, role in roles.items() if _blind(role)),
     )

@@ -53,6 +53,7 @@ class TwoHop:
             np.full((n, 1), self.length + 2),
             answer=seq[rows, start + 2][:, None],
             wrong=seq[rows, start + 1][:, None],
+            spans={"sequence": np.array([[1, 1 + self.length]]), "end": self.length + 2},
         )
 
     def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:

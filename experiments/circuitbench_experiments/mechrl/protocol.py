@@ -303,6 +303,8 @@ class Lab:
         n = self.settings.episodes if purpose == "judging" else 1
         oracle = self.oracle(model, task, purpose)
         truth = load_task(task).truth(self.models[model])
+        if truth is None:
+            raise InvalidSpec(f"no circuit of {task} is known in {model}")
         return Stage(oracle, truth, tuple(int(x) for x in rng.integers(2**31, size=n)))
 
     def _train(

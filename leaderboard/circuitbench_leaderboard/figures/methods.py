@@ -151,7 +151,7 @@ def quality_by_difficulty(board: Board) -> Iterator[Drawing]:
 def _heads_per_true_head(ranking: Ranking) -> float | None:
     for standing in ranking.standings:
         for run in standing.runs:
-            if run.n_relevant:
+            if run.n_relevant > 0:
                 return float(run.n_items / run.n_relevant)
     return None
 

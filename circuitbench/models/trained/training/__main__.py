@@ -36,6 +36,17 @@ HEALTH = {"siit-ioi": {"tolerance": 0.03}, "siit-two-hop": {"stability": 0.4}}
 move the metric a little; without ``silence``, what a missing node leads to varies with the prompt.
 """
 
+EDGE_ABLATIONS = {name: ["mean", "resample"] for name in ("siit-induction", "siit-two-hop")}
+"""Models whose weights follow their algorithm along its edges too, and under which ablations."""
+NO_EDGES = {
+    "siit-ioi": "no true edges are stated: strictness is about heads, and what the heads tell each "
+    "other runs along more edges than the algorithm's; even all between its heads keep less than "
+    ".95",
+    "trained-induction": "no true edges are stated: the circuit is gradual, and all edges between "
+    "its heads keep less than .95 of the metric",
+}
+"""Why the others have none (figures: ``experiments/tables/trained_edges.py``)."""
+
 
 @click.command()
 @click.argument("name", type=click.Choice(NAMES))
@@ -76,6 +87,10 @@ def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
         report = siit_report(model, ALGORITHMS[name], text)
     if name in HEALTH:
         report["health"] = HEALTH[name]
+    if name in EDGE_ABLATIONS:
+        report["edge_ablations"] = EDGE_ABLATIONS[name]
+    if name in NO_EDGES:
+        report["blind_spots"].append(NO_EDGES[name])
     path.write_text(json.dumps({"training": training, **report}, indent=1) + "\n")
     print(f"wrote {path}")
 

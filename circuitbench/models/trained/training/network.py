@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from circuitbench.models.forward import Edit
-from circuitbench.models.trained.weight_names import parameters, with_parameters
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
+from circuitbench.models.weight_names import parameters, with_parameters
 
 
 def initial(config: TransformerConfig, rng: np.random.Generator) -> Transformer:

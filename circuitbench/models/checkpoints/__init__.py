@@ -1,0 +1,1 @@
+"""Models that others trained: checkpoints, state dicts, saved folders, InterpBench cases."""
