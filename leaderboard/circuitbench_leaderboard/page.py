@@ -192,6 +192,7 @@ def _data(
         "methods": [cards.method_card(entry, list(tasks), board) for entry in board.everyone],
         "tasks": list(tasks),
         "aboutTasks": [cards.task_card(runs_of[task]) for task in tasks],
+        "tracks": list(TRACKS.values()),
         "cost": COST,
         "source": board.source,
         "version": __version__,

@@ -529,7 +529,7 @@ def test_the_first_screen_tells_the_story(page: Any, screen: Any, width: int) ->
     names = [b.text for b in page.find_elements("css selector", "#heat tbody button")]
     # The methods by track, then by place; what lacks a run is last.
     assert names == ["ACDC over heads", "random", "head-ablation", "rl-ppo"]
-    assert len(page.find_elements("css selector", "#heat [data-cell]")) == 7
+    assert len(page.find_elements("css selector", "#heat [data-cell]")) == 6
     points = page.find_elements("css selector", "#frontier [role=button]")
     assert {p.get_attribute("data-method") for p in points} == {"acdc", "random", "rl-ppo"}
     overflow = "return document.documentElement.scrollWidth - innerWidth"
@@ -657,6 +657,6 @@ def test_rows_of_another_commit_are_marked_and_have_no_place(browser: Any, tmp_p
     ]
     assert "other version" in find(browser, "#standings [data-label=rl-ppo]").text
     assert not browser.find_elements("css selector", "#heat [data-label=rl-ppo]")
-    find(browser, "#standings [data-label=rl-ppo] .name").click()
+    press(browser, "#standings [data-label=rl-ppo] .name")
     assert "not ranked with it" in find(browser, "#card").text
     assert browser.get_log("browser") == []

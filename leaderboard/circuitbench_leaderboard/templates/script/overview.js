@@ -66,7 +66,7 @@ function heat(rows, chosenTasks, sign) {
   const table = $("heat");
   const values = rows.flatMap(({ method }) => chosenTasks.map((i) => valueOf(method, i, chosen))).filter((value) => value !== null);
   const shade = shading(values, sign);
-  const tracks = [...new Set(rows.map(({ method }) => method.track))];
+  const tracks = data.tracks.filter((track) => rows.some(({ method }) => method.track === track));
   const head = html("tr", { role: "row" }, html("td", {}), html("th", { scope: "col", class: "mean" }, html("span", {}, "mean")),
     ...chosenTasks.map((i) => html("th", { scope: "col", role: "columnheader" },
       html("button", { type: "button", tabindex: "-1", "data-task": i, title: data.aboutTasks[i].title ?? "" }, html("span", {}, taskLabel(i, chosenTasks))))));
