@@ -45,7 +45,7 @@ class Outcome:
             (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
             ``info``, perhaps ``selected_edges``; empty where a run has no answer.
         truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
-            ``kind``; empty where there is none.
+            ``kind``, perhaps ``contributions``; empty where there is none.
         costs: ``discovery``, ``training``, ``evaluation``: what each spent.
         measurements: what was measured without the truth.
     """
@@ -63,13 +63,19 @@ class Outcome:
 
     @cached_property
     def has(self) -> frozenset[str]:
-        """Which needs of metrics are met: ``truth``, ``edges`` (true and found), ``measurements``.
+        """Which needs of metrics are met: ``truth``, ``edges`` (true and found), ``measurements``,
+        ``degrees`` (what each true head contributes).
 
         Without an answer there is nothing to hold against the truth.
         """
         answered = "scores" in self.discovery and bool(self._truth)
         edges = answered and None not in (self.discovery.get("edges"), self._truth.get("edges"))
-        met = {"truth": answered, "edges": edges, "measurements": bool(self.measurements)}
+        met = {
+            "truth": answered,
+            "edges": edges,
+            "measurements": bool(self.measurements),
+            "degrees": answered and bool(self._truth.get("contributions")),
+        }
         return frozenset(need for need, is_met in met.items() if is_met)
 
     @cached_property
@@ -104,6 +110,17 @@ class Outcome:
     def relevant(self) -> np.ndarray:
         """The true heads, ``[n_layers, n_heads]`` bool."""
         return head_grid(self.truth.heads, *self._shape)
+
+    @cached_property
+    def degrees(self) -> np.ndarray:
+        """How much each head contributes, ``[n_layers, n_heads]``, 0 outside the circuit.
+
+        Sizes of contributions: who works against the task contributes too.
+        """
+        grid = np.zeros(self._shape)
+        for head, value in self._truth["contributions"]["heads"]["values"].items():
+            grid[Head.parse(head)] = abs(value)
+        return grid
 
     @cached_property
     def ranking(self) -> TiedRanking | None:
@@ -289,6 +306,7 @@ EXAMPLE = Outcome(
         "edges": list(_EDGES),
         "source": "invented",
         "kind": "constructed",
+        "contributions": {"heads": {"values": {"0.1": 0.75, "1.2": 0.25}}},
     },
     costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
     measurements={

@@ -19,7 +19,9 @@ class Limits:
         nothing: greatest share of the metric left with every head ablated.
         sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
         edge_sufficiency: the same of the true edges alone.
-        matters: least effect of a truth head, or a true edge, in its best context.
+        matters: least effect of a truth head in its best context.
+        edge_matters: the same of a true edge.
+        against: most truth heads whose effect in their best context is against their sign.
         tolerance: greatest effect of any other head or edge, in any context.
         together: greatest effect of a random half of the other heads or edges.
         stability: greatest change of a truth head's effect from one prompt seed to the next.
@@ -32,6 +34,8 @@ class Limits:
     sufficiency: float = 0.1
     edge_sufficiency: float = 0.05
     matters: float = 0.05
+    edge_matters: float = 0.05
+    against: float = 0
     tolerance: float = 0.02
     together: float = 0.05
     stability: float = 0.3
