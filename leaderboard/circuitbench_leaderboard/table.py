@@ -17,6 +17,7 @@ from circuitbench_leaderboard.entries import (
     external_entries,
     gather,
 )
+from circuitbench_leaderboard.sources import choose_source, short_commit, source_of
 from circuitbench_leaderboard.standing import (
     Estimate,
     Mark,
@@ -97,6 +98,8 @@ class Board:
     timed out or were skipped, ``problems`` the files that were left out. ``external`` are the
     circuits found elsewhere, by name: nobody knows what they cost, so they are ranked nowhere.
     ``untold`` are the runs on tasks whose circuit nobody knows, where ``by`` needs a truth.
+    ``source`` is the version and commit that all ranked runs are of ("": any), ``elsewhere`` the
+    runs of others: they are marked and not ranked.
     """
 
     by: Metric
@@ -107,11 +110,18 @@ class Board:
     problems: tuple[Problem, ...]
     external: tuple[Entry, ...] = ()
     untold: tuple[Entry, ...] = ()
+    source: str = ""
+    elsewhere: tuple[Entry, ...] = ()
+
+    @property
+    def everyone(self) -> tuple[Entry, ...]:
+        """The entries that may be ranked, then those of other versions."""
+        return (*self.entries, *self.elsewhere)
 
     @property
     def runs(self) -> list[RunRow]:
         """All runs on the board."""
-        return [run for entry in self.entries for run in entry.runs]
+        return [run for entry in self.everyone for run in entry.runs]
 
 
 def board(
@@ -119,8 +129,12 @@ def board(
     problems: Sequence[Problem] = (),
     by: Metric | None = None,
     intervals: bool = False,
+    commit: str | None = None,
 ) -> Board:
     """Rank all runs by one metric (average precision), over all tasks and on each.
+
+    Ranked are runs of one version and commit; ``commit`` chooses which
+    (:func:`circuitbench_leaderboard.sources.choose_source`).
 
     ``intervals`` asks for those of all quality metrics, not that of ``by`` alone. Where nobody
     knows the circuit of any task, the default ranks by :data:`UNTOLD` instead.
@@ -130,8 +144,12 @@ def board(
     if by is None or by.key == DEFAULT:
         none_known = bool(finished) and all(run.truthless for run in finished)
         by = metric(UNTOLD if none_known else DEFAULT)
-    untold = [run for run in ours if run.truthless and "truth" in by.needs]
-    entries = gather(run for run in ours if not (run.truthless and "truth" in by.needs))
+    source = choose_source(ours, commit)
+    there = [run for run in ours if source in ("", source_of(run))]
+    others = sorted({found for run in ours if (found := source_of(run)) != source and source})
+    elsewhere = [e for other in others for e in gather(r for r in ours if source_of(r) == other)]
+    untold = [run for run in there if run.truthless and "truth" in by.needs]
+    entries = gather(run for run in there if not (run.truthless and "truth" in by.needs))
     return Board(
         by,
         tuple(entries),
@@ -141,16 +159,18 @@ def board(
         tuple(problems),
         external_entries(run for run in runs if run.external),
         tuple(gather(untold)),
+        source,
+        tuple(elsewhere),
     )
 
 
 def tables(shown: Board) -> list[Table]:
-    """All tables: overall, per task, per cost level, function, edges, without truth, external,
-    roles by task."""
+    """All tables: overall, per task, per cost level, function, edges, without truth, of other
+    versions, external, roles by task."""
     roles = [_roles(task, within) for task, within in shown.by_task.items()]
     edges = _edges(shown)
     made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges]
-    made += [_untold(shown), _external(shown), *roles]
+    made += [_untold(shown), _elsewhere(shown), _external(shown), *roles]
     return [table for table in made if table.columns and (table.rows or shown.entries)]
 
 
@@ -347,6 +367,32 @@ def _untold(shown: Board) -> Table:
     )
 
 
+def on_the_grid(shown: Board, entry: Entry, measure: Metric) -> Estimate | None:
+    """What an entry of another version has over the runs that the board's ranking rests on."""
+    grid, key = shown.overall.grid, measure.key
+    return estimates([entry], value_of(measure), grid, key, sign=0)[0]
+
+
+def _elsewhere(shown: Board) -> Table:
+    """Runs of other versions: shown, not ranked."""
+    measures = (shown.by, metric("queries"))
+    grid = shown.overall.grid
+    rows = []
+    for entry in shown.elsewhere:
+        done = grid.covered(entry.values(value_of(shown.by)))
+        place = Standing(entry, None, done, grid.size, {}, entry.runs)
+        numbers = (_number(on_the_grid(shown, entry, m), m.digits) for m in measures)
+        rows.append(_row(place, *numbers))
+    columns = (_METHOD, *map(_column, measures), *_PROVENANCE)
+    note = (
+        f"The board is of {shown.source}. These runs are of other versions or commits, so they "
+        "are not ranked with it; means over the runs that its ranking rests on, if all are there."
+    )
+    return Table(
+        "elsewhere", "Of other versions, not ranked", note, columns if rows else (), tuple(rows)
+    )
+
+
 def _external(shown: Board) -> Table:
     runs = [run for entry in shown.external for run in entry.runs if run.status == "done"]
     shown_kinds = (*of_kind("quality"), *of_kind("edges"))
@@ -439,12 +485,6 @@ def _provenance(standing: Standing) -> tuple[Field, ...]:
     commits = {short_commit(run) for run in standing.runs}
     coverage = f"{standing.done}/{standing.expected}"
     return _text(coverage), _text(", ".join(sorted(versions))), _text(", ".join(sorted(commits)))
-
-
-def short_commit(run: RunRow) -> str:
-    """The commit in 9 digits, still marked where the tree was changed."""
-    commit = str(run.versions.get("commit") or "unknown")
-    return commit[:9] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _text(text: str) -> Field:
