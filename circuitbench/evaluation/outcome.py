@@ -117,9 +117,12 @@ class Outcome:
 
         Sizes of contributions: who works against the task contributes too.
         """
+        found = self._truth["contributions"]["heads"]["values"]
+        values = {Head.parse(head): abs(float(value)) for head, value in found.items()}
+        head_grid(values, *self._shape)  # refuses heads outside the model
         grid = np.zeros(self._shape)
-        for head, value in self._truth["contributions"]["heads"]["values"].items():
-            grid[Head.parse(head)] = abs(value)
+        for head, value in values.items():
+            grid[head] = value
         return grid
 
     @cached_property
@@ -259,6 +262,7 @@ def read_truth(stored: Mapping[str, Any]) -> Circuit:
         stored["source"],
         stored["kind"],
         edges=None if edges is None else frozenset(map(Edge.parse, edges)),
+        degrees="contributions" in stored,
     )
 
 
