@@ -14,7 +14,15 @@ from circuitbench.results.record import Record
 
 def outcome_of(record: Record) -> Outcome:
     """A record as metrics see it."""
-    return Outcome(record.discovery, record.truth, record.costs, record.measurements)
+    size = record.spec.get("batch_size")
+    return Outcome(
+        record.discovery,
+        record.truth,
+        record.costs,
+        record.measurements,
+        record.info,
+        size if isinstance(size, int) else None,
+    )
 
 
 def faults(record: Record, outcome: Outcome | None = None) -> list[str]:
