@@ -348,6 +348,7 @@ def _others_do_not(
         context = half | broken if i % 2 else half
         pairs.append((head, context - {head}))
     shared = bench.effects(halves)
+    damaged = _groups_while_damaged(bench, truth, subsets, rng)
     marginal = [abs(x) for x in bench.marginals(pairs)]
     return [
         Check(
@@ -371,7 +372,28 @@ def _others_do_not(
             limits.together,
             f"{subsets} subsets",
         ),
+        Check(
+            "random half of the other heads, the circuit damaged",
+            max(abs(x) for x in damaged),
+            "<=",
+            limits.damaged,
+            f"{subsets} subsets",
+        ),
     ]
+
+
+def _groups_while_damaged(
+    bench: _Bench, truth: list[Head], subsets: int, rng: np.random.Generator
+) -> list[float]:
+    """What random halves of the others lose beyond what the damage to the circuit lost.
+
+    Groups may stand in for a circuit that is broken, which none of their members does alone.
+    """
+    broken = [_some(truth, 0.3, rng) for _ in range(subsets)]
+    groups = [_some(bench.others, 0.5, rng) for _ in range(subsets)]
+    before = bench.effects(broken)
+    after = bench.effects(b | g for b, g in zip(broken, groups, strict=True))
+    return [a - b for a, b in zip(after, before, strict=True)]
 
 
 def _some(heads: list[Head], p: float, rng: np.random.Generator) -> Context:

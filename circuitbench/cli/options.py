@@ -30,7 +30,7 @@ def spec_options(command: Any) -> Any:
             "--model",
             help="Model, model@variant, hf:NAME_OR_FOLDER or folder:PATH; default: the task's own.",
         ),
-        click.option("--budget", type=int, help="Most oracle queries discovery may spend."),
+        click.option("--budget", type=int, help="Most queries training and discovery may spend."),
         click.option("--ablation", help=f"What replaces a head: {_one_of(ABLATIONS)}."),
         click.option(
             "--weight", type=float, help="Price of control damage in the reward (default 1)."

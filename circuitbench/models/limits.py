@@ -24,6 +24,7 @@ class Limits:
         against: most truth heads whose effect in their best context is against their sign.
         tolerance: greatest effect of any other head or edge, in any context.
         together: greatest effect of a random half of the other heads or edges.
+        damaged: greatest effect of a group of other heads while the circuit is damaged.
         stability: greatest change of a truth head's effect from one prompt seed to the next.
     """
 
@@ -38,6 +39,7 @@ class Limits:
     against: float = 0
     tolerance: float = 0.02
     together: float = 0.05
+    damaged: float = 0.1
     stability: float = 0.3
 
     @classmethod

@@ -120,6 +120,11 @@ class Oracle:
         """Queries allowed; None if unlimited."""
         return self._account.budget
 
+    def limit(self, budget: int) -> None:
+        """Lower the budget; a higher one, or one where there was none, changes nothing."""
+        if self.budget is not None:
+            self._account.budget = min(self.budget, budget)
+
     @property
     def remaining(self) -> int | None:
         """Queries left; None if unlimited."""

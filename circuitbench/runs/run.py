@@ -124,6 +124,8 @@ class _Ongoing:
         started = time.perf_counter()
         if isinstance(prepared.method, TrainableMethod):
             train(prepared, self.training, self.progress, self.tools)
+            if spec.budget is not None and track_of(prepared.method) == "same-model":
+                oracle.limit(max(0, spec.budget - self.training.queries))
         training_seconds = time.perf_counter() - started
         self.stage = "discovering"
         self.progress("discovering", None)

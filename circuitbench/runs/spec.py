@@ -34,7 +34,8 @@ class RunSpec:
         method, task: names of registered plug-ins; a task may be a file (``./mine.yaml``).
         model: ``name`` or ``name@variant``; None means the task's default model.
         seed: root of every random draw (see :mod:`circuitbench.core.seeding`).
-        budget: how many oracle queries discovery may spend; None means no limit.
+        budget: how many oracle queries training on the scored model and discovery may spend
+            together; None means no limit. Training on other models is metered apart.
         ablation: what replaces a switched-off head's output.
         weight: price of a nat of control damage in the contrastive reward.
         batch_size: prompts (and control spans) per batch.

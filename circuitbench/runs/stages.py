@@ -74,7 +74,10 @@ def train(
         if curriculum.models:
             refuse_scored(spec.method, model, prepared.model)
         for name, task in tasks.items():
-            oracles.append(make_oracle(prepared, name, task, "training", meter, None, pool, model))
+            # What is learnt on other models is learnt once; the budget is for the scored one.
+            budget = None if curriculum.models else spec.budget
+            oracle = make_oracle(prepared, name, task, "training", meter, budget, pool, model)
+            oracles.append(oracle)
             if curriculum.labelled:
                 truth = task.truth(model)
                 if truth is None:

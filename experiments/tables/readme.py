@@ -57,9 +57,15 @@ def updated(text: str) -> str:
 
 
 def made(source: Source) -> str:
-    overall = tables(load_board(source.records, commit=ANY))[0]
-    minor = (column.key for column in overall.columns if column.minor)
-    return markdown_table(without(overall, *source.left_out, *minor))
+    """The overall tables, one for every track there is."""
+    shown = tables(load_board(source.records, commit=ANY))
+    parts = []
+    for table in shown:
+        if table.key == "overall" or table.key.startswith("overall-"):
+            minor = (column.key for column in table.columns if column.minor)
+            text = markdown_table(without(table, *source.left_out, *minor))
+            parts.append(f"{table.title}\n\n{text}")
+    return "\n\n".join(parts)
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def gather(runs: Iterable[RunRow]) -> list[Entry]:
 
 
 def _track(runs: Sequence[RunRow]) -> str:
-    """The track of an entry: that of the run that learned most, if one of them failed early, say."""
+    """The track of an entry: of the run that learned most, as others may have failed early."""
     found = {track_of(run) for run in runs}
     return max(found, key=list(TRACKS.values()).index)
 

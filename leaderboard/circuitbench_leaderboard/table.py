@@ -50,8 +50,8 @@ UNTOLD = "cmd_resample"
 
 LEGEND = (
     "best: highest mean; tied: cannot be told from the best by sign-flip tests on what was drawn "
-    "(plantings, else tasks, else prompts; Holm-corrected, 5 %); untested: differs from the best in "
-    "too little for that test; no mark: told apart"
+    "(plantings, else tasks, else prompts; Holm-corrected, 5 %); untested: differs from the best "
+    "in too little for that test; no mark: told apart"
 )
 TOO_FEW = "best: highest mean; too few runs for a test to tell entries apart"
 
@@ -573,11 +573,9 @@ def _legend(ranked: Ranking) -> str:
 
 
 def _spans(ranked: Ranking) -> str:
-    return (
-        ", with 95 % bootstrap interval over plantings, tasks, prompts"
-        if len(ranked.grid.seeds) > 1
-        else ""
-    )
+    if len(ranked.grid.seeds) < 2:
+        return ""
+    return ", with 95 % bootstrap interval over plantings, tasks and prompts"
 
 
 def count(number: int, noun: str) -> str:

@@ -59,7 +59,7 @@ def test_weighted_recall_and_rank_correlation() -> None:
 def _game(value: Callable[[Iterable[int]], float], n: int) -> Any:
     """An oracle of one layer whose damage is ``value`` of the ablated heads."""
 
-    def query(masks: torch.Tensor) -> Any:
+    def query(masks: torch.Tensor, control: bool) -> Any:
         lost = [value(np.flatnonzero(~mask[0].numpy())) for mask in masks]
         return SimpleNamespace(task=torch.tensor(lost))
 

@@ -39,6 +39,8 @@ def test_the_readmes_tables_are_fresh(script: Any, name: str) -> None:
 def test_a_stale_table_is_replaced_and_nothing_else(script: Any) -> None:
     before = "a\n<!-- table: reference-run -->\n| old |\n<!-- end of table -->\nb"
     text = script.updated(before)
-    assert text.startswith("a\n<!-- table: reference-run -->\n| # | Method | AP |")
+    assert text.startswith(
+        "a\n<!-- table: reference-run -->\nOverall: no training\n\n| # | Method | AP |"
+    )
     assert text.endswith("|\n<!-- end of table -->\nb")
     assert "| old |" not in text

@@ -20,10 +20,12 @@ from synthetic_records import TRUTHS, light, record, rows, store, sweep
 from circuitbench.core.circuit import Circuit, Edge
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation.metrics import metric
+from circuitbench.plugins.tiers import planting
 from circuitbench.results import write_record
 from circuitbench.results.record import truth_of
 from circuitbench.results.validate import validate
 from circuitbench_leaderboard import FORMATS, render
+from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
 from circuitbench_leaderboard.table import Table, board, tables
 
@@ -73,27 +75,83 @@ def test_one_row_per_method_and_task_with_the_mean_over_seeds() -> None:
 
 
 def test_the_best_is_first_and_marked_and_others_are_tied_only_if_a_test_says_so() -> None:
+    tasks = "abcdefgh"  # each task on its model is drawn once, whatever the prompts
     overall = by_key(rows(sweep()))["overall"]
-    assert column(overall, "method")[0] == "rl-ppo"
-    i = [c.key for c in overall.columns].index("average_precision")
-    assert [row.fields[i].mark for row in overall.rows] == ["best", "", "", ""]
-
+    assert column(overall, "method") == ["acdc", "head-ablation", "random"]
     close = [
-        light(method, task, seed, 0.5 + 0.1 * ((seed + shift) % 2))
+        light(method, task, seed, 0.5 + 0.1 * ((i + shift) % 2))
         for method, shift in (("x", 0), ("y", 1))
-        for task in TASKS
+        for i, task in enumerate(tasks)
         for seed in range(4)
     ]
-    worse = [light("z", task, seed, 0.1) for task in TASKS for seed in range(4)]
+    worse = [light("z", task, seed, 0.1) for task in tasks for seed in range(4)]
     assert marks(close + worse) == ["best", "best", ""]
     better = [r for r in close if r.method == "x"] + [
-        light("y", task, seed, 0.55 + 0.01 * (task == "c")) for task in TASKS for seed in range(4)
+        light("y", task, seed, 0.55 + 0.01 * (task == "c")) for task in tasks for seed in range(4)
     ]
     assert marks(better + worse) == ["best", "tied", ""]
 
 
+def test_many_prompts_of_few_tasks_tell_nothing_apart() -> None:
+    runs = [(task, seed) for task in TASKS for seed in range(9)]
+    sides = [light(m, task, seed, v) for m, v in (("x", 0.9), ("y", 0.1)) for task, seed in runs]
+    assert not board(sides).overall.tested
+
+
+def test_plantings_of_one_preset_are_one_task_and_are_what_is_resampled() -> None:
+    def runs(method: str, of: Any) -> list[Any]:
+        return [
+            light(method, task, s, of(s), model_name=f"planted-hard@{planting('hard', s)}")
+            for task in ("ioi", "two-hop")
+            for s in range(8)
+        ]
+
+    better, worse = runs("x", lambda s: 0.5 + 0.1 * (s % 2)), runs("y", lambda s: 0.1 * (s % 2))
+    shown = board(better + worse)
+    assert shown.overall.grid.tasks == (
+        TaskOnModel("ioi", "planted-hard@drawn"),
+        TaskOnModel("two-hop", "planted-hard@drawn"),
+    )
+    assert shown.overall.tested
+    assert marks(better + worse) == ["best", ""]
+    assert list(shown.by_tier) == ["hard"]
+    (first, _) = shown.overall.standings
+    low, high = first.estimates["average_precision"].interval  # type: ignore[union-attr, misc]
+    # Eight plantings of 0.5 or 0.6, the same for both tasks: the two add nothing to each other.
+    assert high - low == pytest.approx(2 * 1.96 * 0.05 / 8**0.5, rel=0.25)
+    assert "2 groups told apart" in by_key(better + worse)["tier-hard"].note
+
+
+def test_tracks_are_never_mixed_in_one_ranking() -> None:
+    taught = {"average_precision": 0.9, "training_queries": 10.0}
+    records = full("plain", 0.5) + [replace(r, values=taught) for r in full("taught", 0.9)]
+    frozen = json.dumps({"training": {"track": "other-models"}})
+    records += [replace(r, info_text=frozen, values=taught) for r in full("frozen", 0.9)]
+    assert ranks(records) == {"plain": 1, "taught": 1, "frozen": 1}
+    found = by_key(records)
+    methods = {key: column(found[key], "method") for key in found if key.startswith("overall")}
+    assert methods == {
+        "overall": ["plain"],
+        "overall-same-model": ["taught"],
+        "overall-other-models": ["frozen"],
+    }
+
+
+def test_the_hard_tier_says_how_well_it_predicts_the_trained_one() -> None:
+    records = [
+        light(f"m{i}", task, s, 0.1 * i + 0.01 * s, model_name=model)
+        for i in range(5)
+        for s in range(3)
+        for task, model in (
+            ("ioi", f"planted-hard@{planting('hard', s)}"),
+            ("trained-induction", "trained-induction"),
+        )
+    ]
+    assert "Spearman 1.00 (1.00 to 1.00), 5 methods" in by_key(records)["tier-hard"].note
+
+
 def test_a_difference_in_too_few_runs_is_not_called_a_tie() -> None:
-    runs = [(task, seed) for task in TASKS for seed in range(4)]
+    runs = [(task, seed) for task in "abcdefgh" for seed in range(4)]
     best = [light("best", task, seed, 1.0) for task, seed in runs]
     less = [light("less", task, seed, 0.5 if task == "a" else 1.0) for task, seed in runs]
     assert marks(best + less) == ["best", "untested"]
@@ -421,8 +479,9 @@ def test_content_that_does_not_hold_together_is_left_out(
     assert str(path) in warnings[0]
     assert "rl-ppo" in text
     if format == "json":
-        rows = json.loads(text)["tables"]["overall"]["rows"]
-        assert [row["method"] for row in rows] == ["rl-ppo", "random"]
+        found = json.loads(text)["tables"]
+        rows = found["overall"]["rows"] + found["overall-same-model"]["rows"]
+        assert [row["method"] for row in rows] == ["random", "rl-ppo"]
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])

@@ -41,7 +41,8 @@ def test_what_it_measured_before_it_rounded_the_trace_is_kept() -> None:
     old = json.loads(FILES[-1].read_text())
     measurements = read_record(FILES[-1]).measurements
     measurements["efficiency"]["area"]["average_precision"] = 0.125
-    outcome = Outcome(old["discovery"], old["truth"], old["costs"], measurements)
+    costs = {**old["costs"], "training": {"queries": 0}}  # training moves the whole curve
+    outcome = Outcome(old["discovery"], old["truth"], costs, measurements)
     assert outcome.area(average_precision) == 0.125
     assert outcome.queries_to_target == old["metrics"]["efficiency"]["queries_to_90"]
 
