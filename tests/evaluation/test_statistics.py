@@ -147,3 +147,31 @@ def test_tied_with_best() -> None:
     table = np.stack([base, base + 0.3, base + 0.3 + 0.01 * np.tile([1, -1], 6), base - 1])
     assert s.tied_with_best(table, rng).tolist() == [False, True, True, False]
     assert s.tied_with_best(base[None], rng).tolist() == [True]
+
+
+def test_resamples_draw_plantings_together_then_tasks_then_prompts() -> None:
+    rng = np.random.default_rng(0)
+    weights = s.resampling_weights(np.array([[0, 1, 2], [0, 1, 2], [7, 7, 7]]), rng, 4000)
+    assert weights.sum(axis=(1, 2)) == pytest.approx(1)
+    assert weights.mean(axis=0) == pytest.approx(np.full((3, 3), 1 / 9), abs=0.01)
+    both = (weights[:, :2].sum(axis=2) > 0).all(axis=1)  # both tasks of the preset were drawn
+    shares = weights[both, :2] / weights[both, :2].sum(axis=2, keepdims=True)
+    assert shares[:, 0] == pytest.approx(shares[:, 1])
+
+
+def test_what_was_drawn_apart() -> None:
+    fixed, drawn = [5, 5], [0, 1]
+    assert s.units_of(np.array([fixed])).tolist() == [[0, 1]]
+    assert s.units_of(np.array([fixed, fixed])).tolist() == [[0, 0], [1, 1]]
+    assert s.units_of(np.array([drawn, drawn, fixed])).tolist() == [[0, 1], [0, 1], [2, 2]]
+
+
+def test_disjoint_groups_and_rank_transfer() -> None:
+    assert s.disjoint_groups([(0, 1), (0.5, 2), (1.5, 3), (4, 5)]) == 3
+    assert s.disjoint_groups([]) == 0
+    ours = np.array([[3.0, 2, 1], [3, 2, 1], [1, 2, 3]])
+    assert s.rank_transfer(ours, ours) == (pytest.approx(1), pytest.approx((1, 1)))
+    found = s.rank_transfer(ours, ours[:1].repeat(3, axis=0))
+    assert found is not None
+    assert found[1][0] < 0 < found[1][1]
+    assert s.rank_transfer(ours[:, :2], ours[:, :2]) is None

@@ -161,7 +161,7 @@ HARD_LIMITS = Limits(
     accuracy=0.95,
     tolerance=0.06,
     together=0.2,
-    damaged=0.4,
+    damaged=0.2,
     sufficiency=0.2,
     edge_sufficiency=0.2,
     control=0.62,
@@ -176,7 +176,7 @@ FADING_LIMITS = Limits(
     against=4,
     tolerance=0.06,
     together=0.15,
-    damaged=0.4,
+    damaged=0.2,
     stability=0.4,
 )
 """Where shares are unequal the smallest are small, those of edges more so; look-alikes leak."""
