@@ -55,7 +55,7 @@ class EAPIGInputs:
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Three queries for each of ``steps`` points."""
         _positive(self.steps)
-        path = Straight(tuple(k / self.steps for k in range(self.steps)))
+        path = interpolated_inputs(self.steps)
         effects = oracle.edges.attribution(path, of=self.of, ablation="resample").mean(0)
         return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
 
@@ -168,6 +168,11 @@ class EAPGP:
             GradPath(self.steps), of=self.of, ablation="resample"
         ).mean(0)
         return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+
+
+def interpolated_inputs(steps: int) -> Straight:
+    """The points of EAP-IG: the embedding at ``k / steps`` of the way, ``k = 0 .. steps - 1``."""
+    return Straight(tuple(k / steps for k in range(steps)))
 
 
 def _positive(steps: int) -> None:

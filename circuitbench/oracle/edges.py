@@ -310,6 +310,7 @@ class EdgeOracle:
         batch: Batch | None = None,
         rule: str | Rule = "exact",
         by_span: bool = False,
+        per_prompt: bool = False,
     ) -> Tensor:
         """Attributions of all edges at the points of a path, ``[n_points, n_edges]``.
 
@@ -328,6 +329,8 @@ class EdgeOracle:
                 which the sender writes and the one in which the receiver is, as :attr:`spans`
                 names them. For keys and values that is where the query looks from (the crossing
                 edges of Haklay et al. 2025, arXiv 2502.04577); other receivers hear in one place.
+            per_prompt: give ``[n_points, batch, n_edges]`` (and spans), each prompt's own instead
+                of their mean, at the same cost.
 
         Raises:
             BudgetExceeded: if the budget does not cover all points; nothing is spent then.
@@ -353,7 +356,7 @@ class EdgeOracle:
             self._account.ask(batch, kind, backwards=1, rule=backward)
         with self._account.timed():
             run = self._run(batch, "task", kind, backward)
-            found = Attribution(run, name, by_span).along(path)
+            found = Attribution(run, name, by_span).along(path, per_prompt)
         return found if by_span else found[..., 0, 0]
 
     def _run(

@@ -6,9 +6,9 @@
 A table of heads and one of edges: every method that learns nothing, on models planted from tuning
 seeds, ``ioi`` and ``two-hop`` on ``planted`` and ``planted-redundant``, and for edges
 ``greater-than`` on ``planted-mlp`` too. Every figure is the mean over seeds; a seed plants another
-model and draws other prompts, four to a batch. AP is average precision over all heads (edges). A class counts by recall: the share of it
-among the R best, R the size of the truth; ties count by their expectation. An edge belongs to the
-classes of the heads (MLPs) at its ends.
+model and draws other prompts, four to a batch. AP is average precision over all heads (edges). A
+class counts by recall: the share of it among the R best, R the size of the truth; ties count by
+their expectation. An edge belongs to the classes of the heads (MLPs) at its ends.
 """
 
 from __future__ import annotations

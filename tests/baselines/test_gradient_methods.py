@@ -9,7 +9,7 @@ import torch
 
 from circuitbench import Head, InvalidSpec, Model, Oracle, RunSpec, Straight
 from circuitbench.checks.contracts import ToyTask, toy_model
-from circuitbench.runs.prepare import Prepared, prepare
+from circuitbench.runs.prepare import Prepared, prepare, unmet
 from circuitbench.runs.run import run
 from circuitbench_baselines.attribution import AttributionPatching, EdgeAttributionPatching
 from circuitbench_baselines.backward_rules import AtPStar, RelP
@@ -127,6 +127,7 @@ def hooked() -> Model:
         ("gim", "gim needs edges; toy-hooked is run by hooks"),
         ("atp-star", "atp-star needs backward rules; toy-hooked is run by hooks"),
         ("position-aware-eap", "position-aware-eap needs named positions"),
+        ("acdc-edges", "acdc-edges needs edges; toy-hooked is run by hooks"),
     ],
 )
 def test_a_method_that_cannot_run_is_skipped_before_any_compute(
@@ -147,6 +148,19 @@ def test_a_method_that_cannot_run_is_skipped_before_any_compute(
     assert record.costs["discovery"]["queries"] == 0
     assert record.costs["discovery"]["forwards"] == 0
     assert not record.discovery
+
+
+def test_too_many_edges_are_skipped_without_a_budget() -> None:
+    small, large = toy_model(), Model("toy-large", 30, 12, toy_model().transformer)
+    for model, budget, reason in (
+        (small, None, ""),
+        (large, 10, ""),
+        (large, None, "exact-edge-patching asks about every edge; toy-large has 189,361"),
+    ):
+        spec = RunSpec(method="exact-edge-patching", task="ioi", budget=budget)
+        prepared = prepare(spec, lambda name, m=model: m, task_of=lambda *_: ToyTask())
+        assert unmet(prepared).startswith(reason)
+        assert bool(unmet(prepared)) == bool(reason)
 
 
 def test_wrong_settings_are_refused() -> None:
