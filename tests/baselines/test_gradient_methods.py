@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from circuitbench import Head, InvalidSpec, Model, Oracle, RunSpec, Straight
+from circuitbench import (
+    Head,
+    InvalidSpec,
+    Model,
+    Oracle,
+    RunSpec,
+    Straight,
+    describe,
+    list_plugins,
+    method_class,
+)
 from circuitbench.checks.contracts import ToyTask, toy_model
 from circuitbench.runs.prepare import Prepared, prepare, unmet
 from circuitbench.runs.run import run
@@ -148,6 +159,15 @@ def test_a_method_that_cannot_run_is_skipped_before_any_compute(
     assert record.costs["discovery"]["queries"] == 0
     assert record.costs["discovery"]["forwards"] == 0
     assert not record.discovery
+
+
+def test_every_edge_method_states_its_projection_to_heads() -> None:
+    ours = [p for p in list_plugins("method") if p.target.startswith("circuitbench_baselines")]
+    of_edges = [p.name for p in ours if describe("method", p.name).granularity == "edges"]
+    assert len(of_edges) > 15
+    for name in of_edges:
+        said = " ".join((method_class(name).__doc__ or "").split())
+        assert re.search("head (is worth|scores)|projection to heads", said), name
 
 
 def test_too_many_edges_are_skipped_without_a_budget() -> None:
