@@ -220,7 +220,7 @@ def test_committed_edges_and_signs_survive_a_file(tmp_path: Path, format_: str) 
         signed_edges=signed,
         selected_edges=["0.0->logits", "embed->0.0.q"],
     )
-    path = tmp_path / "circuit"
+    path = tmp_path / f"a{FORMATS[format_].suffix}"
     write(from_record(run, CONFIG), path, format_)
     found = answer(read(path)).discovery
     assert {str(edge): score for edge, score in found.signed_edges.items()} == signed
