@@ -39,7 +39,6 @@ from circuitbench import (
 )
 
 TOLERANCE = 1e-4
-SUM_TOLERANCE = 2e-3  # of the sum over 64 points of a path
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03)
 # What works with auto-circuit 1.0.1: it imports attrs without asking for it, and modules that
 # transformer_lens 3 and transformers 5 no longer have.
@@ -309,7 +308,7 @@ def summed_row(model: Transformer, oracle: Oracle) -> tuple[str, str, str, str]:
         "EAP-IG summed, 5 points and 64 midpoints",
         "the metric's difference",
         f"{off[0]:.1e} and {off[1]:.1e} of {abs(ends[1] - ends[0]):.2f}",
-        "yes" if off[1] <= SUM_TOLERANCE else "NO",
+        "yes" if off[1] <= TOLERANCE else "NO",
     )
 
 
