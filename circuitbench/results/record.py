@@ -172,6 +172,13 @@ class Record(BaseModel, Displayed):
         """Whether the circuit was found elsewhere and read from a file; its cost is unknown."""
         return "external" in self.spec
 
+    def __repr__(self) -> str:
+        """One line; :meth:`content` is all of it."""
+        run = f"{self.method} on {self.task} ({self.model_name}, seed {self.seed})"
+        return f"<Record: {run}, {self.status}>"
+
+    __str__ = __repr__
+
     def sheet(self) -> Sheet:
         """Which run it was and how it ended; :class:`~circuitbench.Result` shows its scores."""
         rows = [("status", self.ending), ("reason", self.reason), ("run id", self.run_id)]
