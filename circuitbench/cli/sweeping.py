@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from circuitbench.cli.display import err_console, one_line, out_console, progress_bar
+from circuitbench.cli.launching import LAUNCHING, launcher_of, launcher_options
 from circuitbench.cli.options import (
     fail,
     functional_option,
@@ -40,9 +41,14 @@ if TYPE_CHECKING:
 @click.option("--seeds", help="Seeds: 0,1,2 or 0-4 (default 0).")
 @spec_options
 @functional_option
-@click.option("--workers", type=int, default=1, show_default=True, help="Runs at a time.")
-@click.option("--threads", type=int, help="Threads of each (default: cores / workers).")
-@click.option("--devices", help="CUDA devices for the workers in turn, e.g. 0,1.")
+@launcher_options
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="How often a run is tried again whose worker died.",
+)
 @click.option(
     "--rerun",
     default="missing",
@@ -56,9 +62,7 @@ if TYPE_CHECKING:
 @raise_option
 def sweep(
     file: Path | None,
-    workers: int,
-    threads: int | None,
-    devices: str | None,
+    retries: int,
     rerun: str,
     dry_run: bool,
     in_process: bool,
@@ -79,14 +83,15 @@ def sweep(
       circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
       circuitbench sweep night.yaml --workers 2 --timeout 3600 --memory 4G
       circuitbench sweep night.yaml --dry-run
+      circuitbench sweep night.yaml --launcher ray --address auto --gpus-per-run 0.25
     """
     limits = limits_of(timeout, memory)
+    where = {key: options.pop(key) for key in LAUNCHING}
     specs, out = _specs(file, options)
     from circuitbench.cli.watching import Display
     from circuitbench.evaluation.metrics import metrics
     from circuitbench.results import check_folder, remove_leftovers
     from circuitbench.runs.drive import drive
-    from circuitbench.runs.launch.local import Local
     from circuitbench.runs.plan import check_rerun, plan
     from circuitbench.runs.state import remove_dead
 
@@ -105,13 +110,12 @@ def sweep(
         remove_leftovers(out)
         remove_dead(out)
     if in_process or wants_raise(reraise):
-        if workers != 1 or dry_run:
-            raise InvalidSpec("--in-process and --raise are for one worker, and plan nothing")
+        if dry_run or where["launcher"] != "local" or (where["workers"] or 1) != 1:
+            raise InvalidSpec("--in-process and --raise are for one local worker, and plan nothing")
         limits_of(timeout, memory, in_process=True)
         _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise))
         return
-    many = len(specs) >= MANY
-    launcher = Local(workers, threads, parse_names(devices or ""), libraries=many)
+    launcher = launcher_of(where, None if dry_run else out, many=len(specs) >= MANY)
     try:
         with progress_bar("sweep") as progress:
             progress("planning", None)
@@ -122,13 +126,13 @@ def sweep(
                 again,
                 lambda done, total: progress("planning", done / total),
             )
-        for line in made.lines(workers):
+        for line in made.lines(launcher.slots):
             err_console.print(line, markup=False, soft_wrap=True)
         if dry_run:
             return
         folders = {"checkpoints": checkpoints, "tensorboard": tensorboard}
-        with Display(made, out, workers) as display:
-            runs = drive(made, launcher, limits, **folders, watch=display.watch)
+        with Display(made, out, launcher.slots) as display:
+            runs = drive(made, launcher, limits, **folders, retries=retries, watch=display.watch)
             for finished in runs:
                 display.finished(finished)
     finally:
