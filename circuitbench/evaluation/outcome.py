@@ -291,7 +291,7 @@ _AREAS = {name: {"cpr": 0.5, "cmd": 0.5} for name in MEASURED_ABLATIONS}
 # what it lacks no metric may refer to.
 EXAMPLE = Outcome(
     discovery={
-        "scores": [[0.1, 0.9, 0.3], [0.2, 0.4, 0.8]],
+        "scores": [[0.1, 0.9, 0.6], [0.2, 0.4, 0.8]],
         "selected": ["0.1", "1.2"],
         "edges": _EDGES,
         "selected_edges": list(_EDGES),
@@ -300,13 +300,13 @@ EXAMPLE = Outcome(
     },
     truth={
         "roles": {
-            "writer": {"heads": ["0.1"], "needed": 1, "sign": 1},
+            "writer": {"heads": ["0.1", "0.2"], "needed": 1, "sign": 1},
             "reader": {"heads": ["1.2"], "needed": 1, "sign": 1},
         },
         "edges": list(_EDGES),
         "source": "invented",
         "kind": "constructed",
-        "contributions": {"heads": {"values": {"0.1": 0.75, "1.2": 0.25}}},
+        "contributions": {"heads": {"values": {"0.1": 0.5, "0.2": 0.2, "1.2": 0.3}}},
     },
     costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
     measurements={
