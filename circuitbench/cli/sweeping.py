@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from circuitbench.cli.display import err_console, one_line, out_console, progress_bar
+from circuitbench.cli.display import err_console, one_line, out_console, progress_bar, warn
 from circuitbench.cli.launching import LAUNCHING, launcher_of, launcher_options
 from circuitbench.cli.options import (
     fail,
@@ -23,6 +23,7 @@ from circuitbench.cli.options import (
     raise_option,
     settings_of,
     spec_options,
+    track_option,
     training_options,
     wants_raise,
 )
@@ -32,6 +33,7 @@ MANY = 50  # runs that make it worth while to import every library first
 
 if TYPE_CHECKING:
     from circuitbench.runs.spec import RunSpec
+    from circuitbench.runs.tracking import Track
 
 
 @click.command()
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @isolation_options
 @training_options
+@track_option
 @out_option
 @raise_option
 def sweep(
@@ -71,6 +74,7 @@ def sweep(
     memory: str | None,
     checkpoints: Path | None,
     tensorboard: Path | None,
+    track: str | None,
     **options: Any,
 ) -> None:
     """Run every method on every task with every seed; what is done is not repeated.
@@ -94,6 +98,7 @@ def sweep(
     from circuitbench.runs.drive import drive
     from circuitbench.runs.plan import check_rerun, plan
     from circuitbench.runs.state import remove_dead
+    from circuitbench.runs.tracking import tracking
 
     again = check_rerun(rerun)
     metrics()  # a metric that is refused is said now, not after the work
@@ -109,36 +114,47 @@ def sweep(
     if out.is_dir():
         remove_leftovers(out)
         remove_dead(out)
-    if in_process or wants_raise(reraise):
-        if dry_run or where["launcher"] != "local" or (where["workers"] or 1) != 1:
-            raise InvalidSpec("--in-process and --raise are for one local worker, and plan nothing")
-        limits_of(timeout, memory, in_process=True)
-        _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise))
-        return
-    launcher = launcher_of(where, None if dry_run else out, many=len(specs) >= MANY)
-    try:
-        with progress_bar("sweep") as progress:
-            progress("planning", None)
-            made = plan(
-                specs,
-                out,
-                launcher,
-                again,
-                lambda done, total: progress("planning", done / total),
-            )
-        for line in made.lines(launcher.slots):
-            err_console.print(line, markup=False, soft_wrap=True)
-        if dry_run:
+    with tracking(None if dry_run else track, out, warn) as tracked:
+        if in_process or wants_raise(reraise):
+            if dry_run or where["launcher"] != "local" or (where["workers"] or 1) != 1:
+                raise InvalidSpec(
+                    "--in-process and --raise are for one local worker, and plan nothing"
+                )
+            limits_of(timeout, memory, in_process=True)
+            _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise), tracked)
             return
-        folders = {"checkpoints": checkpoints, "tensorboard": tensorboard}
-        with Display(made, out, launcher.slots) as display:
-            runs = drive(made, launcher, limits, **folders, retries=retries, watch=display.watch)
-            for finished in runs:
-                display.finished(finished)
-    finally:
-        launcher.close()
-        if not dry_run:
-            remove_leftovers(out)
+        launcher = launcher_of(where, None if dry_run else out, many=len(specs) >= MANY)
+        try:
+            with progress_bar("sweep") as progress:
+                progress("planning", None)
+                made = plan(
+                    specs,
+                    out,
+                    launcher,
+                    again,
+                    lambda done, total: progress("planning", done / total),
+                )
+            for line in made.lines(launcher.slots):
+                err_console.print(line, markup=False, soft_wrap=True)
+            if dry_run:
+                return
+            with Display(made, out, launcher.slots) as display:
+                runs = drive(
+                    made,
+                    launcher,
+                    limits,
+                    checkpoints=checkpoints,
+                    tensorboard=tensorboard,
+                    retries=retries,
+                    watch=display.watch,
+                )
+                for finished in runs:
+                    display.finished(finished)
+                    tracked(finished.record)
+        finally:
+            launcher.close()
+            if not dry_run:
+                remove_leftovers(out)
     _end(len(made.runs), display.failures, out)
 
 
@@ -219,6 +235,7 @@ def _in_process(
     checkpoints: Path | None,
     tensorboard: Path | None,
     reraise: bool,
+    tracked: Track,
 ) -> None:
     """One run after the other, all of it here."""
     from circuitbench.runs.sweep import run_all
@@ -243,6 +260,8 @@ def _in_process(
         )
         for record, new in runs:
             failures += record.status not in ("done", "skipped")
+            if new:
+                tracked(record)
             err_console.print(one_line(record, new), markup=False, soft_wrap=True)
     _end(len(specs), failures, out)
 

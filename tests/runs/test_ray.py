@@ -25,6 +25,7 @@ from circuitbench.runs.launch.on_ray import Ray
 from circuitbench.runs.launch.place import Place
 from circuitbench.runs.plan import plan
 from circuitbench.runs.spec import RunSpec
+from circuitbench.runs.state import remove_dead
 from circuitbench.runs.sweep import grid, run_all
 
 BASE = RunSpec(batch_size=4, device="cpu", functional="none")
@@ -68,6 +69,7 @@ def test_driver_and_node_are_lost_and_no_run_is(cluster: Any, tmp_path: Path) ->
     driver.stderr.close()
     # It comes back, and a node goes; the other one does the rest.
     remove_leftovers(out)
+    remove_dead(out)
     launcher = Ray(cluster.address, out=out)
     try:
         assert launcher.slots == 2
