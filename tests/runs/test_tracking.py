@@ -115,6 +115,7 @@ def test_mlflow_itself_keeps_what_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="the extra 'mlflow' is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "runs").as_uri())
     assert tracked("mlflow", tmp_path, DONE) == []
     client = mlflow.MlflowClient()
