@@ -11,7 +11,6 @@ from circuitbench.core.errors import CircuitBenchError
 from circuitbench.evaluation.outcome import Outcome
 from circuitbench.results.record import Record
 
-
 # What reading content that does not hold together raises; 1e308 and whole numbers may overflow.
 _BROKEN = (
     CircuitBenchError,
