@@ -30,7 +30,7 @@ class Head(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Head:
         """Read ``"9.6"``; raises :class:`InvalidSpec` on anything else."""
-        match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", text.strip())
         if match is None:
             raise InvalidSpec(f"not a head: {text!r}; expected layer.head, e.g. 9.6")
         return cls(int(match[1]), int(match[2]))

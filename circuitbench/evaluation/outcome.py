@@ -92,7 +92,7 @@ class Outcome:
     @cached_property
     def scores(self) -> np.ndarray:
         """``[n_layers, n_heads]``, higher = more surely in the circuit."""
-        return np.asarray(self.discovery["scores"], dtype=float)
+        return grid_of_numbers(self.discovery["scores"])
 
     @cached_property
     def selected(self) -> np.ndarray:
@@ -102,13 +102,15 @@ class Outcome:
     @cached_property
     def edges(self) -> dict[Edge, float]:
         """The score of every edge the method lists."""
-        return {Edge.parse(text): score for text, score in self.discovery["edges"].items()}
+        stored = self.discovery["edges"]
+        scores = grid_of_numbers(list(stored.values()))
+        return dict(zip(map(Edge.parse, stored), scores.tolist(), strict=True))
 
     @cached_property
     def trace(self) -> list[TracePoint]:
         """Rankings along the way, queries rising."""
         return [
-            TracePoint(int(point["queries"]), np.asarray(point["scores"], dtype=float))
+            TracePoint(whole_number(point["queries"]), grid_of_numbers(point["scores"]))
             for point in self.discovery.get("trace") or ()
         ]
 
@@ -304,6 +306,24 @@ def track(info: Mapping[str, Any], training_queries: float | None) -> Track:
     if stated in ("same-model", "other-models"):
         return cast("Track", stated)
     return "same-model" if training_queries else "none"
+
+
+def grid_of_numbers(stored: Any) -> np.ndarray:
+    """Stored scores as an array of floats; raises ``TypeError`` where one is no number.
+
+    NumPy would read digits in a string, those of other scripts too.
+    """
+    found = np.asarray(stored)
+    if found.size and found.dtype.kind not in "fiu":
+        raise TypeError("a score is no number")
+    return found.astype(float)
+
+
+def whole_number(stored: Any) -> int:
+    """A stored count; raises ``TypeError`` where it is none."""
+    if isinstance(stored, bool) or not isinstance(stored, int | float) or int(stored) != stored:
+        raise TypeError("a count is no whole number")
+    return int(stored)
 
 
 def read_truth(stored: Mapping[str, Any]) -> Circuit:
