@@ -21,6 +21,11 @@ from circuitbench.evaluation.against_truth.efficiency import (
     quality_curve,
     queries_to,
 )
+from circuitbench.evaluation.against_truth.family import (
+    best_average_precision,
+    best_match,
+    core_ranking,
+)
 from circuitbench.evaluation.against_truth.ranking import (
     TiedRanking,
     r_precision,
@@ -45,7 +50,7 @@ class Outcome:
             (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
             ``info``, perhaps ``selected_edges``; empty where a run has no answer.
         truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
-            ``kind``; empty where there is none.
+            ``kind``, perhaps ``family`` and ``faithfulness``; empty where there is none.
         costs: ``discovery``, ``training``, ``evaluation``: what each spent.
         measurements: what was measured without the truth.
     """
@@ -63,13 +68,20 @@ class Outcome:
 
     @cached_property
     def has(self) -> frozenset[str]:
-        """Which needs of metrics are met: ``truth``, ``edges`` (true and found), ``measurements``.
+        """Which needs of metrics are met.
+
+        ``truth``, ``edges`` (true and found), ``family`` (of minimal sets), ``measurements``.
 
         Without an answer there is nothing to hold against the truth.
         """
         answered = "scores" in self.discovery and bool(self._truth)
         edges = answered and None not in (self.discovery.get("edges"), self._truth.get("edges"))
-        met = {"truth": answered, "edges": edges, "measurements": bool(self.measurements)}
+        met = {
+            "truth": answered,
+            "edges": edges,
+            "family": answered and bool(self._truth.get("family")),
+            "measurements": bool(self.measurements),
+        }
         return frozenset(need for need, is_met in met.items() if is_met)
 
     @cached_property
@@ -136,6 +148,28 @@ class Outcome:
     def overlap(self) -> Overlap:
         """The committed set against the true one."""
         return Overlap.of(self.selected, self.relevant)
+
+    @cached_property
+    def best_match(self) -> Overlap | None:
+        """The committed set against the set of the truth's family nearest to it (by F1).
+
+        None where the truth has no family.
+        """
+        return best_match(self.selected, self.truth.family) if self.truth.family else None
+
+    @cached_property
+    def family_average_precision(self) -> float | None:
+        """Average precision against the family's set that the ranking fits best; None without."""
+        family = self.truth.family
+        return best_average_precision(self.scores, family) if family else None
+
+    @cached_property
+    def core_ranking(self) -> TiedRanking | None:
+        """How the scores rank the heads of every set of the family above those of none.
+
+        None where the truth has no family, or no head is in every set.
+        """
+        return core_ranking(self.scores, self.truth) if self.truth.family else None
 
     @cached_property
     def role_recall(self) -> dict[str, float]:
@@ -242,6 +276,8 @@ def read_truth(stored: Mapping[str, Any]) -> Circuit:
         stored["source"],
         stored["kind"],
         edges=None if edges is None else frozenset(map(Edge.parse, edges)),
+        family=tuple(frozenset(map(Head.parse, heads)) for heads in stored.get("family", ())),
+        faithfulness=stored.get("faithfulness", 0.0),
     )
 
 
@@ -287,6 +323,8 @@ EXAMPLE = Outcome(
             "reader": {"heads": ["1.2"], "needed": 1, "sign": 1},
         },
         "edges": list(_EDGES),
+        "family": [["0.1", "1.2"]],
+        "faithfulness": 0.9,
         "source": "invented",
         "kind": "constructed",
     },
