@@ -16,7 +16,7 @@ import torch
 from circuitbench import Oracle, load_model, load_task
 from circuitbench.models.compiled.programs import EXAMPLES
 from circuitbench.models.forward import forward
-from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, SEEDS
+from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, training_seeds
 from circuitbench.models.trained.puzzles import PUZZLES
 
 PROMPTS = 256
@@ -188,7 +188,7 @@ def trained_induction() -> str:
 def puzzles() -> str:
     """What the search of all subsets found in each freely trained model."""
     rows = []
-    for name in (f"{puzzle}@{seed}" for puzzle in PUZZLES for seed in range(SEEDS)):
+    for name in (f"{puzzle}@{seed}" for puzzle in PUZZLES for seed in training_seeds(puzzle)):
         model = load_model(name)
         report, truth = model.construction.report, model.construction.truth()
         searched = report["searched"]

@@ -13,7 +13,7 @@ from circuitbench.checks.health import render, validate_task
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.models.forward import forward
 from circuitbench.models.trained import load as trained
-from circuitbench.models.trained.load import SEEDS
+from circuitbench.models.trained.load import training_seeds
 from circuitbench.models.trained.prompts import puzzle_prompts
 from circuitbench.models.trained.puzzles import PUZZLES, Brackets, Chains
 from circuitbench.models.trained.training import puzzle
@@ -28,7 +28,7 @@ from circuitbench.models.weight_names import parameters
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.registry import load_model, load_task
 
-VARIANTS = [(name, seed) for name in PUZZLES for seed in range(SEEDS)]
+VARIANTS = [(name, seed) for name in PUZZLES for seed in training_seeds(name)]
 MODELS = {(name, seed): load_model(f"{name}@{seed}") for name, seed in VARIANTS}
 
 
@@ -64,7 +64,7 @@ def test_brackets_close_the_innermost() -> None:
 
 @pytest.mark.parametrize("name", PUZZLES)
 def test_puzzle_models_are_healthy(name: str) -> None:
-    task, model = load_task(name), MODELS[name, SEEDS - 1]
+    task, model = load_task(name), MODELS[name, training_seeds(name)[-1]]
     check_task(task, model)
     card = validate_task(name, model, task)
     assert card.passed, render(card)
@@ -74,7 +74,7 @@ def test_puzzle_models_are_healthy(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "seed"), VARIANTS)
-def test_minimal_sets_suffice_and_do_not_without_a_head(name: str, seed: int) -> None:
+def test_minimal_sets_suffice_and_do_not_without_a_head(name: str, seed: str) -> None:
     model, task = MODELS[name, seed], load_task(name)
     truth: Any = task.truth(model)
     oracle = Oracle(model, task, task_name=name, seed=3, batch_size=256)
@@ -94,7 +94,7 @@ def test_minimal_sets_suffice_and_do_not_without_a_head(name: str, seed: int) ->
 
 def test_a_gate_fails_a_family_that_is_wrong() -> None:
     name = "trained-two-hop"
-    model, task = MODELS[name, 0], load_task(name)
+    model, task = MODELS[name, "0"], load_task(name)
     built: Any = model.construction
     truth = task.truth(model)
     assert truth is not None
@@ -108,7 +108,7 @@ def test_a_gate_fails_a_family_that_is_wrong() -> None:
 
 @pytest.mark.parametrize("ablation", REPLACEMENTS)
 def test_metrics_of_subsets_are_those_of_masked_forward_passes(ablation: str) -> None:
-    weights = transformer_of(MODELS["trained-two-hop", 0])
+    weights = transformer_of(MODELS["trained-two-hop", "0"])
     drawn = puzzle_prompts(PUZZLES["trained-two-hop"], 12, np.random.default_rng(0))
     table = metric_of_subsets(weights, drawn, ablation)
     assert table.shape == (2**18,)
@@ -162,10 +162,10 @@ def test_training_twice_gives_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize(("name", "seed"), VARIANTS)
-def test_reports_and_weights_belong_together(name: str, seed: int) -> None:
+def test_reports_and_weights_belong_together(name: str, seed: str) -> None:
     folder = trained.folder()
     report = json.loads((folder / f"{name}@{seed}.json").read_text())
-    assert report["training"]["seed"] == seed
+    assert report["training"]["seed"] == int(seed)
     assert report["training"]["command"].endswith(f"training {name} --seed {seed}")
     assert report["accuracy"] >= 0.98
     assert report["searched"]["all"]["minimal"] == len(report["family"])
@@ -176,4 +176,4 @@ def test_wrong_seeds_and_wrong_models_are_refused() -> None:
     with pytest.raises(UnknownName, match="training seed of trained-ioi"):
         load_model("trained-ioi@7")
     with pytest.raises(InvalidSpec, match="runs on the model trained-ioi"):
-        load_task("trained-ioi").truth(MODELS["trained-two-hop", 0])
+        load_task("trained-ioi").truth(MODELS["trained-two-hop", "0"])

@@ -3,7 +3,7 @@
 ``trained-induction`` learned next-token prediction and was searched exhaustively for its circuit;
 the ``siit-*`` models were trained so that named heads carry a known algorithm and no others do
 (strict interchange-intervention training). The models of :data:`PUZZLES` learned to answer in any
-way they liked, from :data:`SEEDS` seeds each; all their minimal sufficient sets of heads are known.
+way they liked; all their minimal sufficient sets of heads are known.
 ``python -m circuitbench.models.trained.training NAME`` makes the weights and the report beside
 them again.
 """
@@ -49,8 +49,6 @@ FREE = Limits(control=0.65, nothing=0.15)
 embeddings is.
 """
 NAMES = (INDUCTION, *ALGORITHMS)
-SEEDS = 2
-"""Models of each puzzle, ``NAME@0`` (also ``NAME``), ``NAME@1`` ...: one for each training seed."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +169,11 @@ def load(name: str, where: Path | None = None) -> Transformer:
     return with_parameters(config, named)
 
 
+def training_seeds(name: str) -> list[str]:
+    """The seeds of a puzzle whose models ship: those are ``NAME@0`` (also ``NAME``), ``NAME@1``."""
+    return sorted(path.stem.partition("@")[2] for path in folder().glob(f"{name}@*.safetensors"))
+
+
 def training_command(name: str) -> str:
     """What makes the weights and the report of a model again."""
     base, _, seed = name.partition("@")
@@ -179,7 +182,7 @@ def training_command(name: str) -> str:
 
 
 def _puzzle_model(name: str, variant: str) -> Model:
-    seeds = [str(seed) for seed in range(SEEDS)]
+    seeds = training_seeds(name)
     if variant and variant not in seeds:
         raise UnknownName(f"training seed of {name}", variant, seeds)
     stem = f"{name}@{variant or 0}"
@@ -263,7 +266,7 @@ def siit_two_hop(variant: str = "") -> Model:
     link="https://arxiv.org/abs/2209.11895",
 )
 def trained_induction_18(variant: str = "") -> Model:
-    """3 layers x 6 heads that say what came after a symbol the last time; seeds 0 and 1."""
+    """3 layers x 6 heads that say what came after a symbol the last time (``@`` training seed)."""
     return _puzzle_model("trained-induction-18", variant)
 
 
@@ -274,7 +277,7 @@ def trained_induction_18(variant: str = "") -> Model:
     link="https://arxiv.org/abs/2210.03350",
 )
 def trained_two_hop(variant: str = "") -> Model:
-    """3 layers x 6 heads that follow chains of two steps; seeds 0 and 1."""
+    """3 layers x 6 heads that follow chains of two steps (``@`` training seed)."""
     return _puzzle_model("trained-two-hop", variant)
 
 
@@ -285,7 +288,7 @@ def trained_two_hop(variant: str = "") -> Model:
     link="https://arxiv.org/abs/2211.00593",
 )
 def trained_ioi(variant: str = "") -> Model:
-    """3 layers x 6 heads that say the name mentioned once; seeds 0 and 1."""
+    """3 layers x 6 heads that say the name mentioned once (``@`` training seed)."""
     return _puzzle_model("trained-ioi", variant)
 
 
@@ -296,5 +299,5 @@ def trained_ioi(variant: str = "") -> Model:
     link="https://arxiv.org/abs/2105.11115",
 )
 def trained_brackets(variant: str = "") -> Model:
-    """3 layers x 6 heads that match brackets of three kinds; seeds 0 and 1."""
+    """3 layers x 6 heads that match brackets of three kinds (``@`` training seed)."""
     return _puzzle_model("trained-brackets", variant)

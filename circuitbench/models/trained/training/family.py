@@ -53,7 +53,7 @@ def metric_of_subsets(model: Transformer, prompts: AnsweredPrompts, ablation: st
         on = _added(last, x, at, read, cfg.attn_scale)
         direct = torch.einsum("sbkd,bkd->s", x[:, at[0], at[1]], read) / read[..., 0].numel()
         choice = torch.where(bits.bool()[:, None], on, off)  # [subsets, streams, n_heads]
-        table[(slice(None), slice(None), *reversed(chosen))] = direct + choice.sum(-1)
+        table[(..., *chosen[::-1])].copy_(direct + choice.sum(-1))
     if model.b_U is not None:
         table += (model.b_U[prompts.right] - model.b_U[prompts.wrong]).mean()
     return table.double().numpy().ravel()
@@ -120,7 +120,8 @@ def _added(
     later = later.expand(-1, -1, weights.W_Q.shape[0], -1).flatten(1, 2)
     pattern = scores.masked_fill(later, -torch.inf).softmax(-1)
     added = (pattern * values).sum(-1).unflatten(2, (positions.shape[1], -1))
-    return added.mean((1, 2))
+    mean: Tensor = added.mean((1, 2))
+    return mean
 
 
 def faithfulness(metric: np.ndarray) -> np.ndarray:
