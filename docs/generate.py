@@ -9,7 +9,8 @@ from pathlib import Path
 
 import circuitbench
 from circuitbench.evaluation.metrics import metrics
-from circuitbench.plugins.registry import Kind, describe, find, list_plugins
+from circuitbench.plugins.behaviours import behaviours
+from circuitbench.plugins.registry import Kind, describe, find, list_plugins, load_task
 
 HERE = Path(__file__).parent
 FOLDER = "generated"  # beside this file, ignored by git
@@ -36,7 +37,7 @@ def _cards(kind: Kind, title: str) -> str:
     parts = [f"# {title}", f"What `circuitbench list {kind}s` lists, from the plug-ins themselves."]
     plugins = [p for p in list_plugins(kind) if p.origin.startswith("circuitbench ")]
     for plugin in plugins:
-        info, thing = describe(kind, plugin.name), find(kind, plugin.name)
+        info, thing = describe(kind, plugin.name), _thing(kind, plugin.name)
         parts.append(f"## {plugin.name}")
         facts = [f"**{info.title}**", info.family]
         if info.paper:
@@ -50,8 +51,14 @@ def _cards(kind: Kind, title: str) -> str:
         if kind == "method" and dataclasses.is_dataclass(thing):
             parts.append(_settings(thing))
         if kind == "task":
-            parts.append(f"Runs on `{thing().default_model}` by default.")
+            default = getattr(thing() if isinstance(thing, type) else thing, "default_model", None)
+            parts.append(f"Runs on `{default}` by default." if default else "")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _thing(kind: Kind, name: str) -> object:
+    """The plug-in; of a behaviour that is a file, the task it makes."""
+    return load_task(name) if kind == "task" and name in behaviours() else find(kind, name)
 
 
 def _settings(cls: type) -> str:

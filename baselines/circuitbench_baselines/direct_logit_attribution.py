@@ -16,6 +16,7 @@ from circuitbench_baselines.selection import above
     family="Patching",
     paper="Elhage et al. 2021",
     link="https://transformer-circuits.pub/2021/framework/index.html",
+    needs=("edges",),
 )
 @dataclass(frozen=True)
 class DirectLogitAttribution:

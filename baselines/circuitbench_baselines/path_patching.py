@@ -19,7 +19,7 @@ LETTERS = ("q", "k", "v")
     family="Patching",
     paper="Goldowsky-Dill et al. 2023",
     link="https://arxiv.org/abs/2304.05969",
-    needs=("counterfactuals",),
+    needs=("counterfactuals", "edges"),
 )
 @dataclass(frozen=True)
 class PathPatching:

@@ -166,14 +166,14 @@ def _true_ones_matter(bench: _Bench, limits: Limits) -> Check:
                 pairs.append((edge, context))
         for (edge, _), effect in zip(pairs, bench.marginals(pairs), strict=True):
             best[edge] = max(best[edge], float(effect))
-            if best[edge] >= limits.matters:
+            if best[edge] >= limits.edge_matters:
                 del waiting[edge]
     weakest = min(best, key=best.__getitem__)
     return Check(
         "weakest true edge in some context",
         best[weakest],
         ">=",
-        limits.matters,
+        limits.edge_matters,
         f"{weakest}, {' to '.join(filter(None, bench.kind(weakest)))}",
     )
 

@@ -327,7 +327,11 @@ def _truth_matters(bench: _Bench, in_context: dict[Head, float], limits: Limits)
             f"head {weakest}",
         ),
         Check(
-            "truth heads against their sign", len(against), "==", 0, ", ".join(map(str, against))
+            "truth heads against their sign",
+            len(against),
+            "<=",
+            limits.against,
+            ", ".join(map(str, against)),
         ),
     ]
 

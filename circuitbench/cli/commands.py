@@ -14,7 +14,6 @@ from circuitbench.cli.circuits import export, import_, score
 from circuitbench.cli.display import (
     err_console,
     head_grid_lines,
-    one_line,
     out_console,
     progress_bar,
     summary,
@@ -27,19 +26,23 @@ from circuitbench.cli.options import (
     LetThrough,
     fail,
     functional_option,
+    isolation_options,
     letting_through,
+    limits_of,
     out_option,
-    parse_names,
-    parse_seeds,
     raise_option,
     settings_of,
     spec_options,
     training_options,
+    wants_raise,
 )
+from circuitbench.cli.signals import Terminated, terminating
+from circuitbench.cli.sweeping import status, sweep
 from circuitbench.cli.verbs import Verbs
 from circuitbench.core.errors import CircuitBenchError, InvalidSpec, nearest
 from circuitbench.core.extras import missing_extra
 from circuitbench.core.version import __version__
+from circuitbench.runs.failure import shown
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,12 +64,16 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of the summary.")
 @spec_options
 @functional_option
+@isolation_options
 @training_options
 @out_option
 @raise_option
 def run(
     as_json: bool,
+    in_process: bool,
     reraise: bool,
+    timeout: float | None,
+    memory: str | None,
     checkpoints: Path | None,
     tensorboard: Path | None,
     **options: Any,
@@ -82,23 +89,30 @@ def run(
       circuitbench run --task ./my-task.yaml --model gpt2 --method acdc
       circuitbench run --config run.yaml --budget 144
     """
-    reraise = reraise or _debug()
+    reraise = wants_raise(reraise)
+    in_process = in_process or reraise
+    limits = limits_of(timeout, memory, in_process)
     settings, out = settings_of(options)
     from circuitbench.evaluation.metrics import metrics
-    from circuitbench.results import check_folder
-    from circuitbench.runs.once import run_and_write
+    from circuitbench.results import check_folder, remove_leftovers
+    from circuitbench.runs.once import loading, run_and_write
     from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.training import training_tools
+    from circuitbench.runs.trainings import forget, tools_of
 
     spec = build_spec(*settings)
     metrics()  # a metric that is refused is said now, not after the work
-    check_folder(out)
-    with progress_bar(f"{spec.method} on {spec.task}") as progress, letting_through(reraise):
+    remove_leftovers(check_folder(out))
+    with (
+        progress_bar(f"{spec.method} on {spec.task}") as progress,
+        letting_through(reraise),
+        loading(in_process, limits, _pass_on) as method_of,
+    ):
         progress("loading", None)
-        prepared = prepare(spec)
-        tools = training_tools(prepared.method, spec.method, checkpoints, tensorboard)
+        prepared = prepare(spec, method_of=method_of)
+        tools = tools_of(prepared, out, checkpoints, tensorboard)
         record = run_and_write(prepared, out, progress, tools=tools, reraise=reraise)
+        forget(out, record)
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
     else:
@@ -106,65 +120,6 @@ def run(
         out_console.print(f"record: {record.path}", soft_wrap=True)
     if record.status != "done":
         fail(f"run {record.ending}: {record.reason} (record: {record.path})", 1)
-
-
-@cli.command()
-@click.option("--methods", default="rl-ppo", show_default=True, help="Names, separated by commas.")
-@click.option("--tasks", default="induction", show_default=True, help="Names, separated by commas.")
-@click.option("--seeds", default="0", show_default=True, help="Seeds: 0,1,2 or 0-4.")
-@spec_options
-@functional_option
-@training_options
-@out_option
-@raise_option
-def sweep(
-    methods: str,
-    tasks: str,
-    seeds: str,
-    reraise: bool,
-    checkpoints: Path | None,
-    tensorboard: Path | None,
-    **options: Any,
-) -> None:
-    """Run every method on every task with every seed; finished runs are not repeated.
-
-    \b
-    Example:
-      circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
-    """
-    reraise = reraise or _debug()
-    settings, out = settings_of(options, single=False)
-    from circuitbench.evaluation.metrics import metrics
-    from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.sweep import grid, run_all
-
-    specs = grid(
-        build_spec(*settings), parse_names(methods), parse_names(tasks), parse_seeds(seeds)
-    )
-    metrics()  # a metric that is refused is said now, not after the work
-    failures = 0
-    with progress_bar("sweep") as progress, letting_through(reraise):
-
-        def started(index: int, spec: Any) -> None:
-            progress(
-                f"{index + 1}/{len(specs)} {spec.method} on {spec.task} seed {spec.seed}",
-                index / len(specs),
-            )
-
-        runs = run_all(
-            specs,
-            out,
-            started=started,
-            checkpoints=checkpoints,
-            tensorboard=tensorboard,
-            reraise=reraise,
-        )
-        for record, new in runs:
-            failures += record.status not in ("done", "skipped")
-            err_console.print(one_line(record, new), soft_wrap=True)
-    out_console.print(f"{len(specs)} runs, {failures} failed; records in {out}", soft_wrap=True)
-    if failures:
-        fail(f"{failures} of {len(specs)} runs failed; the reasons are in their records", 1)
 
 
 @cli.command(name="list")
@@ -272,14 +227,18 @@ def archive(results: Path, out: Path | None, remove: bool) -> None:
     )
 
 
-for verb in (new, check, stability, validate_task, doctor, export, import_, score):
+for verb in (new, check, sweep, status, stability, validate_task, doctor, export, import_, score):
     cli.add_command(verb)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 1 (a run failed) or 2 (a wrong request)."""
+    """Entry point; returns the exit status.
+
+    0; 1 where a run failed; 2 for a wrong request; 130 after Ctrl-C; 143 after SIGTERM.
+    """
     try:
-        cli.main(args=argv, prog_name="circuitbench", standalone_mode=False)
+        with terminating():
+            cli.main(args=argv, prog_name="circuitbench", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as help_:
@@ -295,7 +254,9 @@ def main(argv: list[str] | None = None) -> int:
     except CircuitBenchError as error:
         return _report(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return _report("interrupted", 130)
+        return _report("interrupted; the same command goes on from here", 130)
+    except Terminated:
+        return _report("terminated; the same command goes on from here", 143)
     except BrokenPipeError:
         # The reader (head, say) has what it wanted; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -304,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         missing = missing_extra(error, "this command")
         if missing is not None:
             return _report(str(missing), missing.exit_code)
-        if _debug():
+        if wants_raise(False):
             raise
         return _report(
             f"internal error: {type(error).__name__}: {error}; "
@@ -316,6 +277,12 @@ def main(argv: list[str] | None = None) -> int:
     raise raised
 
 
+def _pass_on(printed: bytes) -> None:
+    """Show what a method prints, beside the progress."""
+    text = printed.decode("utf-8", "replace")
+    err_console.print(shown(text, len(text), keep="\n\t"), markup=False, end="", soft_wrap=True)
+
+
 def _counted(n: int, thing: str) -> str:
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
@@ -324,10 +291,6 @@ def _report(message: str, status: int) -> int:
     line = " ".join(message.split())
     err_console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
     return status
-
-
-def _debug() -> bool:
-    return bool(os.environ.get("CIRCUITBENCH_DEBUG"))
 
 
 def _click_message(error: click.ClickException) -> str:

@@ -47,12 +47,14 @@ def stability(resamples: int, repetitions: int, **options: Any) -> None:
       circuitbench stability --method acdc --task ioi --resamples 20
     """
     from circuitbench.results import plain
+    from circuitbench.runs.isolation.host import in_own_processes
     from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
     from circuitbench.runs.stability import measure_stability
 
-    prepared = prepare(build_spec(*settings_of(options)[0]))
-    with progress_bar(f"stability of {prepared.spec.method}") as progress:
+    spec = build_spec(*settings_of(options)[0])
+    with progress_bar(f"stability of {spec.method}") as progress, in_own_processes() as load:
+        prepared = prepare(spec, method_of=load)
         found = measure_stability(prepared, resamples, repetitions, progress)
     click.echo(json.dumps(plain({"spec": prepared.identity, **found}), indent=1))
 

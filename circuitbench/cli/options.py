@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle.ablations import ABLATIONS
 from circuitbench.oracle.engine.devices import PRECISIONS, Device
+from circuitbench.runs.isolation.limits import Limits, parse_bytes
 
 truth_option = click.option(
     "--truth", help="Which circuit a task's file is scored against, or none (default: its own)."
@@ -68,11 +70,42 @@ def training_options(command: Any) -> Any:
     )(command)
 
 
+def isolation_options(command: Any) -> Any:
+    """What a method may take, and where it runs."""
+    command = click.option(
+        "--in-process",
+        is_flag=True,
+        help="Run methods in this process, with everything in their reach; for debugging.",
+    )(command)
+    command = click.option(
+        "--memory", metavar="SIZE", help="Memory a method may take, e.g. 4G (default: no limit)."
+    )(command)
+    return click.option(
+        "--timeout", type=float, help="Seconds a method may take (default: no limit)."
+    )(command)
+
+
+def limits_of(timeout: float | None, memory: str | None, in_process: bool = False) -> Limits:
+    """The limits that a command line states.
+
+    Raises :class:`InvalidSpec` for a value that is none, and for limits on what is in this process.
+    """
+    limits = Limits(timeout, None if memory is None else parse_bytes(memory))
+    if in_process and limits != Limits():
+        raise InvalidSpec("--timeout and --memory need a process of its own for each method")
+    return limits
+
+
+def wants_raise(reraise: bool) -> bool:
+    """Whether ``--raise`` or ``CIRCUITBENCH_DEBUG`` asks for errors as they are."""
+    return reraise or bool(os.environ.get("CIRCUITBENCH_DEBUG"))
+
+
 raise_option = click.option(
     "--raise",
     "reraise",
     is_flag=True,
-    help="Raise what goes wrong, with its traceback; so does CIRCUITBENCH_DEBUG=1.",
+    help="Raise what goes wrong, with its traceback, --in-process; so does CIRCUITBENCH_DEBUG=1.",
 )
 
 
@@ -143,16 +176,3 @@ def _one_of(names: Iterable[str]) -> str:
 def parse_names(text: str) -> list[str]:
     """Names separated by commas, each once."""
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``"0,1,2"`` or ``"0-4"`` or both mixed; raises :class:`InvalidSpec` on anything else."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise InvalidSpec(f"seeds must look like 0,1,2 or 0-4, not {text!r}")
-        seeds += range(int(first), int(last) + 1) if dash else [int(first)]
-    if not seeds or len(seeds) > 10_000:
-        raise InvalidSpec(f"{text!r} names {len(seeds)} seeds; expected between 1 and 10000")
-    return list(dict.fromkeys(seeds))

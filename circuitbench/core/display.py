@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:  # looking at nothing costs nothing
+    import numpy as np
     from rich.console import RenderableType
 
 Row = tuple[str, ...]
@@ -31,7 +30,8 @@ class Grid:
     def shades(self) -> np.ndarray:
         """The values from 0 (lowest) to 1 (highest); 0 where all are equal."""
         low, high = float(self.values.min()), float(self.values.max())
-        return np.asarray((self.values - low) / ((high - low) or 1.0))
+        shades: np.ndarray = (self.values - low) / ((high - low) or 1.0)
+        return shades
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class RunFailed(CircuitBenchError):
     exit_code = 1
 
 
+class TimedOut(RunFailed):
+    """A run that was stopped because it took longer than it was given."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say what would have been valid: ``did you mean 'acdc'? Valid: ...``.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from math import isfinite
 
+import numpy as np
+
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import RunFailed
@@ -24,6 +26,9 @@ def check_discovery(discovery: object, shape: tuple[int, int]) -> None:
     checked_selection(discovery, *shape)
     for point in discovery.trace:
         checked_scores(point.scores, *shape)
+    for point in discovery.trace:
+        if not isinstance(point.queries, int | np.integer) or not 0 <= point.queries < 2**53:
+            raise RunFailed("a trace's numbers of queries must be whole numbers of 0 or more")
     if any(b.queries <= a.queries for a, b in pairwise(discovery.trace)):
         raise RunFailed("trace must go by rising numbers of queries")
     for what, edges in (("scored", discovery.edges), ("selected", discovery.selected_edges)):

@@ -14,7 +14,7 @@ from circuitbench.evaluation.outcome import Outcome
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["quality", "edges", "function", "cost"]
-Need = Literal["truth", "edges", "family", "measurements"]
+Need = Literal["truth", "edges", "family", "measurements", "degrees"]
 Value = Callable[[Outcome], float | None]
 
 BUILT_IN = "circuitbench"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from circuitbench.evaluation.against_truth import ranking
+import numpy as np
+
+from circuitbench.evaluation.against_truth import graded, ranking
 from circuitbench.evaluation.against_truth.ranking import TiedRanking
 from circuitbench.evaluation.against_truth.selection import Overlap
 from circuitbench.evaluation.metric import Metric, Need, Value
@@ -261,6 +263,33 @@ OURS: tuple[Metric, ...] = (
         lambda run: run.group_recall,
         "Share of roles of which enough heads are among the R best ranked.",
         needs=("truth",),
+    ),
+    Metric(
+        "ndcg",
+        "nDCG",
+        lambda run: graded.graded_ndcg(run.scores, run.degrees),
+        "Discounted cumulative gain of the head ranking, a head's gain being the size of its "
+        "contribution; 1 is the best ranking.",
+        needs=("degrees",),
+        chance=lambda run: graded.graded_ndcg(np.zeros_like(run.scores), run.degrees),
+    ),
+    Metric(
+        "weighted_recall",
+        "Wt. recall",
+        lambda run: graded.weighted_recall(run.selected, run.degrees),
+        "Share of all contributions that the committed heads hold.",
+        needs=("degrees",),
+        chance=lambda run: float(run.selected.mean()),
+        minor=True,
+    ),
+    Metric(
+        "contribution_rank",
+        "Contr. rank",
+        lambda run: graded.rank_correlation(run.scores, run.degrees),
+        "Spearman's correlation of scores with contributions over the true heads.",
+        needs=("degrees",),
+        chance=lambda run: 0.0,
+        minor=True,
     ),
     Metric(
         "area",

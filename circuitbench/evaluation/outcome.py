@@ -50,7 +50,8 @@ class Outcome:
             (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
             ``info``, perhaps ``selected_edges``; empty where a run has no answer.
         truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
-            ``kind``, perhaps ``family`` and ``faithfulness``; empty where there is none.
+            ``kind``, perhaps ``contributions``, ``family`` and ``faithfulness``; empty where there
+            is none.
         costs: ``discovery``, ``training``, ``evaluation``: what each spent.
         measurements: what was measured without the truth.
     """
@@ -70,7 +71,8 @@ class Outcome:
     def has(self) -> frozenset[str]:
         """Which needs of metrics are met.
 
-        ``truth``, ``edges`` (true and found), ``family`` (of minimal sets), ``measurements``.
+        ``truth``, ``edges`` (true and found), ``family`` (of minimal sets), ``measurements``,
+        ``degrees`` (what each true head contributes).
 
         Without an answer there is nothing to hold against the truth.
         """
@@ -81,6 +83,7 @@ class Outcome:
             "edges": edges,
             "family": answered and bool(self._truth.get("family")),
             "measurements": bool(self.measurements),
+            "degrees": answered and bool(self._truth.get("contributions")),
         }
         return frozenset(need for need, is_met in met.items() if is_met)
 
@@ -116,6 +119,17 @@ class Outcome:
     def relevant(self) -> np.ndarray:
         """The true heads, ``[n_layers, n_heads]`` bool."""
         return head_grid(self.truth.heads, *self._shape)
+
+    @cached_property
+    def degrees(self) -> np.ndarray:
+        """How much each head contributes, ``[n_layers, n_heads]``, 0 outside the circuit.
+
+        Sizes of contributions: who works against the task contributes too.
+        """
+        grid = np.zeros(self._shape)
+        for head, value in self._truth["contributions"]["heads"]["values"].items():
+            grid[Head.parse(head)] = abs(value)
+        return grid
 
     @cached_property
     def ranking(self) -> TiedRanking | None:
@@ -310,7 +324,7 @@ _AREAS = {name: {"cpr": 0.5, "cmd": 0.5} for name in MEASURED_ABLATIONS}
 # what it lacks no metric may refer to.
 EXAMPLE = Outcome(
     discovery={
-        "scores": [[0.1, 0.9, 0.3], [0.2, 0.4, 0.8]],
+        "scores": [[0.1, 0.9, 0.6], [0.2, 0.4, 0.8]],
         "selected": ["0.1", "1.2"],
         "edges": _EDGES,
         "selected_edges": list(_EDGES),
@@ -319,14 +333,15 @@ EXAMPLE = Outcome(
     },
     truth={
         "roles": {
-            "writer": {"heads": ["0.1"], "needed": 1, "sign": 1},
+            "writer": {"heads": ["0.1", "0.2"], "needed": 1, "sign": 1},
             "reader": {"heads": ["1.2"], "needed": 1, "sign": 1},
         },
         "edges": list(_EDGES),
-        "family": [["0.1", "1.2"]],
+        "family": [["0.1", "1.2"], ["0.2", "1.2"]],
         "faithfulness": 0.9,
         "source": "invented",
         "kind": "constructed",
+        "contributions": {"heads": {"values": {"0.1": 0.5, "0.2": 0.2, "1.2": 0.3}}},
     },
     costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
     measurements={

@@ -21,7 +21,9 @@ class Limits:
         family: greatest distance, on other prompts, from what a family of minimal sets states:
             of their faithfulness, and of that of sets that are smaller.
         edge_sufficiency: the same of the true edges alone.
-        matters: least effect of a truth head, or a true edge, in its best context.
+        matters: least effect of a truth head in its best context.
+        edge_matters: the same of a true edge.
+        against: most truth heads whose effect in their best context is against their sign.
         tolerance: greatest effect of any other head or edge, in any context.
         together: greatest effect of a random half of the other heads or edges.
         stability: greatest change of a truth head's effect from one prompt seed to the next.
@@ -35,6 +37,8 @@ class Limits:
     family: float = 0.05
     edge_sufficiency: float = 0.05
     matters: float = 0.05
+    edge_matters: float = 0.05
+    against: float = 0
     tolerance: float = 0.02
     together: float = 0.05
     stability: float = 0.3

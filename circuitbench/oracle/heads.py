@@ -343,6 +343,32 @@ class Oracle:
             {name: torch.from_numpy(slope[name]) for name in names},
         )
 
+    @classmethod
+    def _together(
+        cls, requests: Sequence[tuple[Oracle, Tensor, Batch]], control: bool
+    ) -> list[Damages]:
+        """See :func:`query_together`; there is at least one request."""
+        first = requests[0][0]
+        if any(oracle.engine is not first.engine for oracle, _, _ in requests):
+            raise InvalidSpec("oracles asked together must share model, device and precision")
+        asked = [
+            oracle._asked(mask[None], None, "noising", batch, control)[0]
+            for oracle, mask, batch in requests
+        ]
+        for oracle in {id(o): o for o, _, _ in requests}.values():
+            oracle._account.afford(sum(other is oracle for other, _, _ in requests))
+        for (oracle, _, _), one in zip(requests, asked, strict=True):
+            oracle._account.charge(1)
+            oracle._count(one)
+        with ExitStack() as stack:
+            for oracle, _, _ in requests:
+                stack.enter_context(oracle._account.timed(among=len(requests)))
+            _compute(first.engine, asked, kl=False)
+            return [
+                oracle._damages([one], control, False, False)
+                for (oracle, _, _), one in zip(requests, asked, strict=True)
+            ]
+
     def _source(self, n: int, *axes: str | int) -> Source:
         seed = derive_seed(self.seed, self.task_name, *axes)
         prompts = self._task.prompts(self._model, n, generator(seed, "prompts"))
@@ -468,28 +494,7 @@ def query_together(
         BudgetExceeded: if any oracle's budget does not cover its share; nothing is spent then.
         InvalidSpec: if the oracles do not share an engine (another model, device or precision).
     """
-    if not requests:
-        return []
-    first = requests[0][0]
-    if any(oracle.engine is not first.engine for oracle, _, _ in requests):
-        raise InvalidSpec("oracles asked together must share model, device and precision")
-    asked = [
-        oracle._asked(mask[None], None, "noising", batch, control)[0]
-        for oracle, mask, batch in requests
-    ]
-    for oracle in {id(o): o for o, _, _ in requests}.values():
-        oracle._account.afford(sum(other is oracle for other, _, _ in requests))
-    for (oracle, _, _), one in zip(requests, asked, strict=True):
-        oracle._account.charge(1)
-        oracle._count(one)
-    with ExitStack() as stack:
-        for oracle, _, _ in requests:
-            stack.enter_context(oracle._account.timed(among=len(requests)))
-        _compute(first.engine, asked, kl=False)
-        return [
-            oracle._damages([one], control, False, False)
-            for (oracle, _, _), one in zip(requests, asked, strict=True)
-        ]
+    return requests[0][0]._together(requests, control) if requests else []
 
 
 def _float_masks(masks: Tensor, shape: tuple[int, int]) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from circuitbench.core.errors import InvalidSpec
 from circuitbench.oracle.process_memory import peak_bytes
 
 
@@ -40,12 +42,30 @@ class Meter:
         counts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**counts, "peak_memory_bytes": peak_bytes()}
 
+    def at_least(self, counts: Mapping[str, float]) -> None:
+        """Raise counters to what is known to have been spent, on an earlier day say.
+
+        None is ever lowered. Raises :class:`InvalidSpec` for what is no counter or no number.
+        """
+        for name, count in counts.items():
+            if (
+                name not in _COUNTERS
+                or not isinstance(count, int | float)
+                or not 0 <= count < _MOST
+            ):
+                raise InvalidSpec(f"a meter cannot have {name!r} at {count!r}")
+            setattr(self, name, max(getattr(self, name), type(getattr(self, name))(count)))
+
     def copy(self) -> Meter:
         """The counters as they stand now."""
-        return Meter(**{f.name: getattr(self, f.name) for f in fields(self)})
+        return Meter(**{f.name: getattr(self, f.name) for f in fields(Meter)})
 
     def since(self, earlier: Meter) -> Meter:
         """The counters' growth since ``earlier`` (a :meth:`copy`)."""
         return Meter(
             **{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)}
         )
+
+
+_MOST = 2**63
+_COUNTERS = frozenset(f.name for f in fields(Meter))

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from circuitbench.core.errors import InvalidPlugin
-from circuitbench.plugins.method import Method
+from circuitbench.plugins.method import Elsewhere, Method
 
 
 def hyperparameters(method: Method) -> dict[str, Any]:
@@ -14,6 +14,8 @@ def hyperparameters(method: Method) -> dict[str, Any]:
 
     Raises :class:`InvalidPlugin` if the method is no dataclass.
     """
+    if isinstance(method, Elsewhere):
+        return dict(method.stated_hyperparameters)
     if not dataclasses.is_dataclass(method):
         raise InvalidPlugin(
             f"{type(method).__name__} must be a dataclass whose fields are its hyperparameters"

@@ -118,3 +118,11 @@ def track_of(method: Method) -> Track:
         return "none"
     others = isinstance(method, Learner) and method.curriculum().models
     return "other-models" if others else "same-model"
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """What stands for a method that is in a process of its own; no plug-in is one."""
+
+    stated_hyperparameters: Mapping[str, Any]
+    shown: Sequence[str]  # what the method is shown beside answers

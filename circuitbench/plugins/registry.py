@@ -7,7 +7,8 @@ same way and get no preference: two plug-ins of one name are refused, naming bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -182,6 +183,13 @@ def origin(entry: EntryPoint) -> str:
 @cache
 def _entries(kind: Kind) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"circuitbench.{kind}s"))
+
+
+def look_where(path: Sequence[str]) -> None:
+    """Find modules and plug-ins on another ``sys.path`` from now on."""
+    if set(filter(None, path)) != set(filter(None, sys.path)):
+        _entries.cache_clear()
+    sys.path[:] = path
 
 
 def _shipped(path: Path) -> Plugin:

@@ -1,7 +1,7 @@
 """What a run leaves behind: one JSON file, atomically written, checksummed, schema-versioned."""
 
 from circuitbench.results.environment import hardware, versions
-from circuitbench.results.files import check_folder, write_atomically
+from circuitbench.results.files import check_folder, remove_leftovers, write_atomically
 from circuitbench.results.names import check_name, file_part
 from circuitbench.results.plain import plain
 from circuitbench.results.record import (
@@ -46,6 +46,7 @@ __all__ = [
     "read_folder",
     "read_record",
     "record_path",
+    "remove_leftovers",
     "run_id",
     "truth_of",
     "versions",

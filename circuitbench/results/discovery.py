@@ -9,13 +9,14 @@ import numpy as np
 
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
-from circuitbench.results.plain import plain
+from circuitbench.results.plain import bounded, plain
 
 
 def plain_discovery(discovery: Discovery) -> dict[str, Any]:
     """``discovery`` as plain JSON data.
 
-    Scores keep every digit; those of the trace are rounded. Raises :class:`RunFailed` or
+    Scores keep every digit; those of the trace are rounded. ``info`` has limits (see
+    :func:`~circuitbench.results.plain.bounded`). Raises :class:`RunFailed` or
     :class:`InvalidSpec` naming the place of what a record cannot hold.
     """
     content = {
@@ -28,7 +29,7 @@ def plain_discovery(discovery: Discovery) -> dict[str, Any]:
             {"queries": point.queries, "scores": _rounded(point.scores)}
             for point in discovery.trace
         ],
-        "info": dict(discovery.info),
+        "info": bounded(discovery.info, "discovery.info"),
     }
     if discovery.signed is not None:
         content["signed"] = np.asarray(discovery.signed, dtype=float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -30,18 +31,41 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     whatever stood there before is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        try:
+            _write(path, data)
+        except FileNotFoundError:  # taken for a leftover in the moment before it was locked
+            _write(path, data)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+
+
+def remove_leftovers(folder: Path | str) -> int:
+    """Remove what writers that were killed left in ``folder``; returns how many files.
+
+    A file that is being written is locked, and stays.
+    """
+    removed = 0
+    for path in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
         with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             os.fchmod(file.fileno(), 0o644)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -44,6 +45,41 @@ def plain(value: Any, where: str = "value") -> Any:
     raise InvalidSpec(f"{where} is a {type(value).__name__}, which a record cannot hold")
 
 
+def bounded(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A stranger's mapping as :func:`plain` data of a size that records can take.
+
+    Raises :class:`RunFailed` beyond 1,000,000 bytes of JSON, 32 levels, whole numbers of 64 bits,
+    or for text that is no Unicode.
+    """
+    try:
+        _check_levels(value, where, LEVELS)
+        content: dict[str, Any] = plain(dict(value), where)
+        size = len(json.dumps(content, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise RunFailed(f"{where} holds text that is no Unicode") from error
+    except RecursionError as error:
+        raise RunFailed(f"{where} has more than {LEVELS} levels") from error
+    except ValueError as error:
+        raise RunFailed(f"{where} cannot be kept: {error}") from error
+    if size > BYTES:
+        raise RunFailed(f"{where} takes {size:,} bytes of JSON; at most {BYTES:,} are kept")
+    return content
+
+
+def _check_levels(value: Any, where: str, left: int) -> None:
+    if left < 0:
+        raise RunFailed(f"{where} has more than {LEVELS} levels")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_levels(key, where, left - 1)
+            _check_levels(item, where, left - 1)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _check_levels(item, where, left - 1)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise RunFailed(f"{where} holds a whole number of more than 64 bits")
+
+
 def may_overflow(text: bytes) -> bool:
     """Whether JSON text may hold a number too large for a float, like ``1e999`` (300 digits on).
 
@@ -64,6 +100,7 @@ def check_finite(value: Any, where: str) -> None:
         raise RunFailed(f"{where} is {value}; a record holds finite numbers only")
 
 
+BYTES, LEVELS = 1_000_000, 32  # of what a method adds to its answer
 _LARGE = re.compile(rb"e\+?\d{3,}[\s,\]}]|E\+?\d{3,}[\s,\]}]")
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 

@@ -205,7 +205,8 @@ def precedence(record: Record) -> tuple[bool, str, bytes, str]:
 
 def _files(folder: Path) -> list[Path]:
     found = []
-    for root, _, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.endswith((".json", archive.SUFFIX)) and not name.startswith("."):
                 found.append(Path(root, name))

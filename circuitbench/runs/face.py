@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,20 @@ from circuitbench.models.digest import weights_digest
 from circuitbench.plugins.given import fingerprint, name_of, registered_name
 from circuitbench.plugins.hyperparameters import hyperparameters
 from circuitbench.plugins.memory import remembered
-from circuitbench.plugins.method import Learner, Method, TrainingTools
+from circuitbench.plugins.method import Method
 from circuitbench.results import Record, check_folder, file_name, read_record
 from circuitbench.results.comparison import SideBySide, side_by_side
 from circuitbench.results.result import Result
-from circuitbench.runs.once import run_and_write
+from circuitbench.runs.isolation.limits import Limits
+from circuitbench.runs.once import loading, run_and_write
 from circuitbench.runs.prepare import Prepared, load_method, prepare
 from circuitbench.runs.progress import Progress
 from circuitbench.runs.progress_bar import shown_progress
 from circuitbench.runs.run import run as run_prepared
 from circuitbench.runs.spec import build_spec, configure, dotted
 from circuitbench.runs.training import training_tools
+from circuitbench.runs.trainings import forget, tools_of
 from circuitbench.tasks.base import Task
-
-# Where a folder of records keeps trainings that have not ended.
-CHECKPOINTS = ".checkpoints"
 
 
 def run(
@@ -43,6 +41,9 @@ def run(
     checkpoints: Path | str | None = None,
     tensorboard: Path | str | None = None,
     reraise: bool = False,
+    isolated: bool = False,
+    timeout: float | None = None,
+    memory: int | None = None,
     **settings: Any,
 ) -> Result:
     """Run one method on one task and return what came of it.
@@ -64,26 +65,38 @@ def run(
             ``results`` in there until the run has ended.
         tensorboard: folder for TensorBoard events of a learner's training.
         reraise: raise what the method raised, instead of returning a failed run.
+        isolated: run the method, which is then a registered one by name, in a process of its own
+            as the command line does (docs/isolation.md).
+        timeout: seconds that an isolated method may take.
+        memory: bytes that an isolated method may take.
         **settings: the other fields of :class:`~circuitbench.runs.spec.RunSpec`: ``seed``,
             ``budget``, ``ablation``, ``hyperparameters`` ...
 
     Raises:
         UnknownName, InvalidSpec, InvalidPlugin, ModelUnavailable: the request is wrong.
     """
-    prepared = _prepare(method, task, model, settings)
-    folder = None if results is None else Path(results)
-    if folder is not None:
-        check_folder(folder)
-        finished = _finished(prepared, folder)
-        if finished is not None:
-            return Result(finished)
-    tools = _tools(prepared, folder, checkpoints, tensorboard)
-    title = f"{prepared.spec.method} on {prepared.spec.task}"
-    with shown_progress(title, progress) as shown:
-        if folder is None:
-            return Result(run_prepared(prepared, shown, tools=tools, reraise=reraise))
-        record = run_and_write(prepared, folder, shown, tools=tools, reraise=reraise)
-    _forget_training(folder, prepared)
+    limits = Limits(timeout, memory)
+    if isolated and method is not None and not isinstance(method, str):
+        raise InvalidSpec("a process of its own finds a method by its name; hand that over")
+    if limits != Limits() and not isolated:
+        raise InvalidSpec("timeout and memory are for a method with isolated=True")
+    with loading(not isolated, limits) as method_of:
+        prepared = _prepare(method, task, model, settings, method_of)
+        folder = None if results is None else Path(results)
+        if folder is not None:
+            check_folder(folder)
+            finished = _finished(prepared, folder)
+            if finished is not None:
+                return Result(finished)
+        folders = [None if path is None else Path(path) for path in (checkpoints, tensorboard)]
+        title = f"{prepared.spec.method} on {prepared.spec.task}"
+        with shown_progress(title, progress) as shown:
+            if folder is None:
+                tools = training_tools(prepared.method, prepared.spec.method, *folders)
+                return Result(run_prepared(prepared, shown, tools=tools, reraise=reraise))
+            tools = tools_of(prepared, folder, *folders)
+            record = run_and_write(prepared, folder, shown, tools=tools, reraise=reraise)
+        forget(folder, record)
     return Result(record)
 
 
@@ -125,10 +138,11 @@ def _prepare(
     task: str | Task | None,
     model: str | Model | None,
     settings: Mapping[str, Any],
+    method_of: Callable[..., Method],
 ) -> Prepared:
     """Everything of a run, found by name where it has one, taken as it is where not."""
     spec = dict(settings)
-    hows: dict[str, Any] = {}
+    hows: dict[str, Any] = {"method_of": method_of}
     unregistered: dict[str, str | None] = {}
     if method is not None and not isinstance(method, str):
         instance = _instance(method, spec)
@@ -192,22 +206,3 @@ def _finished(prepared: Prepared, folder: Path) -> Record | None:
         if record.status == "done":
             return record
     return None
-
-
-def _tools(
-    prepared: Prepared,
-    results: Path | None,
-    checkpoints: Path | str | None,
-    tensorboard: Path | str | None,
-) -> TrainingTools:
-    saved, events = (None if path is None else Path(path) for path in (checkpoints, tensorboard))
-    if saved is None and results is not None and isinstance(prepared.method, Learner):
-        saved = results / CHECKPOINTS / prepared.run_id
-    return training_tools(prepared.method, prepared.spec.method, saved, events)
-
-
-def _forget_training(results: Path, prepared: Prepared) -> None:
-    """Remove what was saved to go on from: the run has ended."""
-    shutil.rmtree(results / CHECKPOINTS / prepared.run_id, ignore_errors=True)
-    with suppress(OSError):
-        (results / CHECKPOINTS).rmdir()

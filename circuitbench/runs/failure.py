@@ -10,20 +10,50 @@ from pathlib import Path
 from circuitbench.core.errors import CircuitBenchError
 
 _FRAMES = 40
+MESSAGE = 1_000  # characters of a reason
+TRACEBACK = 20_000
 _SOURCE = re.compile(r'(?<=File ")[^"\n]+(?=")')
 _FOLDERS = re.compile(r"(?<![\w.:/~])/(?:[^\s'\"<>:/]+/)+")
 
 
 def one_line(error: BaseException) -> str:
-    """Why: the message, after the error's type where it is none of ours."""
-    text, kind = without_folders(" ".join(str(error).split())), type(error).__name__
+    """Why: the message, after the error's type where it is none of ours; at most 1,000 characters.
+
+    A message that cannot be read is said to be so.
+    """
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:  # a third party's code
+        text = "(its message cannot be read)"
+    text = shown(without_folders(" ".join(text[: 4 * MESSAGE].split())), MESSAGE)
     return text if text and isinstance(error, CircuitBenchError) else f"{kind}: {text}"
 
 
 def traceback_of(error: BaseException) -> str:
-    """Where: the last frames of the traceback, with files named as they are imported."""
+    """Where: the last frames of the traceback, with files named as they are imported.
+
+    At most 20,000 characters. An error that was told from elsewhere brings its own.
+    """
+    told = getattr(error, "told_traceback", None)
+    if told is not None:
+        return str(told)
     lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-_FRAMES)
-    return without_folders(_SOURCE.sub(lambda found: _as_imported(found[0]), "".join(lines)))
+    text = "".join(line[:TRACEBACK] for line in lines)[: 2 * TRACEBACK]
+    text = without_folders(_SOURCE.sub(lambda found: _as_imported(found[0]), text))
+    return shown(text, TRACEBACK, keep="\n")
+
+
+def told(error: CircuitBenchError, traceback: str) -> CircuitBenchError:
+    """``error``, with the traceback that it had in another process."""
+    error.told_traceback = without_folders(shown(traceback, TRACEBACK, keep="\n"))  # type: ignore[attr-defined]
+    return error
+
+
+def shown(text: str, most: int, keep: str = "") -> str:
+    """``text`` as a terminal and a record can take it: so long at most, no control characters."""
+    clean = "".join(c if c.isprintable() or c in keep else " " for c in text[:most])
+    return clean if len(text) <= most else f"{clean} ... (cut)"
 
 
 def without_folders(text: str) -> str:

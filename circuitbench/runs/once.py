@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from circuitbench.core.errors import CircuitBenchError, CorruptRecord, InvalidSpec
-from circuitbench.plugins.method import TrainingTools
+from circuitbench.plugins.method import Method, TrainingTools
 from circuitbench.results import Record, check_folder, file_name, read_record, write_record
-from circuitbench.runs.prepare import Prepared, prepare
+from circuitbench.runs.isolation.host import in_own_processes
+from circuitbench.runs.isolation.limits import Limits
+from circuitbench.runs.prepare import Prepared, load_method, prepare
 from circuitbench.runs.progress import Progress, silent
-from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.run import run as run_prepared
 from circuitbench.runs.spec import build_spec
 from circuitbench.runs.training import training_tools
+from circuitbench.runs.unmeasured import is_unmeasured
 
 
 def run(
@@ -26,6 +29,9 @@ def run(
     checkpoints: Path | str | None = None,
     tensorboard: Path | str | None = None,
     reraise: bool = False,
+    in_process: bool = False,
+    timeout: float | None = None,
+    memory: int | None = None,
     **settings: Any,
 ) -> Record:
     """Run one method on one task and return its record.
@@ -37,6 +43,9 @@ def run(
         checkpoints: folder to save a learner's training in, and to go on from.
         tensorboard: folder for TensorBoard events of a learner's training.
         reraise: raise what the method raised, instead of returning a failed record.
+        in_process: run the method in this process, with everything in reach; for debugging.
+        timeout: seconds that the method may take; else the record says ``timeout``.
+        memory: bytes that the method may take.
         **settings: the other fields of :class:`~circuitbench.runs.spec.RunSpec`: ``task``,
             ``model``, ``seed``, ``budget``, ``hyperparameters`` ...
 
@@ -47,12 +56,27 @@ def run(
     spec = build_spec(settings, named)
     if out is not None:
         check_folder(out)
-    prepared = prepare(spec)
-    folders = (None if folder is None else Path(folder) for folder in (checkpoints, tensorboard))
-    tools = training_tools(prepared.method, spec.method, *folders)
-    if out is None:
-        return run_prepared(prepared, progress, tools=tools, reraise=reraise)
-    return run_and_write(prepared, Path(out), progress, tools=tools, reraise=reraise)
+    with loading(in_process, Limits(timeout, memory)) as method_of:
+        prepared = prepare(spec, method_of=method_of)
+        folders = (None if path is None else Path(path) for path in (checkpoints, tensorboard))
+        tools = training_tools(prepared.method, spec.method, *folders)
+        if out is None:
+            return run_prepared(prepared, progress, tools=tools, reraise=reraise)
+        return run_and_write(prepared, Path(out), progress, tools=tools, reraise=reraise)
+
+
+def loading(
+    in_process: bool, limits: Limits, output: Callable[[bytes], None] = lambda text: None
+) -> AbstractContextManager[Callable[..., Method]]:
+    """What loads methods for as long as a block lasts: into this process, or each into its own.
+
+    Raises :class:`InvalidSpec` for limits on what is in this process.
+    """
+    if not in_process:
+        return in_own_processes(limits, output)
+    if limits != Limits():
+        raise InvalidSpec("a method in this process can have no limits; leave out --in-process")
+    return nullcontext(load_method)
 
 
 def run_and_write(

@@ -14,8 +14,9 @@ from circuitbench.core.seeding import generator
 from circuitbench.models.base import Model
 from circuitbench.oracle.engine.devices import Device, resolve_device
 from circuitbench.plugins.hyperparameters import hyperparameters
-from circuitbench.plugins.method import Curriculum, Learner, Method
+from circuitbench.plugins.method import Curriculum, Elsewhere, Learner, Method
 from circuitbench.plugins.registry import (
+    describe,
     find,
     info_of,
     list_plugins,
@@ -78,7 +79,8 @@ def prepare(
     Args:
         spec: what is asked for.
         model_of: loads a model by name; one that remembers saves loading it again.
-        method_of: loads a method by name and hyperparameters.
+        method_of: loads a method by name and hyperparameters: here, or in a process of its own
+            (:mod:`circuitbench.runs.isolation`).
         task_of: loads the task of the run by name, which truth scores it, and control text.
         unregistered: ``method``, ``task`` or ``model`` -> what tells it from others of its name,
             of those that are no installed plug-ins; part of the run's identity.
@@ -89,7 +91,7 @@ def prepare(
     """
     method = method_of(spec.method, **spec.hyperparameters)
     task = task_of(spec.task, spec.truth, spec.control)
-    curriculum = _curriculum(method, spec.method) if isinstance(method, Learner) else Curriculum()
+    curriculum = curriculum_of(method, spec.method) if isinstance(method, Learner) else Curriculum()
     for name in curriculum.tasks:
         if name != spec.task:
             load_task(name)
@@ -132,7 +134,9 @@ def unmet(prepared: Prepared) -> str:
     It asks what the method's :class:`~circuitbench.core.info.Info` says it needs, and draws one
     prompt where the method needs positions by name.
     """
-    info, spec, model = attached(type(prepared.method)), prepared.spec, prepared.model
+    spec, model = prepared.spec, prepared.model
+    away = isinstance(prepared.method, Elsewhere)
+    info = describe("method", spec.method) if away else attached(type(prepared.method))
     needs = () if info is None else info.needs
     known = {"edges": "edges", "rules": "backward rules"}
     for need, what in known.items():
@@ -145,7 +149,8 @@ def unmet(prepared: Prepared) -> str:
     return ""
 
 
-def _curriculum(method: Learner, name: str) -> Curriculum:
+def curriculum_of(method: Learner, name: str) -> Curriculum:
+    """What a learner trains on; raises :class:`InvalidPlugin` if it cannot say."""
     try:
         return method.curriculum()
     except CircuitBenchError:

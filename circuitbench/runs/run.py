@@ -10,12 +10,13 @@ from typing import Any
 
 from circuitbench.core.circuit import head_grid
 from circuitbench.core.discovery import Discovery
-from circuitbench.core.errors import CircuitBenchError
+from circuitbench.core.errors import CircuitBenchError, TimedOut
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import (
     Curriculum,
+    Elsewhere,
     Learner,
     Method,
     TrainableMethod,
@@ -29,8 +30,7 @@ from circuitbench.runs.failure import one_line, traceback_of
 from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.stages import discover, make_oracle, measure, train
-
-INTERRUPTED = "interrupted while measuring; run it again to go on from the discovery"
+from circuitbench.runs.unmeasured import INTERRUPTED
 
 Keep = Callable[[Record], object]
 
@@ -46,11 +46,11 @@ def run(
 ) -> Record:
     """Train if the method learns, discover, measure; always gives a record.
 
-    Whatever a stage raises gives a record with status ``failed``, the stage, the reason and the
-    traceback. So does an exhausted budget, or an answer that is no :class:`Discovery` of finite
-    numbers. A method that needs what this task or model cannot give (see
-    :func:`circuitbench.runs.prepare.unmet`) asks nothing: the record is ``skipped``, with the
-    reason.
+    Whatever a stage raises gives a record with status ``failed`` (or ``timeout``), the stage, the
+    reason and the traceback. So does an exhausted budget, or an answer that is no
+    :class:`Discovery` of finite numbers. A method that needs what this task or model cannot give
+    (see :func:`circuitbench.runs.prepare.unmet`) asks nothing: the record is ``skipped``, with
+    the reason.
 
     Args:
         prepared: what to run.
@@ -59,7 +59,8 @@ def run(
             (see :func:`circuitbench.runs.training.training_tools`); no part of the identity.
         keep: handed the record with the discovery before it is measured, so that nothing
             after it can lose it; an error of ours that it raises is put up with.
-        unmeasured: an earlier record of this run that :func:`is_unmeasured`: its discovery is
+        unmeasured: an earlier record of this run that
+            :func:`~circuitbench.runs.unmeasured.is_unmeasured`: its discovery is
             measured, not repeated.
         reraise: raise what a stage raised, after ``keep`` got the failed record.
     """
@@ -79,16 +80,12 @@ def run(
             ongoing.measure(discovery)
         return ongoing.record("done")
     except Exception as error:  # a plug-in may raise anything; a run must still leave a record
-        failed = ongoing.record("failed", ongoing.stage, one_line(error), traceback_of(error))
+        status: Status = "timeout" if isinstance(error, TimedOut) else "failed"
+        failed = ongoing.record(status, ongoing.stage, one_line(error), traceback_of(error))
         if reraise:
             keep_if_possible(failed)
             raise
         return failed
-
-
-def is_unmeasured(record: Record) -> bool:
-    """Whether a run failed only after its discovery."""
-    return record.status == "failed" and record.stage == "measuring" and bool(record.discovery)
 
 
 class _Ongoing:
@@ -102,7 +99,7 @@ class _Ongoing:
         self.outcome: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
         self.costs: dict[str, Any] = {}
-        self.hardware: dict[str, Any] = dict(hardware(prepared.spec.device))
+        self.hardware: dict[str, Any] = {**hardware(prepared.spec.device), **_isolation(prepared)}
 
     def discover(self) -> Discovery:
         """Load, train, discover."""
@@ -183,6 +180,14 @@ class _Ongoing:
             command=prepared.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _isolation(prepared: Prepared) -> dict[str, Any]:
+    """Where the method ran, and what it saw there for nothing."""
+    method = prepared.method
+    if isinstance(method, Elsewhere):
+        return {"isolation": "process", "shown": list(method.shown)}
+    return {"isolation": "in-process"}
 
 
 def _trained_on(method: Method) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import (
     ConfigDict,
     ModelWrapValidatorHandler,
@@ -22,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.oracle.ablations import AblationName
 from circuitbench.oracle.engine.devices import Device, Precision
+from circuitbench.runs.yaml_text import plain_yaml
 
 Functional = Literal["none", "quick", "full"]
 
@@ -125,16 +125,10 @@ def read_config(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"cannot read config file {path}: {_reason(error)}") from error
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        reason = problem or " ".join(str(error).split())
-        raise InvalidSpec(f"{path}{where} is not valid YAML: {reason}") from error
+    content = plain_yaml(text, str(path))
     if content is None:
         return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise InvalidSpec(
             f"{path} must hold settings as 'key: value' lines; valid keys: {', '.join(FILE_KEYS)}"
         )
@@ -150,8 +144,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise InvalidSpec(f"--set takes key=value, not {text!r}")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key.strip(), plain_yaml(value, key.strip())
+    except InvalidSpec as error:
         raise InvalidSpec(f"--set {key.strip()}: {value!r} is not a valid value") from error
 
 

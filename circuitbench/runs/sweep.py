@@ -14,11 +14,12 @@ from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.plugins.registry import load_model
 from circuitbench.results import Record, check_folder, read_folder
 from circuitbench.runs.once import run_and_write
+from circuitbench.runs.plan import Rerun, is_todo
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.progress import Progress, silent
-from circuitbench.runs.run import is_unmeasured
 from circuitbench.runs.spec import RunSpec
 from circuitbench.runs.training import training_tools
+from circuitbench.runs.unmeasured import is_unmeasured
 
 
 def grid(
@@ -43,14 +44,16 @@ def run_all(
     checkpoints: Path | None = None,
     tensorboard: Path | None = None,
     reraise: bool = False,
+    rerun: Rerun = "failed",
 ) -> Iterator[tuple[Record, bool]]:
     """Run what ``out`` does not hold yet; yields each record and whether it is new.
 
     Every spec is resolved before the first runs, so a wrong name costs nothing, and each model
     is loaded once. A run that failed is recorded and does not stop the others (unless
     ``reraise``, see :func:`circuitbench.runs.run.run`); next time it is run again, from its
-    discovery on if it got so far. Learners save and show their training under ``checkpoints`` and
-    ``tensorboard``, each run in a folder named by its id; other methods have no use for them.
+    discovery on if it got so far (``rerun`` may say otherwise). Learners save and show their
+    training under ``checkpoints`` and ``tensorboard``, each run in a folder named by its id; other
+    methods have no use for them.
     """
     check_folder(out)
     model_of: Callable[[str], Model] = cache(load_model)
@@ -71,7 +74,8 @@ def run_all(
         started(index, spec)
         prepared = resolve(spec)
         earlier = stored.get(prepared.run_id)
-        if earlier is not None and earlier.status == "done":
+        if not is_todo(earlier, rerun):
+            assert earlier is not None
             yield earlier, False
             continue
         unmeasured = earlier if earlier is not None and is_unmeasured(earlier) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,9 +36,14 @@ def training_tools(
         if not isinstance(method, Learner):
             raise InvalidSpec(f"{name} is no learner, so it has no use for {option}; leave it out")
         check_folder(folder)
-    if tensorboard is not None and find_spec("tensorboard") is None:
-        raise MissingExtra("tensorboard", "--tensorboard")
+    check_tensorboard(tensorboard)
     return TrainingTools(checkpoints=checkpoints, tensorboard=tensorboard)
+
+
+def check_tensorboard(folder: Path | None) -> None:
+    """Raise :class:`MissingExtra` if events are wanted that no installed package can write."""
+    if folder is not None and find_spec("tensorboard") is None:
+        raise MissingExtra("tensorboard", "--tensorboard")
 
 
 def refuse_scored_name(method: str, others: Iterable[str], scored: str) -> None:
@@ -71,5 +78,14 @@ def _full(name: str) -> str:
 
 
 def shaping(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's identity shapes its training: a checkpoint must agree in it."""
-    return {key: value for key, value in identity.items() if key not in AFTER_TRAINING}
+    """What of a run's identity shapes its training: a checkpoint must agree in it.
+
+    Values are hashed: enough to see that they differ, and nothing that tells a method which model
+    it is asked about.
+    """
+    kept = {key: value for key, value in identity.items() if key not in AFTER_TRAINING}
+    return {key: _digest(value) for key, value in kept.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

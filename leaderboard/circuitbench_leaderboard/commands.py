@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from circuitbench.cli.display import warn
-from circuitbench.cli.options import parse_names, parse_seeds
+from circuitbench.cli.options import parse_names
+from circuitbench.runs.sweep_file import parse_seeds
 
 
 @click.command()

@@ -9,7 +9,6 @@ import torch
 
 from circuitbench import Head, InvalidSpec, Model, Oracle, RunSpec, Straight
 from circuitbench.checks.contracts import ToyTask, toy_model
-from circuitbench.runs import prepare as preparing
 from circuitbench.runs.prepare import Prepared, prepare
 from circuitbench.runs.run import run
 from circuitbench_baselines.attribution import AttributionPatching, EdgeAttributionPatching
@@ -140,8 +139,8 @@ def test_a_method_that_cannot_run_is_skipped_before_any_compute(
     positions = method == "position-aware-eap"
     task: Any = Unnamed() if positions else ToyTask()
     model = toy_model() if positions else hooked()
-    monkeypatch.setattr(preparing, "load_task", lambda name: task)
-    prepared: Prepared = prepare(RunSpec(method=method, task="ioi"), lambda name: model)
+    spec = RunSpec(method=method, task="ioi")
+    prepared: Prepared = prepare(spec, lambda name: model, task_of=lambda *_: task)
     record = run(prepared)
     assert record.status == "skipped"
     assert record.reason.startswith(reason)

@@ -43,7 +43,7 @@ def without(packages: Iterable[str], folder: Path, *words: str) -> tuple[int, st
 @pytest.mark.slow
 def test_the_core_works_without_any_extra(tmp_path: Path) -> None:
     for method in ("random", "acdc", "head-ablation"):
-        run = ("run", "--method", method, "--batch-size", "4", "--functional", "none")
+        run = ("run", "--in-process", "--method", method, "--batch-size", "4")
         status, _, errors = without(EXTRAS, tmp_path, *run)
         assert status == 0, errors
     (record, *others) = (tmp_path / "results").glob("*.json")
@@ -69,10 +69,10 @@ def test_the_core_works_without_any_extra(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "words"),
     [
-        ("gymnasium", ("run", "--method", "rl-ppo")),
-        ("stable_baselines3", ("run", "--method", "rl-reinforce")),
-        ("cma", ("run", "--method", "cma-es")),
-        ("sklearn", ("run", "--method", "subset-regression")),
+        ("gymnasium", ("run", "--in-process", "--method", "rl-ppo")),
+        ("stable_baselines3", ("run", "--in-process", "--method", "rl-reinforce")),
+        ("cma", ("run", "--in-process", "--method", "cma-es")),
+        ("sklearn", ("run", "--in-process", "--method", "subset-regression")),
         ("matplotlib", ("validate-task", "histogram", "--figure", "card.png")),
         ("seaborn", ("reproduce", "mechrl", "--quick")),
         ("huggingface_hub", ("run", "--method", "random", "--model", "gpt2")),

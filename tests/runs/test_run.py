@@ -22,8 +22,9 @@ from circuitbench.runs.failure import one_line, traceback_of, without_folders
 from circuitbench.runs.once import run as run_by_name
 from circuitbench.runs.once import run_and_write
 from circuitbench.runs.prepare import Prepared, prepare
-from circuitbench.runs.run import INTERRUPTED, is_unmeasured, run
+from circuitbench.runs.run import run
 from circuitbench.runs.spec import RunSpec
+from circuitbench.runs.unmeasured import INTERRUPTED, is_unmeasured
 from circuitbench.tasks.compiled import Reverse
 from circuitbench_baselines.random import RandomRanking
 

@@ -238,17 +238,14 @@ def test_tracks_tell_what_is_learnt_on() -> None:
         ("compiled-reverse", ("compiled-reverse@0",)),
     ],
 )
-def test_the_truth_of_the_scored_model_is_never_told(
-    scored: str, others: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_truth_of_the_scored_model_is_never_told(scored: str, others: tuple[str, ...]) -> None:
     method = Widely(models=others)
-    monkeypatch.setattr("circuitbench.runs.prepare.load_method", lambda name, **more: method)
     wanted = build_spec({"method": "random", "task": "reverse", "model": scored})
     with pytest.raises(InvalidSpec, match="it is scored on"):
-        prepare(wanted)
+        prepare(wanted, method_of=lambda name, **more: method)
     method.models = ("compiled-sort", "no-such-model")
     with pytest.raises(UnknownName, match="no-such-model"):
-        prepare(wanted)
+        prepare(wanted, method_of=lambda name, **more: method)
 
 
 def test_nor_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:

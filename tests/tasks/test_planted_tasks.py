@@ -51,7 +51,8 @@ def rows(prompts: Any) -> Iterator[Any]:
 
 def tensors(prompts: Any) -> list[Any]:
     """All that prompts are made of."""
-    return [*(v for k, v in vars(prompts).items() if k != "spans"), *prompts.spans.values()]
+    fixed = (v for v in vars(prompts).values() if isinstance(v, torch.Tensor))
+    return [*fixed, *prompts.spans.values()]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -178,15 +178,14 @@ class EpisodeBatch:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Return to a :meth:`state`; batches are drawn again from their seeds.
 
-        The meters then show what was spent up to there, as if it had been spent here.
+        The meters then show at least what was spent up to there, as if it had been spent here.
         """
         self.rng.bit_generator.state = state["rng"]
         for i, (place, episode) in enumerate(zip(state["places"], state["episodes"], strict=True)):
             self._place(i, Place(*place))
             self.episodes[i].restore(episode)
         for meter, opened, spent in zip(self.meters, self.opened, state["spent"], strict=True):
-            for name, count in spent.items():
-                setattr(meter, name, getattr(opened, name) + count)
+            meter.at_least({name: getattr(opened, name) + count for name, count in spent.items()})
 
     def _place(self, i: int, place: Place) -> None:
         self.places[i] = place

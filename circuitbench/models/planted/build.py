@@ -19,10 +19,12 @@ from circuitbench.core.circuit import Head
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import generator
 from circuitbench.models.planted.config import PlantedConfig
+from circuitbench.models.planted.fading import divide
 from circuitbench.models.planted.features import FeatureSpace, feature_space
 from circuitbench.models.planted.language import Language, make_language, random_rotation
 from circuitbench.models.planted.roles import (
     CATALOGUE,
+    LANGUAGE_ROLES,
     MLP_CATALOGUE,
     HeadMaps,
     MLPMaps,
@@ -45,6 +47,7 @@ class PlantedModel:
     space: FeatureSpace
     heads: Mapping[str, tuple[Head, ...]]
     transformer: Transformer
+    wiring: Wiring
     mlps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -90,18 +93,20 @@ def plant(config: PlantedConfig, seed: int = 0) -> PlantedModel:
         config.d_junk,
         config.out_scale,
         config.shared_tasks,
-        bool(config.mlps),
+        paths=1 if config.fading is None else len(config.fading.paths),
+        mlps=bool(config.mlps),
     )
+    wiring = _wiring(config, language, space, generator(seed, "planted", "fading"))
     heads = _place(config, generator(seed, "planted", "places"))
-    maps = _head_maps(config, language, space, heads, generator(seed, "planted", "lookalikes"))
+    maps = _head_maps(config, wiring, heads, generator(seed, "planted", "lookalikes"))
     basis, transformer = _hide(config, space, heads, maps, generator(seed, "planted", "weights"))
     if not config.mlps:
-        return PlantedModel(config, seed, language, space, heads, transformer)
+        return PlantedModel(config, seed, language, space, heads, transformer, wiring)
     rng = generator(seed, "planted", "mlps")
     mlps = _place_mlps(config, rng)
-    neurons = _mlp_maps(config, language, space, mlps, rng)
+    neurons = _mlp_maps(config, wiring, mlps, rng)
     transformer = _with_mlps(transformer, basis, neurons, rng)
-    return PlantedModel(config, seed, language, space, heads, transformer, mlps)
+    return PlantedModel(config, seed, language, space, heads, transformer, wiring, mlps)
 
 
 def _place(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tuple[Head, ...]]:
@@ -146,13 +151,12 @@ def _place_mlps(config: PlantedConfig, rng: np.random.Generator) -> dict[str, tu
 
 def _mlp_maps(
     config: PlantedConfig,
-    language: Language,
-    space: FeatureSpace,
+    wiring: Wiring,
     mlps: Mapping[str, tuple[int, ...]],
     rng: np.random.Generator,
 ) -> list[MLPMaps]:
     """The maps on features of every layer's MLP; all have as many neurons as the widest."""
-    wiring = wiring_of(config, language, space)
+    space = wiring.space
     maps = {
         layer: MLP_CATALOGUE[role].build(wiring) for role in config.mlps for layer in mlps[role]
     }
@@ -213,42 +217,62 @@ def _output_scale(config: PlantedConfig, space: FeatureSpace) -> np.ndarray:
 
 def _head_maps(
     config: PlantedConfig,
-    language: Language,
-    space: FeatureSpace,
+    wiring: Wiring,
     heads: Mapping[str, tuple[Head, ...]],
     rng: np.random.Generator,
 ) -> dict[Head, HeadMaps]:
     """The maps on features of every head but the noise heads."""
-    wiring = wiring_of(config, language, space)
     maps = {
         head: CATALOGUE[role].build(wiring, copy)
         for role in config.roles
         for copy, head in enumerate(heads[role])
     }
-    models = sorted(config.roles) or ["unigram"]
+    space, models = wiring.space, sorted(config.roles) or ["unigram"]
     for i, head in enumerate(heads["lookalike"]):
-        pattern = CATALOGUE[models[i % len(models)]].build(wiring, 0).qk
-        ov = tuple(
+        model = CATALOGUE[models[i % len(models)]].build(wiring, 0)
+        ov = [
             (space.read(block), _random_map(space, block, rng)) for block in ("tok_name", "tok_num")
-        )
-        maps[head] = HeadMaps(pattern, ov)
+        ]
+        if config.fading is not None and config.fading.leak:
+            leak = config.fading.leak * rng.choice([-1.0, 1.0])
+            ov += [(value, leak * output) for value, output in model.ov]
+        maps[head] = HeadMaps(model.scores, tuple(ov))
     return maps
 
 
-def wiring_of(config: PlantedConfig, language: Language, space: FeatureSpace) -> Wiring:
-    """What the catalogue's roles are written with in a model."""
+def _wiring(
+    config: PlantedConfig, language: Language, space: FeatureSpace, rng: np.random.Generator
+) -> Wiring:
+    """What the catalogue's roles are written with; ``rng`` draws how circuits fade."""
+    fading = config.fading
+    divisions, repairs, hurts = {}, {}, {}
+    if fading is not None:
+        tokens = {"name": len(language.names), "num": len(language.nums)}
+        for role in sorted(set(config.roles) - set(LANGUAGE_ROLES)):
+            kind, n = CATALOGUE[role], config.roles[role].n
+            rest = kind.writes_logits or bool(kind.stands_in_for)
+            divisions[role] = divide(n, tokens[kind.group], fading, not rest, rng)
+            if kind.stands_in_for:
+                repairs[role] = float(rng.uniform(*fading.repair))
+            if kind.sign < 0:
+                hurts[role] = float(rng.uniform(*fading.hurt))
     return Wiring(
         roles=config.roles,
         space=space,
         language=language,
         sharpness=config.sharpness,
-        gain=config.gain,
+        gain=config.gain * (1.0 if fading is None else fading.paths[0]),
         inhibition=config.inhibition,
         negative=config.negative,
         repair=config.repair,
         out_scale=config.out_scale,
         shared_tasks=config.shared_tasks,
         shared_language=config.shared_language,
+        softness=None if fading is None else fading.softness,
+        paths=(1.0,) if fading is None else fading.paths,
+        divisions=divisions,
+        repairs=repairs,
+        hurts=hurts,
         mlps=config.mlps,
     )
 
@@ -336,7 +360,7 @@ def _stack(maps: HeadMaps, d_head: int) -> tuple[np.ndarray, ...]:
     """A head's terms side by side, padded to ``d_head``: Q, K, V ``[size, d]``, O ``[d, size]``."""
     q, k, v = (
         np.hstack([term[i] for term in terms])
-        for terms, i in ((maps.qk, 0), (maps.qk, 1), (maps.ov, 0))
+        for terms, i in ((maps.scores, 0), (maps.scores, 1), (maps.ov, 0))
     )
     o = np.vstack([term[1] for term in maps.ov])
     padded = (np.pad(m, [(0, 0), (0, d_head - m.shape[1])]) for m in (q, k, v))

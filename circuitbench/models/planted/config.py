@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.models.planted.fading import Fading
 from circuitbench.models.planted.roles import (
     CATALOGUE,
+    MAX_PATHS,
     MLP_CATALOGUE,
     OPTIONAL,
     UNSHARED_ROLES,
     Copies,
+    stand_in_of,
     task_mlps,
     task_roles,
 )
@@ -46,6 +49,7 @@ class PlantedConfig:
         noise: norm of what all noise heads (every head left over) write together.
         output_noise: norm of a random map added to what every planted head writes, relative to it.
         superposition: features per residual dimension; above 1 they overlap.
+        fading: lets circuits fade instead of collapse, see :class:`Fading`; needs shared tasks.
         mlps: role of an MLP -> copies, which share the work (see ``MLP_CATALOGUE``); any makes
             every layer have an MLP.
         lookalike_mlps: MLPs that read what a real one reads and write what nobody reads; those
@@ -77,6 +81,7 @@ class PlantedConfig:
     noise: float = 0.15
     output_noise: float = 0.0
     superposition: float = 1.0
+    fading: Fading | None = None
     mlps: Mapping[str, int] = field(default_factory=dict)
     lookalike_mlps: int = 0
 
@@ -85,10 +90,16 @@ class PlantedConfig:
         _check(self)
 
     def window(self, role: str) -> range:
-        """Layers a role may stand in: its stages, each a quarter of the network."""
+        """Layers a role may stand in: its stages, each a quarter of the network.
+
+        The last layer is left to those who stand in for it.
+        """
         first, last = (CATALOGUE.get(role) or MLP_CATALOGUE[role]).stages
         layers = self.n_layers
-        return range(math.ceil(first * layers / 4), math.ceil((last + 1) * layers / 4))
+        window = range(math.ceil(first * layers / 4), math.ceil((last + 1) * layers / 4))
+        if role in CATALOGUE and CATALOGUE[role].stands_in_for:
+            return window[-1:]
+        return window[:-1] if stand_in_of(role) in self.roles else window
 
     def does(self, task: str) -> bool:
         """Whether every role the task cannot do without is planted."""
@@ -126,6 +137,10 @@ def _check(config: PlantedConfig) -> None:
                 f"role {role} writes logits, which add up: it cannot be an 'or'; use 'and', or "
                 "backup_name_mover"
             )
+        if CATALOGUE[role].fades and config.fading is None:
+            raise InvalidSpec(f"role {role} exists only where circuits fade; set fading")
+        if config.fading is not None and mode == "or":
+            raise InvalidSpec(f"role {role}: where circuits fade, copies are 'and'; use excess")
         if config.shared_tasks and role in UNSHARED_ROLES:
             raise InvalidSpec(f"role {role} exists only with shared_tasks=False")
         if not config.window(role):
@@ -138,6 +153,22 @@ def _check(config: PlantedConfig) -> None:
             if not any(source in config.roles for source in group.split("|")):
                 raise _unread(role, group)
     _check_mlps(config)
+    if config.fading is not None:
+        if not config.shared_tasks:
+            raise InvalidSpec("fading needs shared_tasks=True")
+        if len(config.fading.paths) > MAX_PATHS:
+            raise InvalidSpec(f"at most {MAX_PATHS} paths, not {len(config.fading.paths)}")
+        beyond = [
+            role
+            for role in config.roles
+            if role.rpartition("_")[2].isdigit()
+            and int(role.rpartition("_")[2]) > len(config.fading.paths)
+        ]
+        if beyond:
+            raise InvalidSpec(
+                f"role {beyond[0]} is on a path that fading.paths has no share for; it has "
+                f"{len(config.fading.paths)}"
+            )
     if config.shared_language and "previous_token" not in config.roles:
         raise InvalidSpec("shared_language needs role previous_token to carry the skip-bigrams")
     if config.shared_language and "skip_bigram" in config.roles:

@@ -1,9 +1,9 @@
 """Which edges a task's circuit consists of, read off the maps its heads were written as.
 
 A planted head's maps say what its query, key and value read and what it writes, those of an MLP
-what its neurons read and write. The circuit is
-run in the space of features, where nothing is hidden and no other head is in the way, and every
-edge is asked what it carries: what the sender writes, as far as the receiver's map reads it.
+what its neurons read and write. The circuit is run in the space of features, where nothing is
+hidden, no other head is in the way and stand-ins are awake, and every edge is asked what it
+carries: what the sender writes, as far as the receiver's map reads it.
 
 An edge is true if what it carries *varies*: if, at a position from which the metric can hear the
 receiver, it differs from its value on the counterfactual or from its mean over counterfactuals.
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from circuitbench.core.circuit import Edge, Head
-from circuitbench.models.planted.build import PlantedModel, wiring_of
+from circuitbench.models.planted.build import PlantedModel
 from circuitbench.models.planted.roles import CATALOGUE, MLP_CATALOGUE, HeadMaps, MLPMaps
 
 VARIES = 0.01
@@ -84,7 +84,7 @@ class _Circuit:
         tokens: np.ndarray,
         counterfactual: np.ndarray,
     ) -> None:
-        wiring = wiring_of(planted.config, planted.language, planted.space)
+        wiring = planted.wiring
         maps: dict[str, HeadMaps | MLPMaps] = {
             str(head): CATALOGUE[role].build(wiring, copy)
             for role in roles
@@ -135,4 +135,4 @@ def _reads(maps: HeadMaps, letter: str) -> np.ndarray:
     """Everything a side of a head reads: its maps side by side, ``[size, d]``."""
     if letter == "v":
         return np.hstack([value @ output for value, output in maps.ov])
-    return np.hstack([term["qk".index(letter)] for term in maps.qk])
+    return np.hstack([term["qk".index(letter)] for term in maps.scores])

@@ -8,7 +8,7 @@ random rotations then hide the blocks in the residual stream.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,18 @@ FLAGS = ("one", "bos", "name", "num", "end", "cmp", "skip", "param")
 
 SIGNALS = ("after_skip", "chain_after_skip", "duplicate", "subject_found", "movers_awake")
 """Single features that only heads write."""
+
+PATHED = (
+    "prev",
+    "hop_name",
+    "hop_num",
+    "inhibited",
+    "after_skip",
+    "duplicate",
+    "subject_found",
+    "movers_awake",
+)
+"""Blocks of which every parallel circuit has its own."""
 
 UNSHARED = ("chain_prev", "argument_prev", "chain_after_skip")
 """Blocks that exist only where tasks do not share their heads."""
@@ -59,6 +71,12 @@ class FeatureSpace:
         """Injector ``[width, size]`` into a block."""
         return self.read(name).T
 
+    def on_path(self, path: int) -> FeatureSpace:
+        """The space as one of several parallel circuits sees it: its own blocks by plain names."""
+        end = f"_{path}"
+        own = {k.removesuffix(end): v for k, v in self.blocks.items() if k.endswith(end)}
+        return replace(self, blocks={**self.blocks, **own})
+
     def shift(self, offset: int) -> np.ndarray:
         """Rotation ``[d_pos, d_pos]`` taking a position's code to that of ``offset`` before it."""
         cos, sin = (np.diag(f(self.frequencies * offset)) for f in (np.cos, np.sin))
@@ -72,13 +90,15 @@ def feature_space(
     d_junk: int,
     out_scale: float,
     shared: bool,
+    paths: int = 1,
     mlps: bool = False,
 ) -> FeatureSpace:
     """Lay out the blocks for a language.
 
     Inside the residual stream logits are smaller by the factor ``out_scale``, so that large ones
     do not drown the other features. ``shared``: the tasks share their previous-token heads;
-    ``mlps``: the model has MLPs, and blocks that only they write.
+    ``paths``: how many parallel circuits there are; ``mlps``: the model has MLPs, and blocks that
+    only they write.
     """
     n_names, n_nums, d_word = len(language.names), len(language.nums), language.codes.shape[1]
     widths = {
@@ -102,6 +122,7 @@ def feature_space(
         widths["num_code"] = n_nums  # which number stands here, as an MLP says it
     if shared:
         widths = {name: width for name, width in widths.items() if name not in UNSHARED}
+    widths |= {f"{name}_{p}": widths[name] for p in range(2, paths + 1) for name in PATHED}
     ends = np.cumsum(list(widths.values()))
     blocks = {
         name: slice(int(end) - width, int(end))

@@ -16,6 +16,7 @@ from circuitbench.models.base import Model
 from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 from circuitbench.models.planted.build import PlantedModel, plant
 from circuitbench.models.planted.config import PlantedConfig
+from circuitbench.models.planted.fading import Fading
 from circuitbench.models.planted.roles import Copies
 
 __all__ = ["Copies", "PlantedConfig", "PlantedModel", "plant", "planted", "planted_model"]
@@ -166,6 +167,18 @@ HARD_LIMITS = Limits(
 )
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
+FADING_LIMITS = Limits(
+    sufficiency=0.25,
+    edge_sufficiency=0.25,
+    matters=0.01,
+    edge_matters=0.002,
+    against=6,
+    tolerance=0.08,
+    together=0.2,
+    stability=0.5,
+)
+"""Where shares are unequal the smallest are small, those of edges more so; look-alikes leak."""
+
 LARGE = replace(
     REDUNDANT,
     n_layers=48,
@@ -186,6 +199,60 @@ LARGE = replace(
         **LANGUAGE,
     },
     lookalikes=200,
+)
+
+
+GRADED = PlantedConfig(
+    roles={
+        "previous_token": Copies(3),
+        "previous_token_stand_in": Copies(1),
+        "duplicate_token": Copies(3),
+        "duplicate_token_stand_in": Copies(1),
+        "argument_reader": Copies(3),
+        "argument_reader_stand_in": Copies(1),
+        "year_reader": Copies(3),
+        "year_reader_stand_in": Copies(1),
+        "first_hop": Copies(3),
+        "first_hop_stand_in": Copies(1),
+        "s_inhibition": Copies(3),
+        "s_inhibition_stand_in": Copies(1),
+        "induction": Copies(4),
+        "induction_stand_in": Copies(1),
+        "negative_induction": Copies(1),
+        "name_mover": Copies(4),
+        "name_mover_stand_in": Copies(2),
+        "negative_name_mover": Copies(1),
+        "chain_mover": Copies(4),
+        "chain_mover_stand_in": Copies(1),
+        "negative_chain_mover": Copies(1),
+        "greater_than": Copies(4),
+        "greater_than_stand_in": Copies(1),
+        "negative_greater_than": Copies(1),
+        **LANGUAGE,
+    },
+    fading=Fading(excess=(0.0, 0.6), partial=0.3, repair=(0.2, 0.9), leak=0.02),
+)
+
+DIFFUSE = PlantedConfig(
+    roles={
+        f"{role}{path}": Copies(n)
+        for path in ("", "_2", "_3")
+        for role, n in {
+            "previous_token": 4,
+            "duplicate_token": 3,
+            "argument_reader": 3,
+            "year_reader": 4,
+            "first_hop": 3,
+            "s_inhibition": 3,
+            "induction": 5,
+            "name_mover": 3,
+            "chain_mover": 3,
+            "greater_than": 5,
+        }.items()
+    }
+    | LANGUAGE,
+    lookalikes=12,
+    fading=Fading(partial=0.2, leak=0.02, paths=(0.36, 0.33, 0.31)),
 )
 
 
@@ -225,6 +292,18 @@ def planted_large(variant: str = "") -> Model:
     return planted_model("planted-large", LARGE, variant)
 
 
+@Info(title="Planted, circuits that fade", family="Planted")
+def planted_graded(variant: str = "") -> Model:
+    """12 x 12 heads: unequal copies, stand-ins that repair in part, heads against the answer."""
+    return planted_model("planted-graded", GRADED, variant, FADING_LIMITS)
+
+
+@Info(title="Planted, diffuse circuits", family="Planted")
+def planted_diffuse(variant: str = "") -> Model:
+    """12 x 12 heads: three parallel circuits per task, 27 to 30 heads, none of much weight."""
+    return planted_model("planted-diffuse", DIFFUSE, variant, FADING_LIMITS)
+
+
 PRESETS = {
     "planted-easy": EASY,
     "planted": PLANTED,
@@ -232,4 +311,6 @@ PRESETS = {
     "planted-hard": HARD,
     "planted-mlp": MLPS,
     "planted-large": LARGE,
+    "planted-graded": GRADED,
+    "planted-diffuse": DIFFUSE,
 }

@@ -15,14 +15,17 @@ Roles and names follow the circuits they are modelled on: induction (Olsson et a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from circuitbench.models.planted.fading import Division
 from circuitbench.models.planted.features import FeatureSpace
 from circuitbench.models.planted.language import Language
 
+T = TypeVar("T")
 Mode = Literal["and", "or"]
 Term = tuple[np.ndarray, np.ndarray]
 
@@ -36,10 +39,19 @@ class Copies(NamedTuple):
 
 @dataclass(frozen=True)
 class HeadMaps:
-    """One head on features: ``qk`` pairs of ``[size, k]``, ``ov`` of ``[size, k], [k, size]``."""
+    """One head on features: ``qk`` pairs of ``[size, k]``, ``ov`` of ``[size, k], [k, size]``.
+
+    ``sleep`` are more pairs of ``qk``, those that put a stand-in to sleep.
+    """
 
     qk: tuple[Term, ...]
     ov: tuple[Term, ...]
+    sleep: tuple[Term, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Term, ...]:
+        """All terms of its attention scores."""
+        return self.qk + self.sleep
 
     def __call__(self, stream: np.ndarray) -> np.ndarray:
         """What it writes, ``[n, pos, size]``, on a stream of features of that shape."""
@@ -53,7 +65,9 @@ class HeadMaps:
     @property
     def width(self) -> int:
         """The head dimension these maps need."""
-        return int(max(sum(q.shape[1] for q, _ in self.qk), sum(v.shape[1] for v, _ in self.ov)))
+        return int(
+            max(sum(q.shape[1] for q, _ in self.scores), sum(v.shape[1] for v, _ in self.ov))
+        )
 
 
 @dataclass(frozen=True)
@@ -87,33 +101,91 @@ class Wiring:
     out_scale: float
     shared_tasks: bool
     shared_language: bool
-    mlps: Mapping[str, int]
+    softness: float | None = None
+    paths: tuple[float, ...] = (1.0,)
+    divisions: Mapping[str, Division] = field(default_factory=dict)
+    repairs: Mapping[str, float] = field(default_factory=dict)
+    hurts: Mapping[str, float] = field(default_factory=dict)
+    mlps: Mapping[str, int] = field(default_factory=dict)
 
     def copies(self, role: str) -> Copies:
         """Copies of a role; one where the model has none (its readers then stay silent)."""
         return self.roles.get(role, Copies(1))
 
-    def share(self, role: str) -> float:
-        """What one copy writes: all of it (``or``), or its part (``and``)."""
+    def share(self, role: str, copy: int) -> float:
+        """What a copy writes: all of it (``or``), or its part (``and``)."""
+        if role in self.divisions:
+            return float(self.divisions[role].strength[copy])
         count, mode = self.copies(role)
         return 1.0 if mode == "or" else 1.0 / count
 
     def total(self, role: str) -> float:
         """What all copies write together."""
-        return self.share(role) * self.copies(role).n
+        if role in self.divisions:
+            return float(self.divisions[role].strength.sum())
+        return self.share(role, 0) * self.copies(role).n
+
+    def served(self, role: str, copy: int, group: str) -> np.ndarray:
+        """Selector ``[size, tokens]`` of the token of a group, weighted as a copy serves it."""
+        selector = self.space.read(f"tok_{group}")
+        if role in self.divisions:
+            selector = np.asarray(selector * self.divisions[role].serves[copy])
+        return selector
+
+    def seen(self, role: str, copy: int, group: str) -> np.ndarray:
+        """Selector ``[size, 1]`` of a group's flag, weighted as a copy serves the token."""
+        if role in self.divisions:
+            return np.asarray(self.served(role, copy, group).sum(1, keepdims=True))
+        return self.space.read(group)
 
     def threshold(self, *roles: str) -> float:
-        """The level between "written in full" and "one needed copy is missing"."""
+        """The level between "written in full" and "one needed copy is missing".
+
+        Half of what is needed where circuits fade.
+        """
+        if self.softness is not None:
+            return 0.5
         return max(1.0 - 0.5 / self.parts(role) for role in roles)
 
     def scale(self, *roles: str) -> float:
-        """Attention sharpness that keeps the same margin however many copies share the work."""
+        """Attention sharpness that keeps the same margin however many copies share the work.
+
+        Lower, and the same for any number of copies, where circuits fade.
+        """
+        if self.softness is not None:
+            return self.sharpness * self.softness
         return self.sharpness * max(self.parts(role) for role in roles)
 
     def parts(self, role: str) -> int:
         """Into how many parts a role's work is divided, all of them needed."""
         count, mode = self.copies(role)
         return 1 if mode == "or" else count
+
+    def on_path(self, path: int) -> Wiring:
+        """The wiring of one of several parallel circuits, whose roles have the plain names."""
+        end = f"_{path}"
+
+        def own(everything: Mapping[str, T]) -> dict[str, T]:
+            return {k.removesuffix(end): v for k, v in everything.items() if k.endswith(end)}
+
+        return replace(
+            self,
+            roles=own(self.roles),
+            space=self.space.on_path(path),
+            gain=self.gain * self.paths[path - 1] / self.paths[0],
+            divisions=own(self.divisions),
+            repairs=own(self.repairs),
+            hurts=own(self.hurts),
+        )
+
+    def alone(self, role: str, part: Division) -> Wiring:
+        """The wiring in which a role is a single head that does ``part`` of its work."""
+        return replace(
+            self,
+            roles={r: c for r, c in self.roles.items() if r != f"{role}_stand_in"}
+            | {role: Copies(1)},
+            divisions={**self.divisions, role: part},
+        )
 
     def steps(self, block: str, table: np.ndarray, parts: int = 1) -> MLPMaps:
         """Neurons that write row ``i`` of ``table [width, size]`` where feature ``i`` is on.
@@ -147,6 +219,16 @@ class Wiring:
         """Injector into the logits of a token group, in logit units."""
         return strength * self.out_scale * self.space.write(f"out_{group}")
 
+    def copied(self, role: str, copy: int) -> Term:
+        """A copy writes the name it attends to into the logits."""
+        strength = self.share(role, copy) * self.gain
+        return self.served(role, copy, "name"), self.logits("name", strength)
+
+    def kept(self, role: str, copy: int, group: str) -> Term:
+        """A copy keeps the token it attends to for a later head."""
+        written = self.share(role, copy) * self.space.write(f"hop_{group}")
+        return self.served(role, copy, group), written
+
     def previous(self, task: str) -> tuple[str, str]:
         """The role that serves ``task`` as previous-token head, and the block it writes."""
         if self.shared_tasks or task == "induction":
@@ -170,6 +252,9 @@ class RoleKind:
         reads: what must stand below it; of roles joined by ``|`` one suffices.
         sign: -1 where ablation improves the metric.
         writes_logits: its copies add up in the logits, so they cannot be an "or".
+        group: of the tokens it serves.
+        stands_in_for: the role it repairs.
+        fades: whether it exists only where circuits fade.
     """
 
     stages: tuple[int, int]
@@ -177,6 +262,9 @@ class RoleKind:
     reads: tuple[str, ...] = ()
     sign: int = 1
     writes_logits: bool = False
+    group: str = "name"
+    stands_in_for: str = ""
+    fades: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,9 +283,9 @@ class MLPKind:
 
 
 def _previous_token(w: Wiring, copy: int) -> HeadMaps:
-    read, write, share = w.space.read, w.space.write, w.share("previous_token")
+    read, write, share = w.space.read, w.space.write, w.share("previous_token", copy)
     ov = [
-        (read("tok_name"), share * write("prev")),
+        (w.served("previous_token", copy, "name"), share * write("prev")),
         (read("skip"), share * write("after_skip")),
     ]
     if w.shared_language:
@@ -207,7 +295,7 @@ def _previous_token(w: Wiring, copy: int) -> HeadMaps:
 
 
 def _chain_previous_token(w: Wiring, copy: int) -> HeadMaps:
-    read, write, share = w.space.read, w.space.write, w.share("chain_previous_token")
+    read, write, share = w.space.read, w.space.write, w.share("chain_previous_token", copy)
     ov = (
         (read("tok_name"), share * write("chain_prev")),
         (read("skip"), share * write("chain_after_skip")),
@@ -216,7 +304,7 @@ def _chain_previous_token(w: Wiring, copy: int) -> HeadMaps:
 
 
 def _argument_previous_token(w: Wiring, copy: int) -> HeadMaps:
-    share = w.share("argument_previous_token")
+    share = w.share("argument_previous_token", copy)
     ov = (w.space.read("tok_name"), share * w.space.write("argument_prev"))
     return HeadMaps((w.at_offset(1, w.sharpness),), (ov,))
 
@@ -226,8 +314,7 @@ def _induction(w: Wiring, copy: int) -> HeadMaps:
     read, beta = w.space.read, w.scale("previous_token")
     match = (beta * read("tok_name"), read("prev"))
     rest = w.sink(beta * w.threshold("previous_token"), after_skip=beta)
-    copied = (read("tok_name"), w.logits("name", w.share("induction") * w.gain))
-    return HeadMaps((match, rest), (copied,))
+    return HeadMaps((match, rest), (w.copied("induction", copy),))
 
 
 def _first_hop(w: Wiring, copy: int) -> HeadMaps:
@@ -237,12 +324,11 @@ def _first_hop(w: Wiring, copy: int) -> HeadMaps:
     read, beta, total = w.space.read, w.scale(role), w.total(role)
     match = (beta * read("tok_name"), read(block))
     rest = w.sink(beta * (total + w.threshold(role)), **{flag: -beta * total})
-    kept = (read("tok_name"), w.share("first_hop") * w.space.write("hop_name"))
-    return HeadMaps((match, rest), (kept,))
+    return HeadMaps((match, rest), (w.kept("first_hop", copy, "name"),))
 
 
 def _second_hop(
-    w: Wiring, role: str, task: str, sources: tuple[str, ...], flag: str | None
+    w: Wiring, copy: int, role: str, task: str, sources: tuple[str, ...], flag: str | None
 ) -> HeadMaps:
     """Attend to the name that follows the intermediate result, awake only under ``flag``."""
     previous, block = w.previous(task)
@@ -255,27 +341,25 @@ def _second_hop(
     else:
         most = w.total(previous) * max(w.total(source) for source in sources)
         rest = w.sink(beta * (level + most), **{flag: -beta * most})
-    copied = (read("tok_name"), w.logits("name", w.share(role) * w.gain))
-    return HeadMaps((match, names_only, rest), (copied,))
+    return HeadMaps((match, names_only, rest), (w.copied(role, copy),))
 
 
 def _chain_mover(w: Wiring, copy: int) -> HeadMaps:
     if w.shared_tasks:
         sources = ("first_hop", "argument_reader")
-        return _second_hop(w, "chain_mover", "two-hop", sources, None)
-    return _second_hop(w, "chain_mover", "two-hop", ("first_hop",), "chain_after_skip")
+        return _second_hop(w, copy, "chain_mover", "two-hop", sources, None)
+    return _second_hop(w, copy, "chain_mover", "two-hop", ("first_hop",), "chain_after_skip")
 
 
 def _argument_mover(w: Wiring, copy: int) -> HeadMaps:
-    return _second_hop(w, "argument_mover", "docstring", ("argument_reader",), "param")
+    return _second_hop(w, copy, "argument_mover", "docstring", ("argument_reader",), "param")
 
 
 def _argument_reader(w: Wiring, copy: int) -> HeadMaps:
     """At PARAM, fetch the argument listed last (two positions back)."""
     beta = w.sharpness
     rest = w.sink(1.6 * beta, param=-1.1 * beta)
-    kept = (w.space.read("tok_name"), w.share("argument_reader") * w.space.write("hop_name"))
-    return HeadMaps((w.at_offset(2, beta), rest), (kept,))
+    return HeadMaps((w.at_offset(2, beta), rest), (w.kept("argument_reader", copy, "name"),))
 
 
 def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
@@ -284,18 +368,19 @@ def _duplicate_token(w: Wiring, copy: int) -> HeadMaps:
     match = (beta * read("tok_name"), read("tok_name"))
     # the strength at which a self-match and the worst side lobe stay equally far below the sink
     not_self = w.at_offset(0, -beta / (1.0 + w.space.side_lobe))
-    flagged = (read("name"), w.share("duplicate_token") * w.space.write("duplicate"))
+    seen = w.seen("duplicate_token", copy, "name")
+    flagged = (seen, w.share("duplicate_token", copy) * w.space.write("duplicate"))
     return HeadMaps((match, not_self, w.sink(0.5 * beta)), (flagged,))
 
 
 def _s_inhibition(w: Wiring, copy: int) -> HeadMaps:
     """At END, attend to the repeated name and tell the movers not to copy it."""
-    read, write, share = w.space.read, w.space.write, w.share("s_inhibition")
+    read, write, share = w.space.read, w.space.write, w.share("s_inhibition", copy)
     beta = w.scale("duplicate_token")
     repeated = (beta * read("end"), read("duplicate"))
     ov = (
-        (read("tok_name"), share * write("inhibited")),
-        (read("name"), share * write("subject_found")),
+        (w.served("s_inhibition", copy, "name"), share * write("inhibited")),
+        (w.seen("s_inhibition", copy, "name"), share * write("subject_found")),
     )
     return HeadMaps((repeated, w.sink(beta * w.threshold("duplicate_token"))), ov)
 
@@ -311,16 +396,14 @@ def _moving(w: Wiring) -> tuple[Term, ...]:
 
 
 def _name_mover(w: Wiring, copy: int) -> HeadMaps:
-    read, part = w.space.read, 1.0 / w.copies("name_mover").n
-    ov = (
-        (read("tok_name"), w.logits("name", part * w.gain)),
-        (read("name"), part * w.space.write("movers_awake")),
-    )
+    part = w.share("name_mover", copy) * w.space.write("movers_awake")
+    ov = (w.copied("name_mover", copy), (w.seen("name_mover", copy, "name"), part))
     return HeadMaps(_moving(w), ov)
 
 
 def _negative_name_mover(w: Wiring, copy: int) -> HeadMaps:
-    strength = -w.negative * w.gain * w.share("negative_name_mover")
+    negative = w.hurts.get("negative_name_mover", w.negative)
+    strength = -negative * w.gain * w.share("negative_name_mover", copy)
     return HeadMaps(_moving(w), ((w.space.read("tok_name"), w.logits("name", strength)),))
 
 
@@ -335,21 +418,21 @@ def _backup_name_mover(w: Wiring, copy: int) -> HeadMaps:
         (-w.inhibition * beta * read("inhibited"), read("tok_name")),
         rest,
     )
-    strength = w.share("backup_name_mover") * w.repair * w.gain / movers
+    strength = w.share("backup_name_mover", copy) * w.repair * w.gain / movers
     return HeadMaps(qk, ((read("tok_name"), w.logits("name", strength)),))
 
 
 def _year_reader(w: Wiring, copy: int) -> HeadMaps:
     """At CMP, fetch the number."""
     read, beta = w.space.read, w.sharpness
-    kept = (read("tok_num"), w.share("year_reader") * w.space.write("hop_num"))
+    kept = w.kept("year_reader", copy, "num")
     return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
 
 
 def _code_reader(w: Wiring, copy: int) -> HeadMaps:
     """At CMP, fetch what an MLP made of the number."""
     read, beta = w.space.read, w.sharpness
-    kept = (read("num_code"), w.share("code_reader") * w.space.write("hop_num"))
+    kept = (read("num_code"), w.share("code_reader", copy) * w.space.write("hop_num"))
     return HeadMaps(((beta * read("cmp"), read("num")), w.sink(0.5 * beta)), (kept,))
 
 
@@ -377,7 +460,8 @@ def _greater_than(w: Wiring, copy: int) -> HeadMaps:
     """Attend to the fetched number and raise every number above it, lower the others."""
     read, beta = w.space.read, w.scale("year_reader")
     match = (beta * read("hop_num"), read("tok_num"))
-    ov = (read("tok_num") @ _above(w), w.logits("num", w.share("greater_than")))
+    raised = w.served("greater_than", copy, "num") @ _above(w)
+    ov = (raised, w.logits("num", w.share("greater_than", copy)))
     return HeadMaps((match, w.sink(beta * w.threshold("year_reader"))), (ov,))
 
 
@@ -409,7 +493,7 @@ CATALOGUE: dict[str, RoleKind] = {
     "argument_previous_token": RoleKind((0, 0), _argument_previous_token),
     "duplicate_token": RoleKind((0, 0), _duplicate_token),
     "argument_reader": RoleKind((0, 1), _argument_reader),
-    "year_reader": RoleKind((0, 1), _year_reader),
+    "year_reader": RoleKind((0, 1), _year_reader, group="num"),
     "code_reader": RoleKind((1, 1), _code_reader),
     "first_hop": RoleKind((1, 1), _first_hop, ("previous_token|chain_previous_token",)),
     "s_inhibition": RoleKind((1, 1), _s_inhibition, ("duplicate_token",)),
@@ -427,7 +511,9 @@ CATALOGUE: dict[str, RoleKind] = {
         ("argument_reader", "argument_previous_token"),
         writes_logits=True,
     ),
-    "greater_than": RoleKind((2, 3), _greater_than, ("year_reader",), writes_logits=True),
+    "greater_than": RoleKind(
+        (2, 3), _greater_than, ("year_reader",), writes_logits=True, group="num"
+    ),
     "negative_name_mover": RoleKind(
         (2, 3), _negative_name_mover, ("s_inhibition",), sign=-1, writes_logits=True
     ),
@@ -445,8 +531,127 @@ MLP_CATALOGUE: dict[str, MLPKind] = {
 UNSHARED_ROLES = ("chain_previous_token", "argument_previous_token", "argument_mover")
 """Roles that exist only where tasks do not share their heads."""
 
-OPTIONAL = ("backup_name_mover", "negative_name_mover")
+MAX_PATHS = 3
+"""Parallel circuits of one task, at most."""
+
+STAND_INS = (
+    "previous_token",
+    "duplicate_token",
+    "argument_reader",
+    "year_reader",
+    "first_hop",
+    "s_inhibition",
+    "induction",
+    "name_mover",
+    "chain_mover",
+    "greater_than",
+)
+"""Roles that others may stand in for, in a later layer."""
+
+AGAINST = ("induction", "chain_mover", "greater_than")
+"""Roles that others may work against, beside name movers."""
+
+
+def _stand_in(base: str, w: Wiring, copy: int) -> HeadMaps:
+    """Does what ``base`` does, but turns away from what has been written already.
+
+    What it would attend to loses score as far as the stream holds what that would write: its
+    sink wins where all of it is there, and loses where none is. So it wakes whatever the
+    ablation puts in place of what is missing.
+    """
+    role = f"{base}_stand_in"
+    part = w.divisions[role].copy(copy, w.repairs[role])
+    maps = CATALOGUE[base].build(w.alone(base, part), 0)
+    read = w.space.read
+    margin, slope = 0.5 * w.scale(base), w.scale(base)
+    if base in ("previous_token", "argument_reader", "year_reader", "duplicate_token"):
+        # these find what they attend to by its place, for which scores are sharp
+        margin = w.sharpness if base == "previous_token" else 0.5 * w.sharpness
+    if base == "duplicate_token":  # the margin varies with where the earlier copy stands
+        slope = 2.0 * w.sharpness
+    sleep = ((margin - 0.5 * slope) * read("one"), read("bos"))
+    written = tuple((-slope * query, key) for query, key in _written(base, w))
+    return HeadMaps(maps.qk, maps.ov, (sleep, *written))
+
+
+def _written(base: str, w: Wiring) -> tuple[Term, ...]:
+    """How much of what a role would write for a key stands in the query's stream already."""
+    read = w.space.read
+    if base == "previous_token":
+        return (read("prev"), read("tok_name")), (read("after_skip"), read("skip"))
+    if base == "duplicate_token":
+        return ((read("duplicate"), read("name")),)
+    if base == "s_inhibition":
+        return ((read("inhibited"), read("tok_name")),)
+    if base in ("argument_reader", "first_hop"):
+        return ((read("hop_name"), read("tok_name")),)
+    if base == "year_reader":
+        return ((read("hop_num"), read("tok_num")),)
+    if base == "greater_than":
+        above = _above(w)
+        size = w.out_scale * (above[0] ** 2).sum()
+        return ((read("out_num") @ above.T / size, read("tok_num")),)
+    return ((read("out_name") / (w.out_scale * w.gain), read("tok_name")),)
+
+
+def _against(base: str, w: Wiring, copy: int) -> HeadMaps:
+    """Attends as ``base`` does and writes against the answer."""
+    role = f"negative_{base}"
+    part = w.divisions[role].copy(copy, -w.hurts[role])
+    return CATALOGUE[base].build(w.alone(base, part), 0)
+
+
+def _on_path(role: str, path: int, w: Wiring, copy: int) -> HeadMaps:
+    return CATALOGUE[role].build(w.on_path(path), copy)
+
+
+def _derived() -> dict[str, RoleKind]:
+    """Stand-ins, heads against the answer, and all of them on parallel paths."""
+    kinds = {}
+    for role in STAND_INS:
+        kinds[f"{role}_stand_in"] = replace(
+            CATALOGUE[role],
+            build=partial(_stand_in, role),
+            reads=(role,),
+            stands_in_for=role,
+            fades=True,
+        )
+    for role in AGAINST:
+        kinds[f"negative_{role}"] = replace(
+            CATALOGUE[role], build=partial(_against, role), sign=-1, fades=True
+        )
+    tasks = [
+        role for role in CATALOGUE if role not in (*UNSHARED_ROLES, *LANGUAGE_ROLES, "code_reader")
+    ]
+    for role, kind in {**{role: CATALOGUE[role] for role in tasks}, **kinds}.items():
+        for path in range(2, MAX_PATHS + 1):
+            kinds[f"{role}_{path}"] = replace(
+                kind,
+                build=partial(_on_path, role, path),
+                reads=tuple(
+                    "|".join(f"{one}_{path}" for one in group.split("|")) for group in kind.reads
+                ),
+                stands_in_for=kind.stands_in_for and f"{kind.stands_in_for}_{path}",
+                fades=True,
+            )
+    return kinds
+
+
+LANGUAGE_ROLES = ("bigram", "skip_bigram", "unigram")
+"""Roles of no task."""
+
+CATALOGUE |= _derived()
+
+OPTIONAL = frozenset(
+    {"backup_name_mover", "negative_name_mover", *(r for r, k in CATALOGUE.items() if k.fades)}
+)
 """Roles a task can do without."""
+
+
+def stand_in_of(role: str) -> str:
+    """The name of the role that would stand in for ``role``."""
+    base, _, path = role.rpartition("_")
+    return f"{base}_stand_in_{path}" if path.isdigit() else f"{role}_stand_in"
 
 
 def task_mlps(task: str) -> tuple[str, ...]:
@@ -455,13 +660,30 @@ def task_mlps(task: str) -> tuple[str, ...]:
 
 
 def task_roles(task: str, shared_tasks: bool, mlps: bool = False) -> tuple[str, ...]:
-    """The roles of a task's heads, in the order information flows; ``mlps``: beside MLPs."""
+    """The roles of a task, in the order information flows; optional ones included.
+
+    ``mlps``: in a model that has MLPs, which take over part of some circuits.
+    """
     if mlps and task == "greater-than":
         return ("code_reader",)
+    chain = _chain(task, shared_tasks)
+    if not shared_tasks:
+        return chain
+    plain = []
+    for role in chain:
+        plain += [role, f"{role}_stand_in", f"negative_{role}"]
+    if task == "ioi":
+        plain += ["backup_name_mover"]
+    paths = [f"{role}_{path}" for path in range(2, MAX_PATHS + 1) for role in plain]
+    return tuple(role for role in (*plain, *paths) if role in CATALOGUE)
+
+
+def _chain(task: str, shared_tasks: bool) -> tuple[str, ...]:
+    """The roles a task cannot do without."""
     if task == "induction":
         return "previous_token", "induction"
     if task == "ioi":
-        return "duplicate_token", "s_inhibition", "name_mover", *OPTIONAL
+        return "duplicate_token", "s_inhibition", "name_mover"
     if task == "greater-than":
         return "year_reader", "greater_than"
     if task == "two-hop":

@@ -1,0 +1,255 @@
+"""The verbs of many runs: sweep and status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from circuitbench.cli.display import err_console, one_line, out_console, progress_bar
+from circuitbench.cli.options import (
+    fail,
+    functional_option,
+    isolation_options,
+    letting_through,
+    limits_of,
+    out_option,
+    parse_names,
+    raise_option,
+    settings_of,
+    spec_options,
+    training_options,
+    wants_raise,
+)
+from circuitbench.core.errors import InvalidSpec
+
+MANY = 50  # runs that make it worth while to import every library first
+
+if TYPE_CHECKING:
+    from circuitbench.runs.spec import RunSpec
+
+
+@click.command()
+@click.argument("file", type=Path, required=False)
+@click.option("--methods", help="Names, separated by commas (default rl-ppo).")
+@click.option("--tasks", help="Names, separated by commas (default induction).")
+@click.option("--seeds", help="Seeds: 0,1,2 or 0-4 (default 0).")
+@spec_options
+@functional_option
+@click.option("--workers", type=int, default=1, show_default=True, help="Runs at a time.")
+@click.option("--threads", type=int, help="Threads of each (default: cores / workers).")
+@click.option("--devices", help="CUDA devices for the workers in turn, e.g. 0,1.")
+@click.option(
+    "--rerun",
+    default="missing",
+    show_default=True,
+    help="missing, failed or all: runs with a record to run again.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@isolation_options
+@training_options
+@out_option
+@raise_option
+def sweep(
+    file: Path | None,
+    workers: int,
+    threads: int | None,
+    devices: str | None,
+    rerun: str,
+    dry_run: bool,
+    in_process: bool,
+    reraise: bool,
+    timeout: float | None,
+    memory: str | None,
+    checkpoints: Path | None,
+    tensorboard: Path | None,
+    **options: Any,
+) -> None:
+    """Run every method on every task with every seed; what is done is not repeated.
+
+    FILE is a YAML file of methods, tasks, models, seeds, ablations and hyperparameters, in place
+    of --methods, --tasks and --seeds; see docs/sweeps.md.
+
+    \b
+    Example:
+      circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
+      circuitbench sweep night.yaml --workers 2 --timeout 3600 --memory 4G
+      circuitbench sweep night.yaml --dry-run
+    """
+    limits = limits_of(timeout, memory)
+    specs, out = _specs(file, options)
+    from circuitbench.cli.watching import Display
+    from circuitbench.evaluation.metrics import metrics
+    from circuitbench.results import check_folder, remove_leftovers
+    from circuitbench.runs.drive import drive
+    from circuitbench.runs.launch.local import Local
+    from circuitbench.runs.plan import check_rerun, plan
+    from circuitbench.runs.state import remove_dead
+
+    again = check_rerun(rerun)
+    metrics()  # a metric that is refused is said now, not after the work
+    for folder in (checkpoints, tensorboard):
+        if folder is not None:
+            check_folder(folder)
+    if tensorboard is not None:
+        from circuitbench.runs.training import check_tensorboard
+
+        check_tensorboard(tensorboard)
+    if not dry_run:
+        check_folder(out)
+    if out.is_dir():
+        remove_leftovers(out)
+        remove_dead(out)
+    if in_process or wants_raise(reraise):
+        if workers != 1 or dry_run:
+            raise InvalidSpec("--in-process and --raise are for one worker, and plan nothing")
+        limits_of(timeout, memory, in_process=True)
+        _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise))
+        return
+    many = len(specs) >= MANY
+    launcher = Local(workers, threads, parse_names(devices or ""), libraries=many)
+    try:
+        with progress_bar("sweep") as progress:
+            progress("planning", None)
+            made = plan(
+                specs,
+                out,
+                launcher,
+                again,
+                lambda done, total: progress("planning", done / total),
+            )
+        for line in made.lines(workers):
+            err_console.print(line, markup=False, soft_wrap=True)
+        if dry_run:
+            return
+        folders = {"checkpoints": checkpoints, "tensorboard": tensorboard}
+        with Display(made, out, workers) as display:
+            runs = drive(made, launcher, limits, **folders, watch=display.watch)
+            for finished in runs:
+                display.finished(finished)
+    finally:
+        launcher.close()
+        if not dry_run:
+            remove_leftovers(out)
+    _end(len(made.runs), display.failures, out)
+
+
+@click.command()
+@click.argument("results", type=Path)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(results: Path, as_json: bool) -> None:
+    """Say how far the sweeps into a folder are, from any terminal.
+
+    \b
+    Example:
+      circuitbench status results/
+    """
+    from circuitbench.results import read_folder
+    from circuitbench.runs.plan import duration
+    from circuitbench.runs.state import read_states
+
+    counts: dict[str, int] = {}
+    for record in read_folder(results)[0]:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    states = [state for _, state in read_states(results)]
+    if as_json:
+        sweeps = [{**asdict(state), "alive": state.alive} for state in states]
+        click.echo(json.dumps({"records": counts, "sweeps": sweeps}, indent=1))
+        return
+    lines = [f"{results}: {_counted(counts)}"]
+    for state in states:
+        ended = state.kept + state.done + state.failed
+        if not state.alive:
+            lines.append(f"a sweep was killed at {ended:,} of {state.total:,} runs; start it again")
+            continue
+        left = "" if state.left is None else f", about {duration(state.left)} left"
+        lines.append(
+            f"a sweep goes on: {ended:,} of {state.total:,} runs ended, {state.failed:,} of them "
+            f"failed, {len(state.running)} running{left}"
+        )
+        for run in state.running:
+            part = "" if run["fraction"] is None else f" {100 * run['fraction']:.0f}%"
+            lines.append(
+                f"  {run['method']} on {run['task']} ({run['model']}) seed {run['seed']}: "
+                f"{run['stage']}{part}, {duration(run['seconds'])}"
+            )
+    if not states:
+        lines.append("no sweep goes on")
+    for line in lines:
+        out_console.print(line, markup=False, soft_wrap=True)
+
+
+def _specs(file: Path | None, options: dict[str, Any]) -> tuple[list[RunSpec], Path]:
+    """What is to be run, and where the records go."""
+    from circuitbench.runs.spec import build_spec
+    from circuitbench.runs.sweep import grid
+    from circuitbench.runs.sweep_file import parse_seeds, read_sweep
+
+    axes = {key: options.pop(key) for key in ("methods", "tasks", "seeds")}
+    given_out = options.get("out")
+    layers, folder = settings_of(options, single=False)
+    if file is not None:
+        axes["model"] = options.get("model")
+        named = [f"--{key}" for key, value in axes.items() if value is not None]
+        if named:
+            raise InvalidSpec(f"{file} says what is run, so leave out {', '.join(named)}")
+        settings = {key: value for layer in layers for key, value in layer.items() if value}
+        specs, out = read_sweep(file, settings)
+        return specs, folder if given_out is not None or out is None else out
+    names = [parse_names(axes[key] or default) for key, default in _DEFAULTS.items()]
+    seeds = parse_seeds("0" if axes["seeds"] is None else axes["seeds"])
+    return grid(build_spec(*layers), names[0], names[1], seeds), folder
+
+
+_DEFAULTS = {"methods": "rl-ppo", "tasks": "induction"}
+
+
+def _in_process(
+    specs: list[RunSpec],
+    out: Path,
+    rerun: Any,
+    checkpoints: Path | None,
+    tensorboard: Path | None,
+    reraise: bool,
+) -> None:
+    """One run after the other, all of it here."""
+    from circuitbench.runs.sweep import run_all
+
+    failures = 0
+    with progress_bar("sweep") as progress, letting_through(reraise):
+
+        def started(index: int, spec: Any) -> None:
+            progress(
+                f"{index + 1}/{len(specs)} {spec.method} on {spec.task} seed {spec.seed}",
+                index / len(specs),
+            )
+
+        runs = run_all(
+            specs,
+            out,
+            started=started,
+            checkpoints=checkpoints,
+            tensorboard=tensorboard,
+            reraise=reraise,
+            rerun=rerun,
+        )
+        for record, new in runs:
+            failures += record.status not in ("done", "skipped")
+            err_console.print(one_line(record, new), markup=False, soft_wrap=True)
+    _end(len(specs), failures, out)
+
+
+def _end(runs: int, failures: int, out: Path) -> None:
+    out_console.print(f"{runs} runs, {failures} failed; records in {out}", soft_wrap=True)
+    if failures:
+        fail(f"{failures} of {runs} runs failed; the reasons are in their records", 1)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    parts = ", ".join(f"{n:,} {status}" for status, n in sorted(counts.items()))
+    return f"{total:,} records" + (f" ({parts})" if parts else "")

@@ -1,0 +1,1 @@
+"""Where runs run: a launcher hands jobs to workers, here or on other machines."""

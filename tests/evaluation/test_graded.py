@@ -1,0 +1,95 @@
+"""Metrics of a truth with degrees, against values worked out by hand."""
+
+import math
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitbench.core.circuit import Circuit, Head, Role
+from circuitbench.core.errors import InvalidSpec
+from circuitbench.evaluation.against_truth.graded import (
+    graded_ndcg,
+    rank_correlation,
+    weighted_recall,
+)
+from circuitbench.evaluation.contributions import head_contributions
+
+DEGREES = np.array([[0.5, 0.0], [0.3, 0.2]])
+
+
+def test_ndcg_by_hand() -> None:
+    assert graded_ndcg(np.array([[4.0, 1.0], [3.0, 2.0]]), DEGREES) == pytest.approx(1.0)
+    worst = (0.5 / math.log2(5) + 0.3 / math.log2(4) + 0.2 / math.log2(3)) / (
+        0.5 + 0.3 / math.log2(3) + 0.2 / 2
+    )
+    assert graded_ndcg(np.array([[1.0, 4.0], [2.0, 3.0]]), DEGREES) == pytest.approx(worst)
+
+
+def test_ndcg_of_ties_is_the_mean_over_their_orders() -> None:
+    first = graded_ndcg(np.array([[4.0, 1.0], [3.0, 2.0]]), DEGREES)
+    second = graded_ndcg(np.array([[3.0, 1.0], [4.0, 2.0]]), DEGREES)
+    tied = graded_ndcg(np.array([[3.0, 1.0], [3.0, 2.0]]), DEGREES)
+    assert first is not None
+    assert second is not None
+    assert tied == pytest.approx((first + second) / 2)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.randoms(use_true_random=False))
+def test_ndcg_is_between_zero_and_one(degrees: list[float], rng: Any) -> None:
+    value = graded_ndcg(np.array([rng.random() for _ in degrees]), np.array(degrees))
+    assert (value is None) == (sum(degrees) == 0) or max(degrees) < 1e-300
+    assert value is None or -1e-9 <= value <= 1 + 1e-9
+
+
+def test_weighted_recall_and_rank_correlation() -> None:
+    chosen = np.array([[True, True], [False, False]])
+    assert weighted_recall(chosen, DEGREES) == pytest.approx(0.5)
+    assert weighted_recall(chosen, np.zeros((2, 2))) is None
+    assert rank_correlation(np.array([[3.0, 9.0], [2.0, 1.0]]), DEGREES) == pytest.approx(1.0)
+    assert rank_correlation(np.array([[1.0, 9.0], [2.0, 3.0]]), DEGREES) == pytest.approx(-1.0)
+    assert rank_correlation(np.ones((2, 2)), DEGREES) is None
+
+
+def _game(value: Callable[[Iterable[int]], float], n: int) -> Any:
+    """An oracle of one layer whose damage is ``value`` of the ablated heads."""
+
+    def query(masks: torch.Tensor) -> Any:
+        lost = [value(np.flatnonzero(~mask[0].numpy())) for mask in masks]
+        return SimpleNamespace(task=torch.tensor(lost))
+
+    return SimpleNamespace(shape=(1, n), ablation="zero", query=query)
+
+
+def _truth(n: int) -> Circuit:
+    return Circuit({"all": Role(tuple(Head(0, i) for i in range(n)))}, "invented", "constructed")
+
+
+def test_contributions_of_an_additive_game_are_its_weights() -> None:
+    weights = np.array([4.0, 3.0, -1.0, 2.0])
+    found = head_contributions(
+        _game(lambda off: float(weights[list(off)].sum()), 4), _truth(4), np.random.default_rng(0)
+    )
+    assert list(found.values.values()) == pytest.approx(weights / 8)
+    assert max(found.errors.values()) == pytest.approx(0.0, abs=1e-9)
+    assert found.worth == pytest.approx(8.0)
+
+
+def test_contributions_of_stand_ins_share_what_either_would_do() -> None:
+    def value(off: Iterable[int]) -> float:  # heads 0 and 1 stand in for each other, 2 is alone
+        gone = set(off)
+        return float({0, 1} <= gone) + float(2 in gone)
+
+    found = head_contributions(_game(value, 3), _truth(3), np.random.default_rng(0), pairs=200)
+    assert list(found.values.values()) == pytest.approx([0.25, 0.25, 0.5], abs=0.05)
+    assert sum(found.values.values()) == pytest.approx(1.0)
+
+
+def test_a_circuit_that_does_nothing_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="changes nothing"):
+        head_contributions(_game(lambda off: 0.0, 3), _truth(3), np.random.default_rng(0))
