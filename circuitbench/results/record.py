@@ -233,7 +233,14 @@ def ending(status: str, stage: str) -> str:
 
 
 def truth_of(circuit: Circuit) -> dict[str, Any]:
-    """A ground truth as a record keeps it, so that a page can show it without the task."""
+    """A ground truth as a record keeps it, so that a page can show it without the task.
+
+    ``family`` (sorted lists of heads) and ``faithfulness`` are there only where it has one.
+    """
+    family: dict[str, Any] = {}
+    if circuit.family:
+        sets = sorted([str(head) for head in sorted(heads)] for heads in circuit.family)
+        family = {"family": sets, "faithfulness": circuit.faithfulness}
     return {
         "roles": {
             name: {"heads": [str(h) for h in role.heads], "needed": role.needed, "sign": role.sign}
@@ -245,6 +252,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
         "version": circuit.version,
         "ablations": list(circuit.ablations),
         "edge_ablations": list(circuit.edge_ablations),
+        **family,
     }
 
 
