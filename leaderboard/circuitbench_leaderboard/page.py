@@ -88,7 +88,7 @@ def _loaded(
     board: Board, base: Path, health: cards.Health
 ) -> tuple[list[details.Chunk], cards.Cards]:
     """What the page loads when it is asked for."""
-    return list(details.chunks(board, base)), cards.file_of(board, _tasks(board), health)
+    return list(details.chunks(board, base)), cards.cards_of(board, _tasks(board), health)
 
 
 def _tasks(board: Board) -> list[TaskOnModel]:

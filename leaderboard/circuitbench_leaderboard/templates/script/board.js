@@ -28,10 +28,16 @@ function placed(row, kind, value, label) {
   return html("td", { class: "place" }, html("button", { type: "button", class: "link", [`data-${kind}`]: value, "aria-haspopup": "dialog" }, label));
 }
 
+const CHECKED = {
+  verified: "Submitted; one run of each task was repeated here and gave the same",
+  claimed: "Submitted, and not repeated here or not with the same numbers",
+};
+
 function name(method) {
   const cell = html("th", { scope: "row" }, html("button", { type: "button", class: "link name", "data-method": method.label, "aria-haspopup": "dialog" }, method.title ?? method.label));
   if (method.title && method.title !== method.label) cell.append(" ", html("small", {}, method.label));
   if (method.source) cell.append(" ", html("span", { class: "tag foreign", title: `Made with ${method.source}, the board is of ${data.source}: not ranked with it` }, "other version"));
+  if (method.checked) cell.append(" ", html("span", { class: `tag ${method.checked}`, title: CHECKED[method.checked] }, method.checked));
   if (method.link) cell.append(" ", paper(method, "↗"));
   return cell;
 }
