@@ -76,7 +76,8 @@ class Record(BaseModel, Displayed):
     info: dict[str, Any] = Field(
         default_factory=dict,
         description="What the plug-ins say of themselves: method, task, model, each with a title; "
-        "training: the method's track, and the other models it learns on.",
+        "tier, of a run that belongs to one; training: the method's track, and the other models it "
+        "learns on.",
     )
     discovery: dict[str, Any] = Field(
         default_factory=dict,

@@ -135,7 +135,7 @@ class Wiring:
     def seen(self, role: str, copy: int, group: str) -> np.ndarray:
         """Selector ``[size, 1]`` of a group's flag, weighted as a copy serves the token."""
         if role in self.divisions:
-            return self.served(role, copy, group).sum(1, keepdims=True)
+            return np.asarray(self.served(role, copy, group).sum(1, keepdims=True))
         return self.space.read(group)
 
     def threshold(self, *roles: str) -> float:
