@@ -140,7 +140,7 @@ def _circuit(run: RunRow, health: Health) -> dict[str, Any]:
     return {
         "truth": record.truth,
         "shape": [model.get("n_layers"), model.get("n_heads")],
-        "seed": run.seed,
+        "planting": f"{run.model_name}, seed {run.seed}",
         "provenance": _texts(model.get("provenance")),
         "accuracy": model.get("accuracy"),
         "metric": model.get("clean_metric"),

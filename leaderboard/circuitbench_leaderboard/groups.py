@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from circuitbench.plugins import tiers
 from circuitbench.results.run_row import RunRow
 
-TIERS = ("easy", "standard", "hard", "trained", "literature")
 UNTIERED = "embedded"
-"""The tier of what names none: all records from before there were tiers."""
+"""The tier of what is in none: all records from before there were tiers."""
 
 TRACKS = {
     "none": "no training",
@@ -19,14 +19,23 @@ TRACKS = {
 
 
 def tier_of(run: RunRow) -> str:
-    """The tier of a run's task, as its record states it."""
-    told = (run.spec.get("tier"), run.info.get("tier"), part(run.info, "task").get("tier"))
-    return next((tier for tier in told if tier and isinstance(tier, str)), UNTIERED)
+    """The tier that a run's record states and its task, model and seed belong to.
+
+    :data:`UNTIERED` where it states none, or another.
+    """
+    found = tiers.tier_of(run.task, run.model_name, run.seed)
+    return found if found is not None and run.info.get("tier") == found else UNTIERED
+
+
+def preset_of(model: str) -> str:
+    """A model without the planting that was drawn: ``planted-hard@7`` as ``planted-hard``."""
+    return model.partition("@")[0]
 
 
 def tiers_in_order(found: Iterable[str]) -> list[str]:
     """Ours from easy to hard, then others by name."""
-    return sorted(set(found), key=lambda t: (TIERS.index(t) if t in TIERS else len(TIERS), t))
+    known: tuple[str, ...] = tiers.TIERS
+    return sorted(set(found), key=lambda t: (known.index(t) if t in known else len(known), t))
 
 
 def track_of(run: RunRow) -> str:

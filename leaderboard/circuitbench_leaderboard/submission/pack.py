@@ -10,13 +10,20 @@ from typing import Any
 
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.metrics import DEFAULT, metric
+from circuitbench.plugins.tiers import PLACES
 from circuitbench.results import Record, file_part, write_atomically, write_record
 from circuitbench.results.archive import SUFFIX
 from circuitbench.results.packing import pack_folder
 from circuitbench.results.run_row import RunRow
 from circuitbench.results.validate import checked_records
 from circuitbench_leaderboard.entries import Entry, TaskOnModel, flat_settings, gather
-from circuitbench_leaderboard.groups import part, tier_of, tiers_in_order, track_of
+from circuitbench_leaderboard.groups import (
+    part,
+    preset_of,
+    tier_of,
+    tiers_in_order,
+    track_of,
+)
 from circuitbench_leaderboard.sources import source_of
 from circuitbench_leaderboard.submission.manifest import MANIFEST, RECORDS, Manifest, digest_of
 
@@ -150,16 +157,20 @@ def _write(
             "submit fewer seeds, or runs without edges"
         )
     first = entry.runs[0]
-    said = {key: str(part(first.info, "method").get(key) or "") for key in _SAID}
+    told = part(first.info, "method")
+    title, family, paper, link = (str(told.get(key) or "") for key in _SAID)
     tasks: dict[str, list[str]] = {}
-    found = {TaskOnModel.of(run): tier_of(run) for run in entry.runs}
+    found = {cell: tier_of(runs[0]) for cell, runs in _cells(entry).items()}
     for tier in tiers_in_order(found.values()):
-        tasks[tier] = [str(task) for task in sorted(found) if found[task] == tier]
+        tasks[tier] = [str(cell) for cell in sorted(found) if found[cell] == tier]
     spec = {key: value for key, value in first.spec.items() if key not in _PER_RUN}
     hyperparameters = flat_settings(_mapping(first.spec.get("hyperparameters")))
     return Manifest(
         method=entry.method,
-        **said,
+        title=title,
+        family=family,
+        paper=paper,
+        link=link,
         track=track_of(first),
         package=package,
         tuned_on=tuned_on.strip(),
@@ -181,16 +192,32 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _cells(entry: Entry) -> dict[TaskOnModel, list[RunRow]]:
+    """The finished runs by task on a model; plantings of a preset are one model."""
+    cells: dict[TaskOnModel, list[RunRow]] = {}
+    for run in entry.runs:
+        cells.setdefault(TaskOnModel(run.task, preset_of(run.model_name)), []).append(run)
+    return cells
+
+
 def _missing(entry: Entry) -> list[str]:
-    """What a full row of the board would have."""
+    """What a full row of the board would have: its seeds, and every task of the tiers it is in."""
+    cells = _cells(entry)
     seeds = sorted({run.seed for run in entry.runs})
     lines = []
     if len(seeds) < FEWEST_SEEDS:
         lines.append(f"{len(seeds)} of {FEWEST_SEEDS} seeds")
-    for task, runs in sorted(entry.finished.items()):
-        absent = [str(seed) for seed in seeds if seed not in runs]
+    for cell, runs in sorted(cells.items()):
+        absent = [str(seed) for seed in seeds if seed not in {run.seed for run in runs}]
         if absent:
-            lines.append(f"{task}: seed {', '.join(absent)}")
+            lines.append(f"{cell}: seed {', '.join(absent)}")
+    present = {tier_of(run) for run in entry.runs}
+    for tier, places in PLACES.items():
+        absent = [f"{p.task} / {p.model}" for p in places if (p.task, p.model) not in cells]
+        if tier in present:
+            lines += [f"tier {tier}: {task}" for task in absent]
+        else:
+            lines.append(f"tier {tier}: all of it")
     return lines
 
 
@@ -209,10 +236,10 @@ def _text(entry: Entry, manifest: Manifest) -> str:
         lines += ["", f"`pip install '{manifest.package}'`"]
     lines += ["", "| Task / model | Runs | " + " | ".join(m.title for m in shown) + " |"]
     lines += ["| --- | ---: |" + " ---: |" * len(shown)]
-    for task, runs in sorted(entry.finished.items()):
+    for task, runs in sorted(_cells(entry).items()):
         numbers = []
         for measure in shown:
-            values = [v for run in runs.values() if (v := run.values.get(measure.key)) is not None]
+            values = [v for run in runs if (v := run.values.get(measure.key)) is not None]
             mean = sum(values) / len(values) if values else None
             numbers.append("–" if mean is None else f"{mean:,.{measure.digits}f}")
         lines.append(f"| {task} | {len(runs)} | " + " | ".join(numbers) + " |")

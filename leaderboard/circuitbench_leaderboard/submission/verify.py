@@ -15,12 +15,14 @@ from circuitbench.results.validate import checked_records
 from circuitbench.runs.once import run
 from circuitbench.runs.spec import SPEC_KEYS
 from circuitbench_leaderboard.entries import TaskOnModel
+from circuitbench_leaderboard.groups import preset_of
 from circuitbench_leaderboard.sources import source_of
 from circuitbench_leaderboard.submission.manifest import (
     MANIFEST,
     VERIFICATION,
     Cell,
     Manifest,
+    Outcome,
     Verification,
     digest_of,
 )
@@ -58,10 +60,10 @@ def repeat(record: Record) -> Record:
 
 
 def sample(records: list[Record], number: int) -> list[Record]:
-    """One run of each task on a model, drawn by ``number``."""
+    """One run of each task on a model, drawn by ``number``; plantings of a preset are one model."""
     cells: dict[TaskOnModel, list[Record]] = {}
     for record in records:
-        task = TaskOnModel(record.task, record.model_name)
+        task = TaskOnModel(record.task, preset_of(record.model_name))
         cells.setdefault(task, []).append(record)
     chosen = []
     for task, own in sorted(cells.items()):
@@ -108,7 +110,7 @@ def verify(
     for i, record in enumerate(chosen):
         progress(f"{record.task} / {record.model_name}, seed {record.seed}", i / len(chosen))
         cells.append(_cell(record, again))
-    outcome = "claimed" if any(cell.differs for cell in cells) else "verified"
+    outcome: Outcome = "claimed" if any(cell.differs for cell in cells) else "verified"
     found = Verification(
         outcome=outcome,
         number=number,
