@@ -88,6 +88,8 @@ class Circuit(Displayed):
     exhaustive tests on a trained model), ``literature`` or ``ambiguous``. ``ablations`` names the
     kinds under which the truth was verified; none are claimed by default. ``edge_ablations`` says
     the same of ``edges``: which edges carry anything depends on what an ablation puts in its place.
+    ``degrees`` says that heads contribute so unequally that a run measures how much
+    (:mod:`circuitbench.evaluation.contributions`).
     """
 
     roles: Mapping[str, Role]
@@ -99,6 +101,7 @@ class Circuit(Displayed):
     edge_ablations: tuple[str, ...] = ()
     mlps: tuple[int, ...] = ()
     blind_spots: tuple[str, ...] = field(default_factory=tuple)
+    degrees: bool = False
 
     @property
     def heads(self) -> frozenset[Head]:

@@ -27,6 +27,7 @@ from circuitbench.plugins.tiers import tier_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
+from circuitbench.runs.degrees import degrees_of
 from circuitbench.runs.failure import one_line, traceback_of
 from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
@@ -108,7 +109,8 @@ class _Ongoing:
         truth = prepared.task.truth(prepared.model)
         if truth is not None:
             head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
-            self.outcome["truth"] = plain(truth_of(truth), "truth")
+            stored = truth_of(truth) | degrees_of(prepared, truth)
+            self.outcome["truth"] = plain(stored, "truth")
         oracle = make_oracle(
             prepared, spec.task, prepared.task, "discovery", self.discovering, spec.budget
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from circuitbench.evaluation.metrics import DEFAULT, Metric, metric, of_kind
+from circuitbench.evaluation.statistics import disjoint_groups, rank_transfer
 from circuitbench.results import Problem
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import (
@@ -17,6 +20,13 @@ from circuitbench_leaderboard.entries import (
     external_entries,
     gather,
 )
+from circuitbench_leaderboard.groups import (
+    NO_TRAINING,
+    TRACKS,
+    UNTIERED,
+    tier_of,
+    tiers_in_order,
+)
 from circuitbench_leaderboard.sources import choose_source, short_commit, source_of
 from circuitbench_leaderboard.standing import (
     Estimate,
@@ -25,7 +35,10 @@ from circuitbench_leaderboard.standing import (
     Standing,
     estimates,
     main_metrics,
+    on_grid,
+    plantings,
     ranking,
+    resamples,
     value_of,
 )
 
@@ -36,11 +49,15 @@ UNTOLD = "cmd_resample"
 """What ranks runs on tasks whose circuit nobody knows: how far from the model, over all sizes."""
 
 LEGEND = (
-    "best: highest mean; tied: cannot be told from the best by sign-flip tests on runs of the "
-    "same task, model and seed (Holm-corrected, 5 %); untested: differs from the best in too few "
-    "runs for that test; no mark: told apart"
+    "best: highest mean; tied: cannot be told from the best by sign-flip tests on what was drawn "
+    "(plantings, else tasks, else prompts; Holm-corrected, 5 %); untested: differs from the best in "
+    "too little for that test; no mark: told apart"
 )
 TOO_FEW = "best: highest mean; too few runs for a test to tell entries apart"
+
+NEARLY_PERFECT = 0.99
+TIE_BREAKS = 0.01
+"""Average precision that a ranking owes to differences below 1e-4 of its largest score."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,7 @@ class Board:
     untold: tuple[Entry, ...] = ()
     source: str = ""
     elsewhere: tuple[Entry, ...] = ()
+    by_tier: Mapping[str, Ranking] = field(default_factory=dict)
 
     @property
     def everyone(self) -> tuple[Entry, ...]:
@@ -161,7 +179,24 @@ def board(
         tuple(gather(untold)),
         source,
         tuple(elsewhere),
+        _by_tier(entries, by, intervals),
     )
+
+
+def _by_tier(entries: Sequence[Entry], by: Metric, intervals: bool) -> dict[str, Ranking]:
+    """The ranking on each tier that any run belongs to, from easy to hard."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        runs: dict[str, list[RunRow]] = {}
+        for run in entry.runs:
+            runs.setdefault(tier_of(run), []).append(run)
+        for tier, own in runs.items():
+            found.setdefault(tier, []).append(replace(entry, runs=tuple(own)))
+    return {
+        tier: ranking(found[tier], by, intervals=intervals)
+        for tier in tiers_in_order(found)
+        if tier != UNTIERED
+    }
 
 
 def tables(shown: Board) -> list[Table]:
@@ -169,7 +204,7 @@ def tables(shown: Board) -> list[Table]:
     versions, external, roles by task."""
     roles = [_roles(task, within) for task, within in shown.by_task.items()]
     edges = _edges(shown)
-    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges]
+    made = [*_overalls(shown), _tasks(shown), _levels(shown), _function(shown), edges]
     made += [_untold(shown), _elsewhere(shown), _external(shown), *roles]
     return [table for table in made if table.columns and (table.rows or shown.entries)]
 
@@ -184,7 +219,83 @@ _PROVENANCE = (_COVERAGE, _VERSION, _COMMIT)
 _PLACE = (Column("task", "Task"), Column("model", "Model"))
 
 
-def _overall(shown: Board) -> Table:
+def _overalls(shown: Board) -> list[Table]:
+    """A table per track over everything, then one per track and tier."""
+    tracks = list(dict.fromkeys(s.entry.track for s in shown.overall.standings)) or [NO_TRAINING]
+    made = []
+    for tier, within in ((None, shown.overall), *shown.by_tier.items()):
+        for i, track in enumerate(tracks):
+            found = _overall(shown, within, track)
+            where = f"Tier {tier}" if tier else "Overall"
+            title = f"{where}: {track}" if len(tracks) > 1 else where
+            parts = [(tier and f"tier-{tier}") or "overall", *([_short(track)] if i else [])]
+            note = found.note
+            if tier == "hard" and (line := predicts(shown, track)):
+                note += " " + line
+            made.append(replace(found, key="-".join(parts), title=title, note=note))
+    return [table for i, table in enumerate(made) if table.rows or i == 0]
+
+
+def _short(track: str) -> str:
+    return next(key for key, words in TRACKS.items() if words == track)
+
+
+def predicts(shown: Board, track: str, ours: str = "hard", theirs: str = "trained") -> str:
+    """Whether the ranking on one tier predicts that on another, in a line; empty if unknown.
+
+    Spearman's correlation over the entries of a track that are ranked on both, with its interval
+    over resamples of what was drawn.
+    """
+    sides = [shown.by_tier.get(tier) for tier in (ours, theirs)]
+    complete = [
+        {s.entry.label: s.entry for s in side.standings if s.rank and s.entry.track == track}
+        for side in sides
+        if side is not None
+    ]
+    if len(complete) < 2:
+        return ""
+    both = sorted(complete[0].keys() & complete[1].keys())
+    means = []
+    for side, entries in zip(sides, complete, strict=True):
+        assert side is not None
+        found = (on_grid(entries[label], value_of(shown.by), side.grid) for label in both)
+        table = np.array([x.ravel() for x in found if x is not None]).reshape(len(both), -1)
+        weights = resamples(plantings(list(entries.values()), side.grid)) if both else None
+        if weights is not None:
+            means.append(np.vstack([table.mean(axis=1), (table @ weights).T]))
+    transfer = rank_transfer(*means) if len(means) == 2 else None
+    if transfer is None:
+        return ""
+    rho, (low, high) = transfer
+    return (
+        f"The ranking on {ours} against that on {theirs}: Spearman {rho:.2f} "
+        f"({low:.2f} to {high:.2f}), {count(len(both), 'method')}."
+    )
+
+
+def told_apart(within: Ranking, track: str) -> str:
+    """How far a table separates the entries of a track, in a sentence; empty without intervals."""
+    key = within.by.key
+    found = [
+        (s.estimates[key], s.entry.label, s.estimates.get("rounded_average_precision"))
+        for s in within.standings
+        if s.rank is not None and s.entry.track == track
+    ]
+    known = [e for e, _, _ in found if e is not None]
+    spans = [e.interval for e in known if e.interval is not None]
+    if len(spans) < 2:
+        return ""
+    line = f" {count(disjoint_groups(spans), 'group')} told apart by disjoint 95 % intervals."
+    if key == DEFAULT:
+        perfect = sum(e.mean >= NEARLY_PERFECT for e in known)
+        line += f" {count(perfect, 'method')} at {within.by.title} {NEARLY_PERFECT} or more."
+        frail = [label for e, label, r in found if e and r and e.mean - r.mean > TIE_BREAKS]
+        if frail:
+            line += f" Lose more than {TIE_BREAKS} when near ties are ties: {', '.join(frail)}."
+    return line
+
+
+def _overall(shown: Board, within: Ranking, track: str) -> Table:
     by = shown.by
     measures = (by, *(m for m in main_metrics() if m != by))
     iqm = Column(
@@ -200,24 +311,25 @@ def _overall(shown: Board) -> Table:
         fields = (*_who(standing), numbers[0], middle, *numbers[1:], *_provenance(standing))
         return Row(fields, standing.runs)
 
-    grid = shown.overall.grid
+    grid = within.grid
     usual = value_of(metric(DEFAULT))
     told = by.key != UNTOLD or any(entry.values(usual) for entry in shown.entries)
     note = "" if told else "Nobody knows the circuit of these tasks: what needs none is compared. "
     note += (
         f"Means over {count(len(grid.tasks), 'task')} (each on a model) x "
-        f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(shown.overall)}; "
-        f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
+        f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(within)}; "
+        f"{_legend(within)}. A method that lacks a run of the grid is shown with its "
         "coverage and not ranked; the tables per task compare it where it has all runs."
     )
-    complete = sum(standing.rank is not None for standing in shown.overall.standings)
-    if complete < len(shown.entries):
+    standings = [standing for standing in within.standings if standing.entry.track == track]
+    complete = sum(standing.rank is not None for standing in standings)
+    if complete < len(standings):
         note += (
-            f" {complete} of {count(len(shown.entries), 'method')} have all of these runs; "
+            f" {complete} of {count(len(standings), 'method')} have all of these runs; "
             "--tasks and --seeds narrow the comparison to what more of them share."
         )
-    rows = tuple(map(row, shown.overall.standings))
-    return Table("overall", "Overall", note, columns, rows)
+    note += told_apart(within, track)
+    return Table("overall", "Overall", note, columns, tuple(map(row, standings)))
 
 
 def _tasks(shown: Board) -> Table:
@@ -461,7 +573,11 @@ def _legend(ranked: Ranking) -> str:
 
 
 def _spans(ranked: Ranking) -> str:
-    return ", with 95 % stratified bootstrap interval" if len(ranked.grid.seeds) > 1 else ""
+    return (
+        ", with 95 % bootstrap interval over plantings, tasks, prompts"
+        if len(ranked.grid.seeds) > 1
+        else ""
+    )
 
 
 def count(number: int, noun: str) -> str:

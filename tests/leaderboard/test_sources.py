@@ -68,11 +68,8 @@ def test_of_equally_many_runs_the_newest_source_is_ranked() -> None:
 
 def test_a_tier_counts_only_where_the_run_belongs_to_it() -> None:
     model = tiers.model_for("hard", tiers.Place("ioi", "planted-hard", True), 3)
-    stated = canonical({"tier": "hard"})
-    hard = light("acdc", "ioi", 3, 0.5, model_name=model, info_text=stated)
-    assert tier_of(hard) == "hard"
-    assert tier_of(light("acdc", "ioi", 4, 0.5, model_name=model, info_text=stated)) == "embedded"
-    assert tier_of(light("acdc", "ioi", 3, 0.5, model_name=model)) == "embedded"
+    assert tier_of(light("acdc", "ioi", 3, 0.5, model_name=model)) == "hard"
+    assert tier_of(light("acdc", "ioi", 4, 0.5, model_name=model)) == "embedded"
     assert tiers_in_order(["embedded", "trained", "easy"]) == ["easy", "trained", "embedded"]
 
 
