@@ -6,8 +6,8 @@ const estimate = (value) => value && {
   mean: value[0], iqm: value[1], mark: data.marks[value[2] ?? 0], limits: value.length > 3 ? value.slice(3) : null,
 };
 const standings = data.standings.map(([method, where, done, expected, sources, ...values]) => ({
-  method: methods[method], where: where === null ? null : tasks[where], done, expected, sources,
-  values: values.map(estimate), scope: where === null ? "overall" : "task", rank: null,
+  method: methods[method], where: typeof where === "number" ? tasks[where] : null, done, expected, sources,
+  values: values.map(estimate), scope: typeof where === "number" ? "task" : "overall", tier: where === null ? "" : where, rank: null,
 }));
 const ranked = (row) => !row.method.source; // the board is of one version; others have no place
 const plainMetrics = metrics.filter((metric) => !metric.minor);
@@ -103,7 +103,8 @@ function place(key) {
   chosen = board.columns[column].metric;
   const value = board.columns[column].key;
   const sign = chosen.better === "lower" ? -1 : 1;
-  const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, task(row), model(row)].join("\n");
+  // Tracks are never mixed in one ranking.
+  const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, ranked(row) ? 0 : 1, row.tier, task(row), model(row), data.tracks.indexOf(row.method.track)].join("\n");
   scale = Math.max(1, ...standings.map(value));
   board.rows = standings; // equals stay in the order of names
   board.order(value, firstOf(chosen));
@@ -114,7 +115,6 @@ function place(key) {
     const values = group.filter(ranked).map(value).filter((x) => x !== null);
     for (const row of group)
       row.rank = value(row) === null || !ranked(row) ? null : 1 + values.filter((x) => sign * (x - value(row)) > 1e-12).length;
-    group.sort((a, b) => ranked(b) - ranked(a));
   }
   board.rows = [...groups.keys()].sort().flatMap((scope) => groups.get(scope));
   board.heads.forEach((head, i) => {
@@ -182,6 +182,8 @@ const averaged = () => filters.task.value === "overall" && wanted("model") === n
 // The method whose runs were asked for by a button; typing in the search field lets go of it.
 let only = null;
 
+// The tier whose own ranking is shown; a tier without one is shown in that over all tasks.
+const rankedTier = () => standings.some((row) => row.scope === "overall" && row.tier === tier) ? tier : "";
 const inTier = (row) => tier === "" || data.aboutTasks[tasks.indexOf(row.where)].tier === tier;
 
 function passes(row) {
@@ -192,7 +194,9 @@ function passes(row) {
   const fits = (name, own) => wanted(name) === null || wanted(name) === own;
   if (!fits("family", family) || !fits("track", track) || !words.every((word) => found.includes(word))) return false;
   if (row.where && !(fits("task", task(row)) && fits("model", model(row)) && inTier(row))) return false;
-  return row.scope === "run" || (row.scope === "overall") === averaged();
+  if (row.scope === "run") return true;
+  if (row.scope === "overall") return averaged() && (row.tier === rankedTier() || !ranked(row));
+  return !averaged();
 }
 
 function update() {
