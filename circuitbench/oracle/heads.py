@@ -24,6 +24,7 @@ from circuitbench.oracle.edges import EdgeOracle
 from circuitbench.oracle.engine.base import Engine, Quantity, Question, Source
 from circuitbench.oracle.engine.choice import engine_for
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.masks import as_masks
 from circuitbench.oracle.memo import fill, unknown, values
 from circuitbench.oracle.meter import Meter
 from circuitbench.oracle.rules import EXACT, Rule, rule_named
@@ -119,11 +120,6 @@ class Oracle:
     def budget(self) -> int | None:
         """Queries allowed; None if unlimited."""
         return self._account.budget
-
-    def limit(self, budget: int) -> None:
-        """Lower the budget; a higher one, or one where there was none, changes nothing."""
-        if self.budget is not None:
-            self._account.budget = min(self.budget, budget)
 
     @property
     def remaining(self) -> int | None:
@@ -502,8 +498,14 @@ def query_together(
     return requests[0][0]._together(requests, control) if requests else []
 
 
+def lower_budget(oracle: Oracle, budget: int) -> None:
+    """Allow at most ``budget`` queries from now on; for whoever runs methods, not for them."""
+    account = oracle._account
+    account.budget = budget if account.budget is None else min(account.budget, budget)
+
+
 def _float_masks(masks: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    masks = torch.as_tensor(masks)
+    masks = as_masks(masks)
     if masks.dim() != 3 or tuple(masks.shape[1:]) != shape:
         raise InvalidSpec(
             f"masks must be [n_masks, {shape[0]}, {shape[1]}], not {tuple(masks.shape)}"

@@ -56,6 +56,10 @@ PLACES: dict[Tier, tuple[Place, ...]] = {
         Place("siit-induction", "siit-induction"),
         Place("siit-ioi", "siit-ioi"),
         Place("siit-two-hop", "siit-two-hop"),
+        Place("trained-induction-18", "trained-induction-18"),
+        Place("trained-two-hop", "trained-two-hop"),
+        Place("trained-ioi", "trained-ioi"),
+        Place("trained-brackets", "trained-brackets"),
     ),
     "literature": (
         Place("gpt2-induction", "gpt2"),

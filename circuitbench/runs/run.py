@@ -13,6 +13,7 @@ from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import CircuitBenchError, TimedOut
 from circuitbench.evaluation.answer_check import check_discovery
 from circuitbench.oracle import Meter
+from circuitbench.oracle.heads import lower_budget
 from circuitbench.oracle.process_memory import start_afresh
 from circuitbench.plugins.method import (
     Curriculum,
@@ -125,7 +126,7 @@ class _Ongoing:
         if isinstance(prepared.method, TrainableMethod):
             train(prepared, self.training, self.progress, self.tools)
             if spec.budget is not None and track_of(prepared.method) == "same-model":
-                oracle.limit(max(0, spec.budget - self.training.queries))
+                lower_budget(oracle, max(0, spec.budget - self.training.queries))
         training_seconds = time.perf_counter() - started
         self.stage = "discovering"
         self.progress("discovering", None)

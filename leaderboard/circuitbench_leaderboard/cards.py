@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
+from circuitbench.results.store import file_of
 from circuitbench_leaderboard.details import Asked, safe_json
 from circuitbench_leaderboard.entries import Entry, TaskOnModel
 from circuitbench_leaderboard.groups import part, tier_of, track_of
 from circuitbench_leaderboard.sources import source_of
 from circuitbench_leaderboard.standing import on_grid, value_of
+from circuitbench_leaderboard.submission.manifest import standing_of
 from circuitbench_leaderboard.table import Board
 
 FOLDER = "cards"
@@ -89,6 +91,7 @@ def method_card(entry: Entry, tasks: Sequence[TaskOnModel], board: Board) -> dic
         "settings": _texts(first.spec.get("hyperparameters")),
         "weakest": _weakest(entry, tasks),
         "source": source_of(first) if entry in board.elsewhere else "",
+        "checked": _checked(entry),
     }
     return {key: value for key, value in card.items() if value}
 
@@ -102,7 +105,7 @@ def task_card(run: RunRow) -> dict[str, Any]:
     }
 
 
-def file_of(board: Board, tasks: Sequence[TaskOnModel], health: Health) -> Cards:
+def cards_of(board: Board, tasks: Sequence[TaskOnModel], health: Health) -> Cards:
     """The file of everything else: circuits, models, health, and the means of all metrics.
 
     ``means`` holds, per entry and task that it has finished on the grid of that task, one number
@@ -137,7 +140,7 @@ def _circuit(run: RunRow, health: Health) -> dict[str, Any]:
     return {
         "truth": record.truth,
         "shape": [model.get("n_layers"), model.get("n_heads")],
-        "seed": run.seed,
+        "planting": f"{run.model_name}, seed {run.seed}",
         "provenance": _texts(model.get("provenance")),
         "accuracy": model.get("accuracy"),
         "metric": model.get("clean_metric"),
@@ -147,6 +150,13 @@ def _circuit(run: RunRow, health: Health) -> dict[str, Any]:
 
 def _measure(metric: Metric) -> list[Any]:
     return [metric.key, metric.title, metric.unit, metric.better, metric.digits, metric.about]
+
+
+def _checked(entry: Entry) -> str:
+    """``verified`` or ``claimed`` where all or some runs come from submissions; else nothing."""
+    folders = {file_of(run.path).parent for run in entry.runs if run.path is not None}
+    found = {standing_of(folder) for folder in folders} - {None}
+    return ("claimed" if "claimed" in found else "verified") if found else ""
 
 
 def _weakest(entry: Entry, tasks: Sequence[TaskOnModel]) -> list[list[Any]]:

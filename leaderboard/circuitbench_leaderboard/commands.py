@@ -1,4 +1,4 @@
-"""The verbs of this package: leaderboard, compare."""
+"""The verbs of this package: leaderboard, compare, submit, verify."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from circuitbench.cli.display import warn
-from circuitbench.cli.options import parse_names
+from circuitbench.cli.display import progress_bar, warn
+from circuitbench.cli.options import fail, parse_names
 from circuitbench.runs.sweep_file import parse_seeds
 
 
@@ -79,3 +79,49 @@ def compare(a: str, b: str, results: Path, by: str | None) -> None:
 
     options = {} if by is None else {"by": by}
     click.echo(compare_sides(a, b, results, warn=warn, **options).text(), nl=False)
+
+
+@click.command()
+@click.argument("results", type=Path)
+@click.option("--method", help="Which one, where the folder holds several.")
+@click.option("--package", default="", help="What pip installs to have the method.")
+@click.option("--tuned-on", default="", help="On what its settings were chosen.")
+@click.option(
+    "--out",
+    type=Path,
+    default=Path("submissions"),
+    show_default=True,
+    help="Where the folder of the submission is written.",
+)
+def submit(results: Path, method: str | None, package: str, tuned_on: str, out: Path) -> None:
+    """Pack a method's records for a pull request, and check them.
+
+    \b
+    Example:
+      circuitbench submit results/ --method my-method --package my-methods==1.0 \\
+          --tuned-on "planted seeds 100-199"
+    """
+    from circuitbench_leaderboard.submission import submit as pack
+
+    made = pack(results, out, tuned_on=tuned_on, method=method, package=package, warn=warn)
+    click.echo(made.text.rstrip("\n"))
+    click.echo(f"\nwritten: {made.folder}; docs/submitting.md says what to do with it")
+
+
+@click.command()
+@click.argument("folder", type=Path)
+@click.option("--number", type=int, required=True, help="Draws which runs are repeated.")
+def verify(folder: Path, number: int) -> None:
+    """Repeat one run per task of a submission, and compare the numbers.
+
+    \b
+    Example:
+      circuitbench verify leaderboard/submissions/my-method --number 7211
+    """
+    from circuitbench_leaderboard.submission import verify as check
+
+    with progress_bar(f"verify {folder.name}") as progress:
+        found = check(folder, number, progress=progress)
+    click.echo(found.text())
+    if found.verification.outcome != "verified":
+        fail(f"{folder.name} is not verified", 1)

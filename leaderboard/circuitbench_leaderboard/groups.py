@@ -26,6 +26,11 @@ def tier_of(run: RunRow) -> str:
     return known_tier(run.task, run.model_name, run.seed) or UNTIERED
 
 
+def preset_of(model: str) -> str:
+    """A model without the planting that was drawn: ``planted-hard@7`` as ``planted-hard``."""
+    return model.partition("@")[0]
+
+
 def tiers_in_order(found: Iterable[str]) -> list[str]:
     """Ours from easy to hard, then others by name."""
     known: tuple[str, ...] = TIERS

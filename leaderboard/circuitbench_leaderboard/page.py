@@ -25,7 +25,7 @@ from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
 from circuitbench_leaderboard.groups import TRACKS, tiers_in_order, track_of
 from circuitbench_leaderboard.sources import source_of
-from circuitbench_leaderboard.standing import Estimate, Standing, main_metrics, value_of
+from circuitbench_leaderboard.standing import Estimate, Ranking, Standing, main_metrics, value_of
 from circuitbench_leaderboard.table import (
     Board,
     Column,
@@ -40,7 +40,7 @@ SHELL, PLAIN = "index.html", "tables.html"
 SCRIPTS = ("elements", "board", "plot", "run", "cards", "overview", "explore", "files", "start")
 MARKS = ("", "best", "tied", "untested")
 EXACT = 12  # decimals: equal means summed in another order still tie
-COST = ("queries", "training_queries")  # metrics that add up to what the frontier calls cost
+COST = ("queries",)  # metrics that add up to what the frontier calls cost; training is included
 
 
 def pages(
@@ -88,7 +88,7 @@ def _loaded(
     board: Board, base: Path, health: cards.Health
 ) -> tuple[list[details.Chunk], cards.Cards]:
     """What the page loads when it is asked for."""
-    return list(details.chunks(board, base)), cards.file_of(board, _tasks(board), health)
+    return list(details.chunks(board, base)), cards.cards_of(board, _tasks(board), health)
 
 
 def _tasks(board: Board) -> list[TaskOnModel]:
@@ -170,10 +170,14 @@ def _data(
     runs_of = {TaskOnModel.of(run): run for run in reversed(board.runs)}
     chunk_of = {run_id: i for i, chunk in enumerate(chunks) for run_id in chunk.run_ids}
     shown = _shown(board)
-    rankings = [(None, board.overall), *((tasks[on], it) for on, it in board.by_task.items())]
+    rankings: list[tuple[int | str | None, Ranking]] = [(None, board.overall)]
+    rankings += [(tasks[on], within) for on, within in board.by_task.items()]
+    rankings += board.by_tier.items()
+    # In the ranking of a tier, entries hold the runs of the tier alone; their names stay.
+    numbers = {entry.label: i for i, entry in enumerate(board.entries)}
     standings = [
-        _standing(standing, entries[id(standing.entry)], task, shown)
-        for task, within in rankings
+        _standing(standing, numbers[standing.entry.label], where, shown)
+        for where, within in rankings
         for standing in within.standings
     ]
     standings += [
@@ -200,7 +204,9 @@ def _data(
         "standings": standings,
         "runs": runs,
         "tables": [
-            _table(t, board.by) for t in tables if t.key not in ("overall", "tasks") and t.rows
+            _table(t, board.by)
+            for t in tables
+            if not t.key.startswith(("overall", "tasks")) and t.rows
         ],
         "folders": {"details": details.FOLDER, "cards": cards.FOLDER},
         "details": [[chunk.name, chunk.integrity] for chunk in chunks],
@@ -234,12 +240,12 @@ def _elsewhere(board: Board, entry: Entry, shown: Sequence[Metric]) -> Standing:
 
 
 def _standing(
-    standing: Standing, entry: int, task: int | None, shown: Sequence[Metric]
+    standing: Standing, entry: int, where: int | str | None, shown: Sequence[Metric]
 ) -> list[Any]:
-    """``[entry, task, done, expected, sources, value per metric ...]``."""
+    """``[entry, task or tier, done, expected, sources, value per metric ...]``."""
     sources = {source_of(run) for run in standing.runs}
     values = [_value(standing.estimates[m.key], m.digits) for m in shown]
-    return [entry, task, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
+    return [entry, where, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
 
 
 def _value(estimate: Estimate | None, digits: int) -> list[float] | None:

@@ -6,8 +6,8 @@ const estimate = (value) => value && {
   mean: value[0], iqm: value[1], mark: data.marks[value[2] ?? 0], limits: value.length > 3 ? value.slice(3) : null,
 };
 const standings = data.standings.map(([method, where, done, expected, sources, ...values]) => ({
-  method: methods[method], where: where === null ? null : tasks[where], done, expected, sources,
-  values: values.map(estimate), scope: where === null ? "overall" : "task", rank: null,
+  method: methods[method], where: typeof where === "number" ? tasks[where] : null, done, expected, sources,
+  values: values.map(estimate), scope: typeof where === "number" ? "task" : "overall", tier: where === null ? "" : where, rank: null,
 }));
 const ranked = (row) => !row.method.source; // the board is of one version; others have no place
 const plainMetrics = metrics.filter((metric) => !metric.minor);
@@ -28,10 +28,16 @@ function placed(row, kind, value, label) {
   return html("td", { class: "place" }, html("button", { type: "button", class: "link", [`data-${kind}`]: value, "aria-haspopup": "dialog" }, label));
 }
 
+const CHECKED = {
+  verified: "Submitted; one run of each task was repeated here and gave the same",
+  claimed: "Submitted, and not repeated here or not with the same numbers",
+};
+
 function name(method) {
   const cell = html("th", { scope: "row" }, html("button", { type: "button", class: "link name", "data-method": method.label, "aria-haspopup": "dialog" }, method.title ?? method.label));
   if (method.title && method.title !== method.label) cell.append(" ", html("small", {}, method.label));
   if (method.source) cell.append(" ", html("span", { class: "tag foreign", title: `Made with ${method.source}, the board is of ${data.source}: not ranked with it` }, "other version"));
+  if (method.checked) cell.append(" ", html("span", { class: `tag ${method.checked}`, title: CHECKED[method.checked] }, method.checked));
   if (method.link) cell.append(" ", paper(method, "↗"));
   return cell;
 }
@@ -97,7 +103,8 @@ function place(key) {
   chosen = board.columns[column].metric;
   const value = board.columns[column].key;
   const sign = chosen.better === "lower" ? -1 : 1;
-  const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, task(row), model(row)].join("\n");
+  // Tracks are never mixed in one ranking.
+  const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, ranked(row) ? 0 : 1, row.tier, task(row), model(row), data.tracks.indexOf(row.method.track)].join("\n");
   scale = Math.max(1, ...standings.map(value));
   board.rows = standings; // equals stay in the order of names
   board.order(value, firstOf(chosen));
@@ -108,7 +115,6 @@ function place(key) {
     const values = group.filter(ranked).map(value).filter((x) => x !== null);
     for (const row of group)
       row.rank = value(row) === null || !ranked(row) ? null : 1 + values.filter((x) => sign * (x - value(row)) > 1e-12).length;
-    group.sort((a, b) => ranked(b) - ranked(a));
   }
   board.rows = [...groups.keys()].sort().flatMap((scope) => groups.get(scope));
   board.heads.forEach((head, i) => {
@@ -176,6 +182,8 @@ const averaged = () => filters.task.value === "overall" && wanted("model") === n
 // The method whose runs were asked for by a button; typing in the search field lets go of it.
 let only = null;
 
+// The tier whose own ranking is shown; a tier without one is shown in that over all tasks.
+const rankedTier = () => standings.some((row) => row.scope === "overall" && row.tier === tier) ? tier : "";
 const inTier = (row) => tier === "" || data.aboutTasks[tasks.indexOf(row.where)].tier === tier;
 
 function passes(row) {
@@ -186,7 +194,9 @@ function passes(row) {
   const fits = (name, own) => wanted(name) === null || wanted(name) === own;
   if (!fits("family", family) || !fits("track", track) || !words.every((word) => found.includes(word))) return false;
   if (row.where && !(fits("task", task(row)) && fits("model", model(row)) && inTier(row))) return false;
-  return row.scope === "run" || (row.scope === "overall") === averaged();
+  if (row.scope === "run") return true;
+  if (row.scope === "overall") return averaged() && (row.tier === rankedTier() || !ranked(row));
+  return !averaged();
 }
 
 function update() {

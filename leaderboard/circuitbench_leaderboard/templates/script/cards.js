@@ -131,7 +131,7 @@ function healthOf({ health }) {
 
 // The circuit in its model: true heads in the colour of their role, layers upwards, and the true
 // edges where the truth names them.
-function circuitOf({ truth, shape, accuracy, seed }, heading) {
+function circuitOf({ truth, shape, accuracy, planting }, heading) {
   if (!shape) return html("p", { class: "note" }, "No run on it has finished.");
   const [layers, heads] = shape;
   const roles = rolesOf({ truth });
@@ -171,7 +171,7 @@ function circuitOf({ truth, shape, accuracy, seed }, heading) {
     `${role.name} (${role.heads.length} head${role.heads.length === 1 ? "" : "s"}${role.needed && role.needed < role.heads.length ? `, ${role.needed} needed` : ""}${role.sign < 0 ? ", works against" : ""})`)))
     : line("Nobody knows its circuit.");
   if (heading) return html("div", {}, html("h3", {}, heading), picture, known);
-  const words = [truth.kind && `Truth: ${truth.kind}`, truth.source, truth.ablations?.length && `holds under ${truth.ablations.join(", ")} ablation`, `as seed ${seed} has it`,
+  const words = [truth.kind && `Truth: ${truth.kind}`, truth.source, truth.ablations?.length && `holds under ${truth.ablations.join(", ")} ablation`, `as drawn for ${planting}`,
     typeof accuracy === "number" && `the model's accuracy is ${format(accuracy, 2)}`].filter(Boolean).join("; ");
   return html("div", {}, html("h3", {}, "The circuit"), picture, known, line(`${words}.`));
 }
