@@ -109,7 +109,7 @@ def units_of(plantings: np.ndarray) -> np.ndarray:
     that is one unit only, every run is one: it has prompts of its own.
     """
     design = np.asarray(plantings)
-    names = {}
+    names: dict[tuple[str, int], int] = {}
     units = np.zeros(design.shape, dtype=int)
     for task, row in enumerate(design):
         drawn = len(set(row.tolist())) > 1

@@ -83,7 +83,7 @@ def planting(tier: str, seed: int) -> int:
     """The seed of the planting that runs of a tier with this seed are on; 200 or more."""
     from circuitbench.core.seeding import derive_seed  # numpy takes a while
 
-    drawn = derive_seed(seed, "planting", tier) % (2**DRAWN_BITS - FIRST_DRAWN)
+    drawn = derive_seed(seed, "planting", tier) % ((1 << DRAWN_BITS) - FIRST_DRAWN)
     return FIRST_DRAWN + drawn
 
 

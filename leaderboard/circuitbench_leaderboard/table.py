@@ -263,7 +263,7 @@ def predicts(shown: Board, track: str, ours: str = "hard", theirs: str = "traine
         weights = resamples(plantings(list(entries.values()), side.grid)) if both else None
         if weights is not None:
             means.append(np.vstack([table.mean(axis=1), (table @ weights).T]))
-    transfer = rank_transfer(*means) if len(means) == 2 else None
+    transfer = rank_transfer(means[0], means[1]) if len(means) == 2 else None
     if transfer is None:
         return ""
     rho, (low, high) = transfer
