@@ -30,7 +30,7 @@ class Head(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Head:
         """Read ``"9.6"``; raises :class:`InvalidSpec` on anything else."""
-        match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", text.strip())
         if match is None:
             raise InvalidSpec(f"not a head: {text!r}; expected layer.head, e.g. 9.6")
         return cls(int(match[1]), int(match[2]))
@@ -88,6 +88,8 @@ class Circuit(Displayed):
     exhaustive tests on a trained model), ``literature`` or ``ambiguous``. ``ablations`` names the
     kinds under which the truth was verified; none are claimed by default. ``edge_ablations`` says
     the same of ``edges``: which edges carry anything depends on what an ablation puts in its place.
+    ``degrees`` says that heads contribute so unequally that a run measures how much
+    (:mod:`circuitbench.evaluation.contributions`).
 
     Where several sets of heads do the job, ``family`` lists every set that is *sufficient* (keeps
     at least the share ``faithfulness`` of the metric under each of ``ablations``, everything else
@@ -109,6 +111,7 @@ class Circuit(Displayed):
     edge_ablations: tuple[str, ...] = ()
     mlps: tuple[int, ...] = ()
     blind_spots: tuple[str, ...] = field(default_factory=tuple)
+    degrees: bool = False
     family: tuple[frozenset[Head], ...] = ()
     faithfulness: float = 0.0
 

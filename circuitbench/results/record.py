@@ -76,7 +76,8 @@ class Record(BaseModel, Displayed):
     info: dict[str, Any] = Field(
         default_factory=dict,
         description="What the plug-ins say of themselves: method, task, model, each with a title; "
-        "training: the method's track, and the other models it learns on.",
+        "tier, of a run that belongs to one; training: the method's track, and the other models it "
+        "learns on.",
     )
     discovery: dict[str, Any] = Field(
         default_factory=dict,
@@ -87,7 +88,8 @@ class Record(BaseModel, Displayed):
     )
     truth: dict[str, Any] = Field(
         default_factory=dict,
-        description="The ground truth: roles, edges, source, kind, version, ablations.",
+        description="The ground truth: roles, edges, source, kind, version, ablations; where heads "
+        "contribute unequally, contributions: heads: values, errors, worth, ablation, pairs.",
     )
     measurements: dict[str, Any] = Field(
         default_factory=dict,
@@ -169,6 +171,13 @@ class Record(BaseModel, Displayed):
     def external(self) -> bool:
         """Whether the circuit was found elsewhere and read from a file; its cost is unknown."""
         return "external" in self.spec
+
+    def __repr__(self) -> str:
+        """One line; :meth:`content` is all of it."""
+        run = f"{self.method} on {self.task} ({self.model_name}, seed {self.seed})"
+        return f"<Record: {run}, {self.status}>"
+
+    __str__ = __repr__
 
     def sheet(self) -> Sheet:
         """Which run it was and how it ended; :class:`~circuitbench.Result` shows its scores."""
