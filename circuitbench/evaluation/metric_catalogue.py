@@ -77,6 +77,13 @@ def _pessimistic(run: Outcome) -> float | None:
     return ranking.pessimistic_auroc(ranked)
 
 
+def _of_core(run: Outcome, of_chance: bool) -> float | None:
+    ranked = run.core_ranking
+    if ranked is None:
+        return None
+    return ranking.average_precision(ranked.uninformed() if of_chance else ranked)
+
+
 def _function_of_edges(ablation: str) -> tuple[Metric, ...]:
     """Faithfulness, CPR and CMD of circuits of edges under an ablation.
 
@@ -243,6 +250,32 @@ OURS: tuple[Metric, ...] = (
         "Matthews correlation of the committed heads.",
         needs=("truth",),
         chance=lambda run: 0.0,
+        minor=True,
+    ),
+    Metric(
+        "family_f1",
+        "Family F1",
+        lambda run: None if run.best_match is None else run.best_match.f1,
+        "F1 of the committed heads against the nearest of the truth's minimal sufficient sets.",
+        needs=("family",),
+        minor=True,
+    ),
+    Metric(
+        "family_average_precision",
+        "Family AP",
+        lambda run: run.family_average_precision,
+        "Average precision against the minimal sufficient set that the ranking fits best.",
+        needs=("family",),
+        minor=True,
+    ),
+    Metric(
+        "core_average_precision",
+        "Core AP",
+        lambda run: _of_core(run, of_chance=False),
+        "Average precision of the heads in every minimal sufficient set over those in none; heads "
+        "in some of them do not count.",
+        needs=("family",),
+        chance=lambda run: _of_core(run, of_chance=True),
         minor=True,
     ),
     Metric(

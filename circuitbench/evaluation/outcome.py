@@ -22,6 +22,11 @@ from circuitbench.evaluation.against_truth.efficiency import (
     quality_curve,
     queries_to,
 )
+from circuitbench.evaluation.against_truth.family import (
+    best_average_precision,
+    best_match,
+    core_ranking,
+)
 from circuitbench.evaluation.against_truth.ranking import (
     TiedRanking,
     average_precision,
@@ -51,7 +56,8 @@ class Outcome:
             (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
             ``info``, perhaps ``selected_edges``; empty where a run has no answer.
         truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
-            ``kind``, perhaps ``contributions``; empty where there is none.
+            ``kind``, perhaps ``contributions``, ``family`` and ``faithfulness``; empty where there
+            is none.
         costs: ``discovery``, ``training``, ``evaluation``: what each spent.
         measurements: what was measured without the truth.
         info: what the plug-ins say of themselves, and on what the method learned.
@@ -74,7 +80,9 @@ class Outcome:
 
     @cached_property
     def has(self) -> frozenset[str]:
-        """Which needs of metrics are met: ``truth``, ``edges`` (true and found), ``measurements``,
+        """Which needs of metrics are met.
+
+        ``truth``, ``edges`` (true and found), ``family`` (of minimal sets), ``measurements``,
         ``degrees`` (what each true head contributes).
 
         Without an answer there is nothing to hold against the truth.
@@ -84,6 +92,7 @@ class Outcome:
         met = {
             "truth": answered,
             "edges": edges,
+            "family": answered and bool(self._truth.get("family")),
             "measurements": bool(self.measurements),
             "degrees": answered and bool(self._truth.get("contributions")),
         }
@@ -92,7 +101,7 @@ class Outcome:
     @cached_property
     def scores(self) -> np.ndarray:
         """``[n_layers, n_heads]``, higher = more surely in the circuit."""
-        return np.asarray(self.discovery["scores"], dtype=float)
+        return grid_of_numbers(self.discovery["scores"])
 
     @cached_property
     def selected(self) -> np.ndarray:
@@ -102,13 +111,15 @@ class Outcome:
     @cached_property
     def edges(self) -> dict[Edge, float]:
         """The score of every edge the method lists."""
-        return {Edge.parse(text): score for text, score in self.discovery["edges"].items()}
+        stored = self.discovery["edges"]
+        scores = grid_of_numbers(list(stored.values()))
+        return dict(zip(map(Edge.parse, stored), scores.tolist(), strict=True))
 
     @cached_property
     def trace(self) -> list[TracePoint]:
         """Rankings along the way, queries rising."""
         return [
-            TracePoint(int(point["queries"]), np.asarray(point["scores"], dtype=float))
+            TracePoint(whole_number(point["queries"]), grid_of_numbers(point["scores"]))
             for point in self.discovery.get("trace") or ()
         ]
 
@@ -176,6 +187,28 @@ class Outcome:
     def overlap(self) -> Overlap:
         """The committed set against the true one."""
         return Overlap.of(self.selected, self.relevant)
+
+    @cached_property
+    def best_match(self) -> Overlap | None:
+        """The committed set against the set of the truth's family nearest to it (by F1).
+
+        None where the truth has no family.
+        """
+        return best_match(self.selected, self.truth.family) if self.truth.family else None
+
+    @cached_property
+    def family_average_precision(self) -> float | None:
+        """Average precision against the family's set that the ranking fits best; None without."""
+        family = self.truth.family
+        return best_average_precision(self.scores, family) if family else None
+
+    @cached_property
+    def core_ranking(self) -> TiedRanking | None:
+        """How the scores rank the heads of every set of the family above those of none.
+
+        None where the truth has no family, or no head is in every set.
+        """
+        return core_ranking(self.scores, self.truth) if self.truth.family else None
 
     @cached_property
     def role_recall(self) -> dict[str, float]:
@@ -306,6 +339,24 @@ def track(info: Mapping[str, Any], training_queries: float | None) -> Track:
     return "same-model" if training_queries else "none"
 
 
+def grid_of_numbers(stored: Any) -> np.ndarray:
+    """Stored scores as an array of floats; raises ``TypeError`` where one is no number.
+
+    NumPy would read digits in a string, those of other scripts too.
+    """
+    found = np.asarray(stored)
+    if found.size and found.dtype.kind not in "fiu":
+        raise TypeError("a score is no number")
+    return found.astype(float)
+
+
+def whole_number(stored: Any) -> int:
+    """A stored count; raises ``TypeError`` where it is none."""
+    if isinstance(stored, bool) or not isinstance(stored, int | float) or int(stored) != stored:
+        raise TypeError("a count is no whole number")
+    return int(stored)
+
+
 def read_truth(stored: Mapping[str, Any]) -> Circuit:
     """A truth as a record keeps it, as a circuit."""
     roles = {
@@ -321,6 +372,8 @@ def read_truth(stored: Mapping[str, Any]) -> Circuit:
         stored["kind"],
         edges=None if edges is None else frozenset(map(Edge.parse, edges)),
         degrees="contributions" in stored,
+        family=tuple(frozenset(map(Head.parse, heads)) for heads in stored.get("family", ())),
+        faithfulness=stored.get("faithfulness", 0.0),
     )
 
 
@@ -366,6 +419,8 @@ EXAMPLE = Outcome(
             "reader": {"heads": ["1.2"], "needed": 1, "sign": 1},
         },
         "edges": list(_EDGES),
+        "family": [["0.1", "1.2"], ["0.2", "1.2"]],
+        "faithfulness": 0.9,
         "source": "invented",
         "kind": "constructed",
         "contributions": {"heads": {"values": {"0.1": 0.5, "0.2": 0.2, "1.2": 0.3}}},
