@@ -34,6 +34,7 @@ from circuitbench.oracle.edge_attribution import Attribution
 from circuitbench.oracle.edge_run import EdgeRun
 from circuitbench.oracle.engine.fast import FastEngine
 from circuitbench.oracle.engine.limits import Memory
+from circuitbench.oracle.masks import as_masks
 from circuitbench.oracle.paths import CLEAN, Path, Straight
 from circuitbench.oracle.rules import EXACT, Rule, rule_named
 from circuitbench.tasks.base import REST
@@ -420,7 +421,7 @@ class EdgeOracle:
         return offsets.requires_grad_(True)
 
     def _checked(self, masks: Tensor) -> Tensor:
-        masks = torch.as_tensor(masks)
+        masks = as_masks(masks)
         if masks.dim() != 2 or masks.shape[1] != len(self.edges):
             raise InvalidSpec(
                 f"edge masks must be [n_masks, {len(self.edges)}], not {tuple(masks.shape)}"
