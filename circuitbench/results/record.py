@@ -76,7 +76,8 @@ class Record(BaseModel, Displayed):
     info: dict[str, Any] = Field(
         default_factory=dict,
         description="What the plug-ins say of themselves: method, task, model, each with a title; "
-        "training: the method's track, and the other models it learns on.",
+        "tier, of a run that belongs to one; training: the method's track, and the other models it "
+        "learns on.",
     )
     discovery: dict[str, Any] = Field(
         default_factory=dict,
@@ -87,7 +88,8 @@ class Record(BaseModel, Displayed):
     )
     truth: dict[str, Any] = Field(
         default_factory=dict,
-        description="The ground truth: roles, edges, source, kind, version, ablations.",
+        description="The ground truth: roles, edges, source, kind, version, ablations; where heads "
+        "contribute unequally, contributions: heads: values, errors, worth, ablation, pairs.",
     )
     measurements: dict[str, Any] = Field(
         default_factory=dict,
@@ -231,7 +233,14 @@ def ending(status: str, stage: str) -> str:
 
 
 def truth_of(circuit: Circuit) -> dict[str, Any]:
-    """A ground truth as a record keeps it, so that a page can show it without the task."""
+    """A ground truth as a record keeps it, so that a page can show it without the task.
+
+    ``family`` (sorted lists of heads) and ``faithfulness`` are there only where it has one.
+    """
+    family: dict[str, Any] = {}
+    if circuit.family:
+        sets = sorted([str(head) for head in sorted(heads)] for heads in circuit.family)
+        family = {"family": sets, "faithfulness": circuit.faithfulness}
     return {
         "roles": {
             name: {"heads": [str(h) for h in role.heads], "needed": role.needed, "sign": role.sign}
@@ -243,6 +252,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
         "version": circuit.version,
         "ablations": list(circuit.ablations),
         "edge_ablations": list(circuit.edge_ablations),
+        **family,
     }
 
 
