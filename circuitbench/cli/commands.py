@@ -130,18 +130,19 @@ def run(
 
 @cli.command(name="list")
 @click.argument("what", metavar="methods|tasks|models|metrics")
+@click.option("--tier", help="Only tasks of this tier: easy, standard, hard, trained, literature.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(what: str, as_json: bool) -> None:
+def list_(what: str, tier: str | None, as_json: bool) -> None:
     """List what is installed, ours and third parties'; imports no plug-in.
 
     \b
     Example:
       circuitbench list methods
-      circuitbench list tasks --json
+      circuitbench list tasks --tier hard
     """
     from circuitbench.cli.listing import WIDTH, rows_of, table_of
 
-    rows = rows_of(what)
+    rows = rows_of(what, tier)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:

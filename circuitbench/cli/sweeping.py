@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=Path, required=False)
 @click.option("--methods", help="Names, separated by commas (default rl-ppo).")
 @click.option("--tasks", help="Names, separated by commas (default induction).")
+@click.option("--tier", help="All tasks of a tier, on models planted anew for every seed.")
 @click.option("--seeds", help="Seeds: 0,1,2 or 0-4 (default 0).")
 @spec_options
 @functional_option
@@ -80,11 +81,12 @@ def sweep(
     """Run every method on every task with every seed; what is done is not repeated.
 
     FILE is a YAML file of methods, tasks, models, seeds, ablations and hyperparameters, in place
-    of --methods, --tasks and --seeds; see docs/sweeps.md.
+    of --methods, --tasks, --tier and --seeds; see docs/sweeps.md.
 
     \b
     Example:
       circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
+      circuitbench sweep --methods acdc,head-ablation --tier hard --seeds 0-4
       circuitbench sweep night.yaml --workers 2 --timeout 3600 --memory 4G
       circuitbench sweep night.yaml --dry-run
       circuitbench sweep night.yaml --launcher ray --address auto --gpus-per-run 0.25
@@ -206,10 +208,10 @@ def status(results: Path, as_json: bool) -> None:
 def _specs(file: Path | None, options: dict[str, Any]) -> tuple[list[RunSpec], Path]:
     """What is to be run, and where the records go."""
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.sweep import grid
+    from circuitbench.runs.sweep import grid, tier_grid
     from circuitbench.runs.sweep_file import parse_seeds, read_sweep
 
-    axes = {key: options.pop(key) for key in ("methods", "tasks", "seeds")}
+    axes = {key: options.pop(key) for key in ("methods", "tasks", "tier", "seeds")}
     given_out = options.get("out")
     layers, folder = settings_of(options, single=False)
     if file is not None:
@@ -222,6 +224,10 @@ def _specs(file: Path | None, options: dict[str, Any]) -> tuple[list[RunSpec], P
         return specs, folder if given_out is not None or out is None else out
     names = [parse_names(axes[key] or default) for key, default in _DEFAULTS.items()]
     seeds = parse_seeds("0" if axes["seeds"] is None else axes["seeds"])
+    if axes["tier"] is not None:
+        if axes["tasks"] is not None:
+            raise InvalidSpec("a tier has tasks of its own; leave out --tasks, or --tier")
+        return tier_grid(build_spec(*layers), names[0], axes["tier"], seeds), folder
     return grid(build_spec(*layers), names[0], names[1], seeds), folder
 
 

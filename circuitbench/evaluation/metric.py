@@ -14,9 +14,10 @@ from circuitbench.evaluation.outcome import Outcome
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["quality", "edges", "function", "cost"]
-Need = Literal["truth", "edges", "measurements", "degrees"]
+Need = Literal["truth", "edges", "family", "measurements", "degrees"]
 Value = Callable[[Outcome], float | None]
 
+LARGEST = 1e150  # of a value: tables take means and variances
 BUILT_IN = "circuitbench"
 
 
@@ -92,7 +93,8 @@ class Metric:
         """The value for one run; None where it does not exist.
 
         Raises:
-            RunFailed: ``compute`` gave something else than a finite number or None.
+            RunFailed: ``compute`` gave something else than a finite number or None, or one whose
+                square no float can hold.
         """
         if not outcome.has.issuperset(self.needs):
             return None
@@ -103,4 +105,6 @@ class Metric:
             raise RunFailed(f"expected a number or None, not {value!r}")
         if not math.isfinite(value):
             raise RunFailed(f"{value} is not a finite number")
+        if abs(value) > LARGEST:
+            raise RunFailed(f"{value:g} is too large to be averaged; at most {LARGEST:g}")
         return float(value)

@@ -29,7 +29,9 @@ _EDGES = ("edge", "sender", "receiver", "score", "in_circuit")
 _NODES = ("node", "score", "in_circuit")
 _COLUMNS = {*_EDGES, *_NODES, "layer", "head"}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
-_PARTS = re.compile(r"(?:(0|[1-9]\d*)\.(0|[1-9]\d*)|m(0|[1-9]\d*)|embed|logits)(?:\.[qkv])?")
+_PARTS = re.compile(
+    r"(?:(0|[1-9][0-9]{,8})\.(0|[1-9][0-9]{,8})|m(0|[1-9][0-9]{,8})|embed|logits)(?:\.[qkv])?"
+)
 
 
 def dumps(circuit: CircuitFile, table: Table = "edges") -> bytes:

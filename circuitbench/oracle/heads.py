@@ -24,6 +24,7 @@ from circuitbench.oracle.edges import EdgeOracle
 from circuitbench.oracle.engine.base import Engine, Quantity, Question, Source
 from circuitbench.oracle.engine.choice import engine_for
 from circuitbench.oracle.engine.fast import FastEngine
+from circuitbench.oracle.masks import as_masks
 from circuitbench.oracle.memo import fill, unknown, values
 from circuitbench.oracle.meter import Meter
 from circuitbench.oracle.rules import EXACT, Rule, rule_named
@@ -498,7 +499,7 @@ def query_together(
 
 
 def _float_masks(masks: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    masks = torch.as_tensor(masks)
+    masks = as_masks(masks)
     if masks.dim() != 3 or tuple(masks.shape[1:]) != shape:
         raise InvalidSpec(
             f"masks must be [n_masks, {shape[0]}, {shape[1]}], not {tuple(masks.shape)}"

@@ -11,10 +11,28 @@ from circuitbench.core.errors import CircuitBenchError
 from circuitbench.evaluation.outcome import Outcome
 from circuitbench.results.record import Record
 
+# What reading content that does not hold together raises; 1e308 and whole numbers may overflow.
+_BROKEN = (
+    CircuitBenchError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)
+
 
 def outcome_of(record: Record) -> Outcome:
     """A record as metrics see it."""
-    return Outcome(record.discovery, record.truth, record.costs, record.measurements)
+    size = record.spec.get("batch_size")
+    return Outcome(
+        record.discovery,
+        record.truth,
+        record.costs,
+        record.measurements,
+        record.info,
+        size if isinstance(size, int) else None,
+    )
 
 
 def faults(record: Record, outcome: Outcome | None = None) -> list[str]:
@@ -30,7 +48,7 @@ def faults(record: Record, outcome: Outcome | None = None) -> list[str]:
         return [] if record.reason else [f"status {record.status} without a reason"]
     try:
         return list(_of_finished(record, outcome or outcome_of(record)))
-    except (CircuitBenchError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except _BROKEN as error:
         return [f"discovery or truth cannot be read ({type(error).__name__}: {error})"]
 
 
@@ -44,8 +62,11 @@ def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
     if not all(np.isfinite(grid).all() for grid in grids):
         yield "a score is not a finite number"
     queries = [point.queries for point in outcome.trace]
-    if any(after <= before for before, after in pairwise(queries)):
+    if any(after <= before for before, after in pairwise([-1, *queries])):
         yield "the trace does not go by rising queries"
+        return
+    if queries and queries[-1] >= 2**63:
+        yield "the trace counts more queries than 64 bits can"
         return
     if not record.external:  # what was found elsewhere cost nobody knows what
         spent, budget = record.costs["discovery"]["queries"], record.spec.get("budget")
@@ -60,5 +81,7 @@ def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
     if not record.truth:  # nobody knows one
         return
     _ = outcome.relevant
+    if "degrees" in outcome.has and (outcome.degrees[~outcome.relevant] > 0).any():
+        yield "a head outside the truth contributes to it"
     if outcome.discovery["edges"] is not None and outcome.truth.edges is not None:
         _ = outcome.edge_ranking, outcome.edge_overlap

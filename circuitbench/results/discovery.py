@@ -9,6 +9,7 @@ import numpy as np
 
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
+from circuitbench.evaluation.outcome import grid_of_numbers, whole_number
 from circuitbench.results.plain import bounded, plain
 
 
@@ -49,15 +50,15 @@ def read_discovery(stored: Mapping[str, Any]) -> Discovery:
     """
     signed, selected_edges = stored.get("signed"), stored.get("selected_edges")
     return Discovery(
-        scores=np.asarray(stored["scores"], dtype=float),
+        scores=grid_of_numbers(stored["scores"]),
         selected=frozenset(map(Head.parse, stored["selected"])),
         edges=_read_edges(stored.get("edges")),
         trace=[
-            TracePoint(int(point["queries"]), np.asarray(point["scores"], dtype=float))
+            TracePoint(whole_number(point["queries"]), grid_of_numbers(point["scores"]))
             for point in stored.get("trace") or ()
         ],
         info=stored.get("info") or {},
-        signed=None if signed is None else np.asarray(signed, dtype=float),
+        signed=None if signed is None else grid_of_numbers(signed),
         signed_edges=_read_edges(stored.get("signed_edges")),
         selected_edges=None
         if selected_edges is None
@@ -66,7 +67,10 @@ def read_discovery(stored: Mapping[str, Any]) -> Discovery:
 
 
 def _read_edges(stored: Mapping[str, float] | None) -> dict[Edge, float] | None:
-    return None if stored is None else {Edge.parse(e): float(s) for e, s in stored.items()}
+    if stored is None:
+        return None
+    scores = grid_of_numbers(list(stored.values()))
+    return dict(zip(map(Edge.parse, stored), scores.tolist(), strict=True))
 
 
 def _rounded(scores: np.ndarray) -> list[list[float]]:

@@ -270,13 +270,13 @@ def _write_index(folder: Path, rows: dict[str, RunRow], stamps: dict[str, str]) 
     lines.seek(0)
     options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
     block = pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES)
-    table = pyarrow.json.read_json(lines, block, options) if rows else schema.empty_table()
     target = io.BytesIO()
-    parquet.write_table(table.cast(schema), target, compression="zstd")
     try:
+        table = pyarrow.json.read_json(lines, block, options) if rows else schema.empty_table()
+        parquet.write_table(table.cast(schema), target, compression="zstd")
         write_atomically(folder / FILE, target.getvalue())
-    except InvalidSpec:  # a folder that takes no file works without
-        return
+    except (InvalidSpec, pyarrow.ArrowException):
+        return  # a folder that takes no file, or rows that no column takes, work without
 
 
 def _line(name: str, stamp: str, row: RunRow) -> dict[str, Any]:

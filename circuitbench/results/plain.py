@@ -20,10 +20,12 @@ def plain(value: Any, where: str = "value") -> Any:
     """``value`` as plain JSON data: dicts, lists, strings, finite numbers, booleans, None.
 
     Arrays and tensors become nested lists, sets become sorted lists, heads ``"l.h"``. Raises
-    :class:`RunFailed` for NaN or infinity, :class:`InvalidSpec` for what JSON cannot hold; both
-    name the place, e.g. ``discovery.info.loss``.
+    :class:`RunFailed` for NaN, infinity and text that is no Unicode, :class:`InvalidSpec` for what
+    JSON cannot hold; both name the place, e.g. ``discovery.info.loss``.
     """
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return _text(value, where)
+    if value is None or isinstance(value, bool | int):
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, np.ndarray | np.generic) or _is_tensor(value):
         return plain(value.tolist(), where)
@@ -34,7 +36,9 @@ def plain(value: Any, where: str = "value") -> Any:
             raise RunFailed(f"{where} is {value}; a record holds finite numbers only")
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            _text(str(key), where): plain(item, f"{where}.{key}") for key, item in value.items()
+        }
     if isinstance(value, set | frozenset):
         return [plain(item, where) for item in sorted(value)]
     if isinstance(value, list | tuple):
@@ -55,8 +59,6 @@ def bounded(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         _check_levels(value, where, LEVELS)
         content: dict[str, Any] = plain(dict(value), where)
         size = len(json.dumps(content, ensure_ascii=False).encode())
-    except UnicodeEncodeError as error:
-        raise RunFailed(f"{where} holds text that is no Unicode") from error
     except RecursionError as error:
         raise RunFailed(f"{where} has more than {LEVELS} levels") from error
     except ValueError as error:
@@ -64,6 +66,16 @@ def bounded(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     if size > BYTES:
         raise RunFailed(f"{where} takes {size:,} bytes of JSON; at most {BYTES:,} are kept")
     return content
+
+
+def _text(text: str, where: str) -> str:
+    """``text``, unless it holds half of a surrogate pair: no file, table or page can take that."""
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise RunFailed(f"{where} holds text that is no Unicode") from error
+    return text
 
 
 def _check_levels(value: Any, where: str, left: int) -> None:

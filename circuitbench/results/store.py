@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from circuitbench.results import archive
 from circuitbench.results.files import write_atomically
 from circuitbench.results.names import file_part
 from circuitbench.results.record import Record
-from circuitbench.results.text import from_bytes, to_bytes
+from circuitbench.results.text import LARGEST, from_bytes, to_bytes
 
 # What `circuitbench leaderboard --format json --out` writes; a results folder may hold it.
 TABLE_FILE = "leaderboard.json"
+
+
+LONGEST = 230  # characters of a name before the run id; file systems take 255 in all
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,15 @@ def problem_of(path: Path, error: CorruptRecord) -> Problem:
 
 
 def file_name(spec: Mapping[str, Any], run_id: str) -> str:
-    """The name of a record's file, in a folder or in an archive; one per run id."""
-    parts = (spec["method"], spec["task"], spec["model"], f"seed{spec['seed']}", run_id)
-    return "_".join(map(file_part, parts)) + ".json"
+    """The name of a record's file, in a folder or in an archive; one per run id.
+
+    Where it would be longer than file systems take, its parts are cut; the run id stays.
+    """
+    parts = (spec["method"], spec["task"], spec["model"], f"seed{spec['seed']}")
+    name = "_".join(map(file_part, parts))
+    if len(name) > LONGEST:
+        name = "_".join(file_part(part)[: LONGEST // 5] for part in parts)
+    return f"{name}_{run_id}.json"
 
 
 def record_path(record: Record, folder: Path | str) -> Path:
@@ -89,9 +99,16 @@ def read_record(path: Path | str) -> Record:
     if path.suffix == archive.SUFFIX and path.is_file():
         raise CorruptRecord(f"{path}: an archive, not a record; one in it is {path}/NAME.json")
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise CorruptRecord(f"{path}: not a file")
+        if state.st_size > LARGEST:
+            raise CorruptRecord(f"{path}: {state.st_size:,} bytes; at most {LARGEST:,} are read")
         data = path.read_bytes()
     except OSError as error:
         raise CorruptRecord(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a name that no file can have
+        raise CorruptRecord(f"{path}: cannot be read ({error})") from error
     return from_bytes(data, path)
 
 
@@ -143,19 +160,22 @@ def entries(folder: Path | str) -> tuple[list[Entry], list[Problem]]:
     found, problems = [], []
     for path in _files(folder):
         try:
-            stat = path.stat()
+            state = path.stat()
         except OSError as error:
             problems.append(Problem(path, f"cannot be read ({error.strerror})"))
             continue
+        if not stat.S_ISREG(state.st_mode):  # a pipe would never end
+            problems.append(Problem(path, "not a file"))
+            continue
         if path.suffix == ".json":
-            found.append(Entry(path, stat.st_size, stat.st_mtime_ns))
+            found.append(Entry(path, state.st_size, state.st_mtime_ns))
             continue
         try:
             members = archive.members(path)
         except CorruptRecord as error:
             problems.append(problem_of(path, error))
             continue
-        found += [Entry(path / m.name, m.size, stat.st_mtime_ns, m.sha256) for m in members]
+        found += [Entry(path / m.name, m.size, state.st_mtime_ns, m.sha256) for m in members]
     return found, problems
 
 

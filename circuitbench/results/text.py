@@ -18,6 +18,7 @@ from circuitbench.results.record import CONTENT, PARSED, SCHEMA, Record
 # The last line; the SHA-256 is of all bytes before it, so that reading hashes what it reads.
 _SEAL = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
 _SEAL_BYTES = 84
+LARGEST = 1 << 28  # bytes of a record that is read
 _ENTRIES = frozenset({*CONTENT, "schema", "run_id", "checksum"})
 
 
@@ -38,6 +39,8 @@ def from_bytes(data: bytes, path: Path) -> Record:
     ``path`` is where it lies, for messages and ``Record.path``. Raises :class:`CorruptRecord`
     naming the path and the fault.
     """
+    if len(data) > LARGEST:
+        raise CorruptRecord(f"{path}: {len(data):,} bytes; at most {LARGEST:,} are read")
     content = _parse(data, path)
     schema = content.get("schema")
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
@@ -95,21 +98,23 @@ def _unreadable(content: dict[str, Any]) -> str:
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
     try:
         content = from_json(data, allow_inf_nan=False)
-    except ValueError:
-        content = _parse_slowly(data, path)
+    except ValueError as error:
+        _explain(data, path)
+        # Valid, but for what no record of ours holds: lone surrogates, 200 levels, 4,300 digits.
+        raise CorruptRecord(f"{path}: not a record ({error})") from error
     if not isinstance(content, dict):
         raise CorruptRecord(f"{path}: not a record (expected a JSON object)")
     return content
 
 
-def _parse_slowly(data: bytes, path: Path) -> Any:
-    """What the standard library makes of it: it says better what is wrong."""
+def _explain(data: bytes, path: Path) -> None:
+    """Raise what the standard library makes of it: it says better what is wrong."""
 
     def not_a_number(token: str) -> NoReturn:
         raise CorruptRecord(f"{path}: holds {token}, which is not a value")
 
     try:
-        return json.loads(data.decode(), parse_constant=not_a_number)
+        json.loads(data.decode(), parse_constant=not_a_number)
     except UnicodeDecodeError as error:
         raise CorruptRecord(f"{path}: not a text file") from error
     except json.JSONDecodeError as error:

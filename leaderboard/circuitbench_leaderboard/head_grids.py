@@ -26,7 +26,8 @@ def truth_grid(record: Record) -> np.ndarray:
 
 def mean_scores(runs: Iterable[RunRow]) -> np.ndarray:
     """Mean score of each head over runs, ``[n_layers, n_heads]``, in the method's own unit."""
-    return np.asarray(np.mean([run.record.discovery["scores"] for run in runs], axis=0))
+    with np.errstate(over="ignore"):  # a record may hold 1e308
+        return np.asarray(np.mean([run.record.discovery["scores"] for run in runs], axis=0))
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:

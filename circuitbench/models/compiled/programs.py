@@ -342,7 +342,7 @@ def compiled_model(
 
 
 def _factory(name: str, variant: str) -> Model:
-    if variant and not variant.isdecimal():
+    if variant and not (variant.isascii() and variant.isdecimal()):
         raise InvalidSpec(
             f"compiled-{name}@{variant}: what follows @ is a seed, a whole number such as 3"
         )

@@ -31,7 +31,7 @@ class Limits:
 
 def parse_bytes(text: str) -> int:
     """``"4G"`` or ``"500M"`` as bytes; raises :class:`InvalidSpec` on anything else."""
-    match = re.fullmatch(r"(\d{1,15})([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise InvalidSpec(f"memory looks like 500M or 4G, not {text!r}")
     return int(match[1]) * _UNITS[match[2].upper()]
