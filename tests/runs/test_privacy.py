@@ -1,4 +1,4 @@
-"""What a record says of the machine it was made on: its hardware, and nothing of folders and users."""
+"""A record says what hardware it was made on, and nothing of folders and users."""
 
 from __future__ import annotations
 
