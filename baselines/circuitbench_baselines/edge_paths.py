@@ -35,7 +35,7 @@ class EAPIGInputs:
     The embedding's output is put at ``counterfactual + (k / m) (clean - counterfactual)`` for
     ``k = 0 .. m - 1``, as in the authors' code; all else is computed from there. Departs from it
     in the sum over a batch: the mean over prompts is taken before the magnitude, as for all our
-    edge methods.
+    edge methods. A head scores what the strongest edge that leaves it scores.
 
     Args:
         steps: m.
@@ -55,7 +55,7 @@ class EAPIGInputs:
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Three queries for each of ``steps`` points."""
         _positive(self.steps)
-        path = Straight(tuple(k / self.steps for k in range(self.steps)))
+        path = interpolated_inputs(self.steps)
         effects = oracle.edges.attribution(path, of=self.of, ablation="resample").mean(0)
         return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
 
@@ -76,7 +76,7 @@ class EAPIGActivations:
     the EAP-IG code offers them for edges: ``counterfactual + (k / m) (clean - counterfactual)``,
     ``k = 1 .. m``, all earlier senders clean. The heads of a layer are moved together, as there;
     an edge takes the mean over the points of its own sender only (the code takes it over those
-    of all components).
+    of all components). A head scores what the strongest edge that leaves it scores.
 
     Args:
         steps: m.
@@ -116,7 +116,8 @@ class EAPCleanCorrupted:
     """EAP with the mean of the slopes on the prompt and on its counterfactual.
 
     The ``clean-corrupted`` variant of the EAP-IG code (Hanna et al. 2024, arXiv 2403.17806): the
-    trapezoid rule of a path of two points.
+    trapezoid rule of a path of two points. A head scores what the strongest edge that leaves it
+    scores.
 
     Args:
         of, signed, threshold, listed: as in :class:`EAPIGInputs`.
@@ -148,7 +149,8 @@ class EAPGP:
 
     From the prompt, ``steps`` unit steps towards what the model says on the counterfactual; see
     :class:`circuitbench.GradPath` for the formula, and for what it departs from: one path, of
-    the embedding, instead of one for every node.
+    the embedding, instead of one for every node. A head scores what the strongest edge that
+    leaves it scores.
 
     Args:
         steps: k, 5 in the paper.
@@ -168,6 +170,11 @@ class EAPGP:
             GradPath(self.steps), of=self.of, ablation="resample"
         ).mean(0)
         return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+
+
+def interpolated_inputs(steps: int) -> Straight:
+    """The points of EAP-IG: the embedding at ``k / steps`` of the way, ``k = 0 .. steps - 1``."""
+    return Straight(tuple(k / steps for k in range(steps)))
 
 
 def _positive(steps: int) -> None:

@@ -49,9 +49,9 @@ class EdgePruning:
         steps: of Adam; each draws all gates and takes one gradient (fewer if the budget is
             smaller).
         sparsity: share of closed gates that is aimed at.
-        warm_up: share of the steps in which the target grows.
-        rate: of Adam for the gates, 0.8 in the paper.
-        pressure: of Adam for the multipliers, 0.8 in the paper's code.
+        warm_up: share of the steps in which the target grows; 2,500 of 3,000 there.
+        rate: of Adam for the gates; 0.8 in the authors' code (``ioi_sweep.sh``).
+        pressure: of Adam for the multipliers; 0.8 there.
         start: value of the gates at the start without noise.
         ablation: what a closed gate lets through; None takes the oracle's own.
         listed: edges reported, the best; the rest ranks below them, tied.

@@ -9,7 +9,8 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle
+from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle, Straight
+from circuitbench_baselines.edge_paths import interpolated_inputs
 from circuitbench_baselines.edge_ranking import edge_discovery
 
 
@@ -25,10 +26,10 @@ from circuitbench_baselines.edge_ranking import edge_discovery
 class EdgeIntegerProgramme:
     """Commits to the connected edges whose scores sum to most (Nikankin et al. 2025).
 
-    Scores are magnitudes of edge attribution patching. An integer programme, as in the paper
-    (arXiv 2510.25786), takes at most ``size`` edges so that every node they touch is reached from
-    the embedding and reaches the logits (see :func:`best_connected`). The edges taken rank above
-    all others, and both by score. The projection to heads is that of
+    Scores are magnitudes of EAP-IG. An integer programme, as in the paper (arXiv 2510.25786),
+    takes at most ``size`` edges so that every node they touch is reached from the embedding and
+    reaches the logits (see :func:`best_connected`). The edges taken rank above all others, and
+    both by score. The projection to heads is that of
     :func:`circuitbench_baselines.edge_ranking.edge_discovery`.
 
     The paper evaluates a list of sizes. To commit to one of them, sizes double from ``smallest``
@@ -36,17 +37,18 @@ class EdgeIntegerProgramme:
     if none is that faithful, or if the budget ends. Faithfulness is the metric with only these
     edges kept, 0 where none is kept and 1 in the intact model.
 
-    It departs from the paper in its scores (they take integrated gradients), in its solver
-    (scipy's), and in leaving out of the programme what could hardly matter: it may take the
-    ``candidates`` best edges, or as many as the size, and the best into and out of every node.
-    The search stops after ``nodes`` branches, not after some time, so that the answer is the same
-    on every machine; if nothing better was found by then, the greedy set is taken. ``info`` says
-    which it was, and whether it is proved to be the best.
+    It departs from the paper in its solver (scipy's), and in leaving out of the programme what
+    could hardly matter: it may take the ``candidates`` best edges, or as many as the size, and
+    the best into and out of every node. The search stops after ``nodes`` branches, not after some
+    time, so that the answer is the same on every machine; if nothing better was found by then,
+    the greedy set is taken. ``info`` says which it was, and whether it is proved to be the best.
 
     Args:
         size: edges at most; 0 tries sizes as above.
         smallest, largest: sizes tried.
         faithful: faithfulness that is enough; 0.9 is 0.9 to 1.1.
+        steps: points of the attribution, see :class:`EAPIGInputs`; 0 is edge attribution
+            patching.
         candidates: edges the programme may take.
         nodes: branches of the search at most.
         ablation: what stands for the sender's output otherwise.
@@ -57,20 +59,23 @@ class EdgeIntegerProgramme:
     smallest: int = 8
     largest: int = 512
     faithful: float = 0.9
+    steps: int = 5
     candidates: int = 500
     nodes: int = 1_000
     ablation: AblationName = "resample"
     listed: int = 1_000
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
-        """One gradient, a query of the empty set, and one of each size: at most 11 queries."""
-        if self.size < 0 or min(self.candidates, self.nodes, self.smallest) < 1:
+        """Three queries a point, one of the empty set, one of each size: at most 23 queries."""
+        if min(self.size, self.steps) < 0 or min(self.candidates, self.nodes, self.smallest) < 1:
             raise InvalidSpec(
-                "edge-integer-programme needs size >= 0, candidates, nodes and smallest >= 1, "
-                f"not {self.size}, {self.candidates}, {self.nodes}, {self.smallest}"
+                "edge-integer-programme needs size and steps >= 0, candidates, nodes and smallest "
+                f">= 1, not {self.size}, {self.steps}, {self.candidates}, {self.nodes}, "
+                f"{self.smallest}"
             )
-        everything = torch.ones(1, len(oracle.edges.edges))
-        effects = oracle.edges.gradient(everything, ablation=self.ablation)[0].double().numpy()
+        path = interpolated_inputs(self.steps) if self.steps else Straight()
+        attributed = oracle.edges.attribution(path, ablation=self.ablation)
+        effects = attributed.double().mean(0).numpy()
         scores, ends = np.abs(effects), oracle.edges.graph.ends
         tried: list[dict[str, float]] = []
         if self.size:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from circuitbench import AblationName, Discovery, Info, InvalidSpec, Oracle, TracePoint
+from circuitbench import AblationName, Discovery, Info, Oracle, TracePoint
 from circuitbench_baselines.edge_ranking import edge_discovery, heads_by_edges
 from circuitbench_baselines.selection import above
 
@@ -89,6 +89,7 @@ class ActivationPatching:
     link="https://arxiv.org/abs/2304.05969",
     granularity="edges",
     needs=("counterfactuals", "edges"),
+    most_edges=100_000,
 )
 @dataclass(frozen=True)
 class ExactEdgePatching:
@@ -103,6 +104,7 @@ class ExactEdgePatching:
     Departs from the papers in that a receiver is a head's query, key or value, and all edges are
     asked. A head is worth as much as the strongest edge that leaves it. With a budget below what
     all edges need, edges are asked in random order until it is spent; the others keep score 0.
+    Without one, a run on a model of more than 100,000 edges is skipped.
 
     Args:
         mode: which swap counts.
@@ -110,7 +112,6 @@ class ExactEdgePatching:
         signed: rank by the effect with its sign instead of its magnitude.
         threshold: commits to heads, and to listed edges, above this fraction of the clean metric.
         listed: edges reported, the strongest; the rest ranks below them, tied.
-        most: edges of a graph that is patched; a larger one needs a budget.
     """
 
     mode: Literal["noising", "denoising"] = "noising"
@@ -118,21 +119,14 @@ class ExactEdgePatching:
     signed: bool = False
     threshold: float = 0.02
     listed: int = 1_000
-    most: int = 100_000
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """One query per edge; in denoising one more for the run with nothing restored.
 
         Raises:
-            InvalidSpec: the model is run by hooks, which know no edges; it has more than ``most``
-                edges and there is no budget; or nothing is listed.
+            InvalidSpec: the model is run by hooks, which know no edges; or nothing is listed.
         """
         n, left = len(oracle.edges.edges), oracle.remaining
-        if left is None and n > self.most:
-            raise InvalidSpec(
-                f"{n:,} edges are more than {self.most:,}: patching them all takes too long. "
-                "Give a budget (a random share is patched), or raise 'most'"
-            )
         floor, before = 0.0, oracle.meter.queries
         if self.mode == "denoising" and (left is None or left > 0):
             floor = float(self._damage(oracle, torch.zeros(1, n, dtype=torch.bool))[0])

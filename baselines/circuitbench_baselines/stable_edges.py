@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from circuitbench import GRADIENT_COST, AblationName, Discovery, Info, InvalidSpec, Oracle
+from circuitbench import GRADIENT_COST, AblationName, Discovery, Info, InvalidSpec, Oracle, Straight
 from circuitbench_baselines.bandits import affordable
+from circuitbench_baselines.edge_paths import interpolated_inputs
 from circuitbench_baselines.edge_ranking import edge_discovery
 
 
@@ -22,7 +22,7 @@ from circuitbench_baselines.edge_ranking import edge_discovery
 )
 @dataclass(frozen=True)
 class BootstrapStableEdges:
-    """Edge attribution patching that trusts edges which keep their sign (Nikankin et al. 2025).
+    """EAP-IG that trusts edges which keep their sign (Nikankin et al. 2025).
 
     As in the paper (arXiv 2510.25786), prompts are resampled with replacement and attributed
     again; an edge whose bootstrap interval holds 0 is unsure, and ranks below all sure ones. Then
@@ -32,12 +32,12 @@ class BootstrapStableEdges:
     It departs from the paper in what is resampled: every prompt is attributed once, and the mean
     of a resample is that of its prompts' attributions. For means over prompts this is the same
     at the cost of one attribution instead of one for each resample. The interval is that of
-    quantiles. Scores are edge attribution patching, not integrated gradients. An edge is
-    committed to if it is sure and its effect is above ``threshold``. The projection to heads is
-    that of :func:`circuitbench_baselines.edge_ranking.edge_discovery`.
+    quantiles. An edge is committed to if it is sure and its effect is above ``threshold``. The
+    projection to heads is that of :func:`circuitbench_baselines.edge_ranking.edge_discovery`.
 
     Args:
         batches: of prompts; all but the first are drawn afresh (fewer if the budget is smaller).
+        steps: points of an attribution, see :class:`EAPIGInputs`; 0 is edge attribution patching.
         resamples: of all prompts.
         confidence: of the interval.
         positive: share of the committed edges that is kept for those that help; 0 is by
@@ -48,6 +48,7 @@ class BootstrapStableEdges:
     """
 
     batches: int = 2
+    steps: int = 5
     resamples: int = 200
     confidence: float = 0.95
     positive: float = 0.0
@@ -56,25 +57,27 @@ class BootstrapStableEdges:
     listed: int = 1_000
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
-        """One gradient per batch, each costing three queries.
+        """Three queries for each point and batch.
 
         Raises:
-            BudgetExceeded: the budget does not cover one gradient.
+            BudgetExceeded: the budget does not cover one batch.
         """
         shares = self.confidence < 1 and self.confidence > 0 and 0 <= self.positive <= 1
-        if min(self.batches, self.resamples) < 1 or not shares:
+        if min(self.batches, self.resamples) < 1 or self.steps < 0 or not shares:
             raise InvalidSpec(
-                "bootstrap-stable-edges needs batches and resamples >= 1, 0 < confidence < 1 and "
-                f"0 <= positive <= 1, not {self.batches}, {self.resamples}, {self.confidence}, "
-                f"{self.positive}"
+                "bootstrap-stable-edges needs batches and resamples >= 1, steps >= 0, "
+                f"0 < confidence < 1 and 0 <= positive <= 1, not {self.batches}, "
+                f"{self.resamples}, {self.steps}, {self.confidence}, {self.positive}"
             )
-        n = max(1, affordable(oracle, GRADIENT_COST * self.batches) // GRADIENT_COST)
+        path = interpolated_inputs(self.steps) if self.steps else Straight()
+        each = GRADIENT_COST * path.passes
+        n = max(1, affordable(oracle, each * self.batches) // each)
         batches = [oracle.batch, *(oracle.draw(int(s)) for s in rng.integers(2**31, size=n - 1))]
-        ones = torch.ones(1, len(oracle.edges.edges))
         effects = np.concatenate(
             [
-                oracle.edges.gradient(ones, ablation=self.ablation, per_prompt=True, batch=batch)[0]
+                oracle.edges.attribution(path, ablation=self.ablation, per_prompt=True, batch=batch)
                 .double()
+                .mean(0)
                 .numpy()
                 for batch in batches
             ]

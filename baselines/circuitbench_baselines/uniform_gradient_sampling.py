@@ -44,7 +44,7 @@ class UniformGradientSampling:
     Args:
         steps: of Adam; each draws all gates and takes one gradient (fewer if the budget is
             smaller).
-        penalty: lambda, nats for an edge; 0.001 in the paper.
+        penalty: lambda, nats for an edge; the authors' scripts sweep it, 0.001 among others.
         rate: of Adam for the log odds.
         constants_rate: of Adam for the constants, in units of the residual stream; 0 leaves them
             at what ``ablation`` says.

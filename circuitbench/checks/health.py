@@ -5,7 +5,9 @@ the metric of the intact model minus that of the model with every head ablated.
 
 A truth is tested both ways. A head it names must matter in *some* context: alone, with the rest
 of its role gone, or with another role (or part of one) gone. A head it does not name must matter
-in *none*: alone, and inside random subsets of other ablated heads.
+in *none*: alone, and inside random subsets of other ablated heads. A truth that is a family of
+minimal sets promises something else, and is tested for that
+(:mod:`circuitbench.checks.family_health`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.checks.edge_health import edge_checks
+from circuitbench.checks.family_health import family_checks
 from circuitbench.checks.health_card import Card, Check, RoleReport, figure, render
 from circuitbench.core.circuit import Circuit, Head
 from circuitbench.core.errors import InvalidSpec
@@ -35,6 +38,7 @@ __all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validat
 
 Context = frozenset[Head]
 EDGE_PROMPTS = 8
+FAMILY_PROMPTS = 256  # what a family states is a share of the metric, to a few percent
 UNTOLD = Circuit({}, "nobody knows one", "ambiguous", tuple(ABLATIONS))
 SAMPLE = 24  # prompts, and control spans, over which accuracy and control loss are taken
 
@@ -115,9 +119,16 @@ def validate_task(
     checks: tuple[Check, ...] = (
         *_behaviour(bench, model, drawn, limits),
         *_shape(model, drawn),
-        *_faithfulness(bench, limits, known is not None),
+        *_faithfulness(bench, limits, known is not None and not truth.family),
     )
-    if known is not None:
+    if truth.family:
+        many, rng = oracle(FAMILY_PROMPTS), generator(seed, task_name, "family")
+        checks += (
+            *family_checks(many, truth, limits, rng),
+            _stability(bench, effects, limits),
+            *edges,
+        )
+    elif known is not None:
         checks += (
             *_truth_matters(bench, in_context, limits),
             *_others_do_not(bench, effects, limits, subsets, generator(seed, task_name, "subsets")),

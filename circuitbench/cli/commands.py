@@ -33,6 +33,7 @@ from circuitbench.cli.options import (
     raise_option,
     settings_of,
     spec_options,
+    track_option,
     training_options,
     wants_raise,
 )
@@ -66,6 +67,7 @@ def cli() -> None:
 @functional_option
 @isolation_options
 @training_options
+@track_option
 @out_option
 @raise_option
 def run(
@@ -76,6 +78,7 @@ def run(
     memory: str | None,
     checkpoints: Path | None,
     tensorboard: Path | None,
+    track: str | None,
     **options: Any,
 ) -> None:
     """Run one method on one task and write one record.
@@ -98,12 +101,14 @@ def run(
     from circuitbench.runs.once import loading, run_and_write
     from circuitbench.runs.prepare import prepare
     from circuitbench.runs.spec import build_spec
+    from circuitbench.runs.tracking import tracking
     from circuitbench.runs.trainings import forget, tools_of
 
     spec = build_spec(*settings)
     metrics()  # a metric that is refused is said now, not after the work
     remove_leftovers(check_folder(out))
     with (
+        tracking(track, out, warn) as tracked,
         progress_bar(f"{spec.method} on {spec.task}") as progress,
         letting_through(reraise),
         loading(in_process, limits, _pass_on) as method_of,
@@ -113,6 +118,7 @@ def run(
         tools = tools_of(prepared, out, checkpoints, tensorboard)
         record = run_and_write(prepared, out, progress, tools=tools, reraise=reraise)
         forget(out, record)
+        tracked(record)
     if as_json:
         click.echo(json.dumps(record.content(), indent=1))
     else:
@@ -124,18 +130,19 @@ def run(
 
 @cli.command(name="list")
 @click.argument("what", metavar="methods|tasks|models|metrics")
+@click.option("--tier", help="Only tasks of this tier: easy, standard, hard, trained, literature.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(what: str, as_json: bool) -> None:
+def list_(what: str, tier: str | None, as_json: bool) -> None:
     """List what is installed, ours and third parties'; imports no plug-in.
 
     \b
     Example:
       circuitbench list methods
-      circuitbench list tasks --json
+      circuitbench list tasks --tier hard
     """
     from circuitbench.cli.listing import WIDTH, rows_of, table_of
 
-    rows = rows_of(what)
+    rows = rows_of(what, tier)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:

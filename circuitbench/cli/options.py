@@ -70,6 +70,11 @@ def training_options(command: Any) -> Any:
     )(command)
 
 
+track_option = click.option(
+    "--track", help="Show finished runs in mlflow, tensorboard or wandb (default: none)."
+)
+
+
 def isolation_options(command: Any) -> Any:
     """What a method may take, and where it runs."""
     command = click.option(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from circuitbench.cli.display import err_console, one_line, out_console, progress_bar
+from circuitbench.cli.display import err_console, one_line, out_console, progress_bar, warn
+from circuitbench.cli.launching import LAUNCHING, launcher_of, launcher_options
 from circuitbench.cli.options import (
     fail,
     functional_option,
@@ -22,6 +23,7 @@ from circuitbench.cli.options import (
     raise_option,
     settings_of,
     spec_options,
+    track_option,
     training_options,
     wants_raise,
 )
@@ -31,18 +33,25 @@ MANY = 50  # runs that make it worth while to import every library first
 
 if TYPE_CHECKING:
     from circuitbench.runs.spec import RunSpec
+    from circuitbench.runs.tracking import Track
 
 
 @click.command()
 @click.argument("file", type=Path, required=False)
 @click.option("--methods", help="Names, separated by commas (default rl-ppo).")
 @click.option("--tasks", help="Names, separated by commas (default induction).")
+@click.option("--tier", help="All tasks of a tier, on models planted anew for every seed.")
 @click.option("--seeds", help="Seeds: 0,1,2 or 0-4 (default 0).")
 @spec_options
 @functional_option
-@click.option("--workers", type=int, default=1, show_default=True, help="Runs at a time.")
-@click.option("--threads", type=int, help="Threads of each (default: cores / workers).")
-@click.option("--devices", help="CUDA devices for the workers in turn, e.g. 0,1.")
+@launcher_options
+@click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="How often a run is tried again whose worker died.",
+)
 @click.option(
     "--rerun",
     default="missing",
@@ -52,13 +61,12 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @isolation_options
 @training_options
+@track_option
 @out_option
 @raise_option
 def sweep(
     file: Path | None,
-    workers: int,
-    threads: int | None,
-    devices: str | None,
+    retries: int,
     rerun: str,
     dry_run: bool,
     in_process: bool,
@@ -67,28 +75,32 @@ def sweep(
     memory: str | None,
     checkpoints: Path | None,
     tensorboard: Path | None,
+    track: str | None,
     **options: Any,
 ) -> None:
     """Run every method on every task with every seed; what is done is not repeated.
 
     FILE is a YAML file of methods, tasks, models, seeds, ablations and hyperparameters, in place
-    of --methods, --tasks and --seeds; see docs/sweeps.md.
+    of --methods, --tasks, --tier and --seeds; see docs/sweeps.md.
 
     \b
     Example:
       circuitbench sweep --methods random,head-ablation,acdc --tasks induction,ioi --seeds 0-2
+      circuitbench sweep --methods acdc,head-ablation --tier hard --seeds 0-4
       circuitbench sweep night.yaml --workers 2 --timeout 3600 --memory 4G
       circuitbench sweep night.yaml --dry-run
+      circuitbench sweep night.yaml --launcher ray --address auto --gpus-per-run 0.25
     """
     limits = limits_of(timeout, memory)
+    where = {key: options.pop(key) for key in LAUNCHING}
     specs, out = _specs(file, options)
     from circuitbench.cli.watching import Display
     from circuitbench.evaluation.metrics import metrics
     from circuitbench.results import check_folder, remove_leftovers
     from circuitbench.runs.drive import drive
-    from circuitbench.runs.launch.local import Local
     from circuitbench.runs.plan import check_rerun, plan
     from circuitbench.runs.state import remove_dead
+    from circuitbench.runs.tracking import tracking
 
     again = check_rerun(rerun)
     metrics()  # a metric that is refused is said now, not after the work
@@ -104,37 +116,47 @@ def sweep(
     if out.is_dir():
         remove_leftovers(out)
         remove_dead(out)
-    if in_process or wants_raise(reraise):
-        if workers != 1 or dry_run:
-            raise InvalidSpec("--in-process and --raise are for one worker, and plan nothing")
-        limits_of(timeout, memory, in_process=True)
-        _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise))
-        return
-    many = len(specs) >= MANY
-    launcher = Local(workers, threads, parse_names(devices or ""), libraries=many)
-    try:
-        with progress_bar("sweep") as progress:
-            progress("planning", None)
-            made = plan(
-                specs,
-                out,
-                launcher,
-                again,
-                lambda done, total: progress("planning", done / total),
-            )
-        for line in made.lines(workers):
-            err_console.print(line, markup=False, soft_wrap=True)
-        if dry_run:
+    with tracking(None if dry_run else track, out, warn) as tracked:
+        if in_process or wants_raise(reraise):
+            if dry_run or where["launcher"] != "local" or (where["workers"] or 1) != 1:
+                raise InvalidSpec(
+                    "--in-process and --raise are for one local worker, and plan nothing"
+                )
+            limits_of(timeout, memory, in_process=True)
+            _in_process(specs, out, again, checkpoints, tensorboard, wants_raise(reraise), tracked)
             return
-        folders = {"checkpoints": checkpoints, "tensorboard": tensorboard}
-        with Display(made, out, workers) as display:
-            runs = drive(made, launcher, limits, **folders, watch=display.watch)
-            for finished in runs:
-                display.finished(finished)
-    finally:
-        launcher.close()
-        if not dry_run:
-            remove_leftovers(out)
+        launcher = launcher_of(where, None if dry_run else out, many=len(specs) >= MANY)
+        try:
+            with progress_bar("sweep") as progress:
+                progress("planning", None)
+                made = plan(
+                    specs,
+                    out,
+                    launcher,
+                    again,
+                    lambda done, total: progress("planning", done / total),
+                )
+            for line in made.lines(launcher.slots):
+                err_console.print(line, markup=False, soft_wrap=True)
+            if dry_run:
+                return
+            with Display(made, out, launcher.slots) as display:
+                runs = drive(
+                    made,
+                    launcher,
+                    limits,
+                    checkpoints=checkpoints,
+                    tensorboard=tensorboard,
+                    retries=retries,
+                    watch=display.watch,
+                )
+                for finished in runs:
+                    display.finished(finished)
+                    tracked(finished.record)
+        finally:
+            launcher.close()
+            if not dry_run:
+                remove_leftovers(out)
     _end(len(made.runs), display.failures, out)
 
 
@@ -186,10 +208,10 @@ def status(results: Path, as_json: bool) -> None:
 def _specs(file: Path | None, options: dict[str, Any]) -> tuple[list[RunSpec], Path]:
     """What is to be run, and where the records go."""
     from circuitbench.runs.spec import build_spec
-    from circuitbench.runs.sweep import grid
+    from circuitbench.runs.sweep import grid, tier_grid
     from circuitbench.runs.sweep_file import parse_seeds, read_sweep
 
-    axes = {key: options.pop(key) for key in ("methods", "tasks", "seeds")}
+    axes = {key: options.pop(key) for key in ("methods", "tasks", "tier", "seeds")}
     given_out = options.get("out")
     layers, folder = settings_of(options, single=False)
     if file is not None:
@@ -202,6 +224,10 @@ def _specs(file: Path | None, options: dict[str, Any]) -> tuple[list[RunSpec], P
         return specs, folder if given_out is not None or out is None else out
     names = [parse_names(axes[key] or default) for key, default in _DEFAULTS.items()]
     seeds = parse_seeds("0" if axes["seeds"] is None else axes["seeds"])
+    if axes["tier"] is not None:
+        if axes["tasks"] is not None:
+            raise InvalidSpec("a tier has tasks of its own; leave out --tasks, or --tier")
+        return tier_grid(build_spec(*layers), names[0], axes["tier"], seeds), folder
     return grid(build_spec(*layers), names[0], names[1], seeds), folder
 
 
@@ -215,6 +241,7 @@ def _in_process(
     checkpoints: Path | None,
     tensorboard: Path | None,
     reraise: bool,
+    tracked: Track,
 ) -> None:
     """One run after the other, all of it here."""
     from circuitbench.runs.sweep import run_all
@@ -239,6 +266,8 @@ def _in_process(
         )
         for record, new in runs:
             failures += record.status not in ("done", "skipped")
+            if new:
+                tracked(record)
             err_console.print(one_line(record, new), markup=False, soft_wrap=True)
     _end(len(specs), failures, out)
 

@@ -88,6 +88,18 @@ class Circuit(Displayed):
     exhaustive tests on a trained model), ``literature`` or ``ambiguous``. ``ablations`` names the
     kinds under which the truth was verified; none are claimed by default. ``edge_ablations`` says
     the same of ``edges``: which edges carry anything depends on what an ablation puts in its place.
+    ``degrees`` says that heads contribute so unequally that a run measures how much
+    (:mod:`circuitbench.evaluation.contributions`).
+
+    Where several sets of heads do the job, ``family`` lists every set that is *sufficient* (keeps
+    at least the share ``faithfulness`` of the metric under each of ``ablations``, everything else
+    ablated) and *minimal* (no proper subset is sufficient). ``heads`` are then their union. Which
+    of the sets the model uses cannot be told from the heads' effects; empty where one circuit is
+    stated.
+
+    Raises:
+        InvalidSpec: a family whose union is not the roles' heads, or one of whose sets contains
+            another.
     """
 
     roles: Mapping[str, Role]
@@ -99,6 +111,27 @@ class Circuit(Displayed):
     edge_ablations: tuple[str, ...] = ()
     mlps: tuple[int, ...] = ()
     blind_spots: tuple[str, ...] = field(default_factory=tuple)
+    degrees: bool = False
+    family: tuple[frozenset[Head], ...] = ()
+    faithfulness: float = 0.0
+
+    def __post_init__(self) -> None:
+        sets = tuple(frozenset(Head(*h) for h in heads) for heads in self.family)
+        object.__setattr__(self, "family", sets)
+        if sets and frozenset().union(*sets) != self.heads:
+            raise InvalidSpec("the heads of the roles must be those of the family's sets together")
+        if any(one < other for one in sets for other in sets):
+            raise InvalidSpec("a set of the family contains another, so it is not minimal")
+
+    @property
+    def core(self) -> frozenset[Head]:
+        """The heads in every set of the family; all heads where there is no family."""
+        return frozenset.intersection(*self.family) if self.family else self.heads
+
+    @property
+    def optional(self) -> frozenset[Head]:
+        """The heads in some sets of the family and not in others."""
+        return self.heads - self.core
 
     @property
     def heads(self) -> frozenset[Head]:
@@ -112,6 +145,9 @@ class Circuit(Displayed):
             for name, role in self.roles.items()
         ]
         more = [f"{len(self.edges)} edges"] if self.edges is not None else []
+        if self.family:
+            found = f"{len(self.family)} minimal sets of heads, each enough"
+            more.append(f"{found} for {self.faithfulness:g} of the metric")
         more += [f"MLPs of layers {listed(self.mlps)}"] if self.mlps else []
         more += [f"verified under {', '.join(self.ablations)}"] if self.ablations else []
         note = "; ".join([self.source, *more])

@@ -63,6 +63,18 @@ class Graph:
         return np.array([(sender, hears[receiver]) for receiver, sender in self.pairs])
 
 
+def edge_count(n_layers: int, n_heads: int, mlps: bool) -> int:
+    """How many edges the :class:`Graph` of a shape has, without making it."""
+    senders, edges = 1, 0
+    for _ in range(n_layers):
+        edges += 3 * n_heads * senders
+        senders += n_heads
+        if mlps:
+            edges += senders
+            senders += 1
+    return edges + senders
+
+
 @lru_cache(maxsize=8)
 def graph_of(n_layers: int, n_heads: int, mlps: bool) -> Graph:
     """The :class:`Graph` of a shape, made once; it is shared, so leave it as it is."""

@@ -23,6 +23,9 @@ EXTRAS = {
     "transformer_lens": "huggingface",
     "transformers": "huggingface",
     "tensorboard": "tensorboard",
+    "ray": "ray",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
 }
 
 

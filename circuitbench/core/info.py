@@ -41,6 +41,8 @@ class Info(Displayed):
             ``rules`` (other backward rules than the true gradient), ``spans`` (prompts that name
             positions). A run that cannot give one of the last three is skipped. Of a task,
             ``mlps`` where its circuit has MLPs.
+        most_edges: of a method that asks about every edge: without a budget, a run on a model
+            of more edges is skipped; 0 is no limit.
         version: raise it when the same spec and seed begin to give something else.
 
     Raises:
@@ -55,6 +57,7 @@ class Info(Displayed):
     granularity: Granularity = "heads"
     needs: tuple[Need, ...] = ()
     version: str = "1"
+    most_edges: int = 0
 
     def __post_init__(self) -> None:
         for name in ("title", "family", "paper", "link", "version"):
@@ -63,6 +66,8 @@ class Info(Displayed):
                 raise InvalidPlugin(f"Info: {name} must be text, not {value!r}")
         if not self.title.strip() or not self.family.strip():
             raise InvalidPlugin("Info: title and family must not be empty")
+        if type(self.most_edges) is not int or self.most_edges < 0:
+            raise InvalidPlugin(f"Info: most_edges must be 0 or more, not {self.most_edges!r}")
         if not isinstance(self.needs, tuple):
             raise InvalidPlugin(f"Info: needs must be a tuple of names, not {self.needs!r}")
         for kind, values, known in (
@@ -80,7 +85,10 @@ class Info(Displayed):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, as a record keeps them."""
-        return asdict(self) | {"needs": list(self.needs)}
+        found = asdict(self) | {"needs": list(self.needs)}
+        if not self.most_edges:
+            del found["most_edges"]
+        return found
 
     def sheet(self) -> Sheet:
         """Every field that says something."""

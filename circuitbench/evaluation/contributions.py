@@ -77,7 +77,7 @@ def head_contributions(
         for mask, row in zip(masks, kept, strict=True):
             for head, keep in zip(heads, row, strict=True):
                 mask[head] = bool(keep)
-        return oracle.query(masks).task.double().numpy()
+        return oracle.query(masks, control=False).task.double().numpy()
 
     return _shapley([str(head) for head in heads], damage, oracle.ablation, rng, pairs)
 

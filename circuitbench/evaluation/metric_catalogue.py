@@ -77,6 +77,13 @@ def _pessimistic(run: Outcome) -> float | None:
     return ranking.pessimistic_auroc(ranked)
 
 
+def _of_core(run: Outcome, of_chance: bool) -> float | None:
+    ranked = run.core_ranking
+    if ranked is None:
+        return None
+    return ranking.average_precision(ranked.uninformed() if of_chance else ranked)
+
+
 def _function_of_edges(ablation: str) -> tuple[Metric, ...]:
     """Faithfulness, CPR and CMD of circuits of edges under an ablation.
 
@@ -181,8 +188,13 @@ def _cost(
 
 
 def _passes(run: Outcome) -> float | None:
-    forwards, backwards = run.cost("discovery", "forwards"), run.cost("discovery", "backwards")
+    forwards, backwards = run.spent("forwards"), run.spent("backwards")
     return None if forwards is None or backwards is None else forwards + 2 * backwards
+
+
+def _prompt_passes(run: Outcome) -> float | None:
+    passes = _passes(run)
+    return None if passes is None or run.batch_size is None else passes * run.batch_size
 
 
 def _mebibytes(run: Outcome) -> float | None:
@@ -198,6 +210,22 @@ OURS: tuple[Metric, ...] = (
         "AP",
         "Average precision of the head ranking.",
         ranking.average_precision,
+    ),
+    Metric(
+        "group_recall",
+        "Roles",
+        lambda run: run.group_recall,
+        "Share of roles of which enough heads are among the R best ranked.",
+        needs=("truth",),
+    ),
+    Metric(
+        "rounded_average_precision",
+        "AP, near ties",
+        lambda run: run.rounded_average_precision,
+        "Average precision with scores rounded to 1e-4 of the largest: what a ranking is worth "
+        "without its tie-breaks.",
+        needs=("truth",),
+        minor=True,
     ),
     _of_heads("auroc", "AUROC", "Area under the ROC curve; chance is 0.5.", _auroc),
     _of_heads(
@@ -225,11 +253,30 @@ OURS: tuple[Metric, ...] = (
         minor=True,
     ),
     Metric(
-        "group_recall",
-        "Roles",
-        lambda run: run.group_recall,
-        "Share of roles of which enough heads are among the R best ranked.",
-        needs=("truth",),
+        "family_f1",
+        "Family F1",
+        lambda run: None if run.best_match is None else run.best_match.f1,
+        "F1 of the committed heads against the nearest of the truth's minimal sufficient sets.",
+        needs=("family",),
+        minor=True,
+    ),
+    Metric(
+        "family_average_precision",
+        "Family AP",
+        lambda run: run.family_average_precision,
+        "Average precision against the minimal sufficient set that the ranking fits best.",
+        needs=("family",),
+        minor=True,
+    ),
+    Metric(
+        "core_average_precision",
+        "Core AP",
+        lambda run: _of_core(run, of_chance=False),
+        "Average precision of the heads in every minimal sufficient set over those in none; heads "
+        "in some of them do not count.",
+        needs=("family",),
+        chance=lambda run: _of_core(run, of_chance=True),
+        minor=True,
     ),
     Metric(
         "ndcg",
@@ -312,8 +359,9 @@ OURS: tuple[Metric, ...] = (
     _cost(
         "queries",
         "Queries",
-        lambda run: run.cost("discovery", "queries"),
-        "Oracle queries of the discovery: a mask is one, a gradient three.",
+        lambda run: run.spent("queries"),
+        "Oracle queries on the scored model, those of training on it included: a mask is one, a "
+        "gradient three.",
     ),
     Metric(
         "queries_to_90",
@@ -332,21 +380,28 @@ OURS: tuple[Metric, ...] = (
         "passes",
         "Passes",
         _passes,
-        "Forward-equivalents of the discovery: passes of one batch, a backward one counts as two.",
+        "Forward-equivalents on the scored model, training on it included: passes of one batch, a "
+        "backward one counts as two.",
         minor=True,
+    ),
+    _cost(
+        "prompt_passes",
+        "Passes x prompts",
+        _prompt_passes,
+        "Passes times the prompts of a batch: a query with control text is two passes.",
     ),
     _cost(
         "training_queries",
         "Training",
         lambda run: run.cost("training", "queries"),
-        "Oracle queries of training beforehand, metered apart.",
+        "Oracle queries of training: those on the scored model are among the queries.",
         unit="queries",
     ),
     _cost(
         "seconds",
         "Time",
-        lambda run: run.cost("discovery", "method_seconds"),
-        "Wall-clock time of the discovery.",
+        lambda run: run.spent("method_seconds"),
+        "Wall-clock time of the discovery, and of training on the scored model.",
         unit="s",
         digits=1,
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -21,14 +22,24 @@ from circuitbench.evaluation.against_truth.efficiency import (
     quality_curve,
     queries_to,
 )
+from circuitbench.evaluation.against_truth.family import (
+    best_average_precision,
+    best_match,
+    core_ranking,
+)
 from circuitbench.evaluation.against_truth.ranking import (
     TiedRanking,
+    average_precision,
     r_precision,
     tied_ranking,
 )
 from circuitbench.evaluation.against_truth.roles import presence_in_top_r
 from circuitbench.evaluation.against_truth.selection import Overlap
 from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
+from circuitbench.plugins.method import Track
+
+NEAR_TIE = 1e-4
+"""Scores nearer than this, relative to the largest, are told apart by tie-breaks alone."""
 
 Measure = Callable[[TiedRanking], float | None]
 
@@ -45,9 +56,12 @@ class Outcome:
             (score per ``"0.1->2.3.k"`` or None), ``trace`` (list of ``queries``, ``scores``),
             ``info``, perhaps ``selected_edges``; empty where a run has no answer.
         truth: ``roles`` (name -> ``heads``, ``needed``, ``sign``), ``edges``, ``source``,
-            ``kind``, perhaps ``contributions``; empty where there is none.
+            ``kind``, perhaps ``contributions``, ``family`` and ``faithfulness``; empty where there
+            is none.
         costs: ``discovery``, ``training``, ``evaluation``: what each spent.
         measurements: what was measured without the truth.
+        info: what the plug-ins say of themselves, and on what the method learned.
+        batch_size: prompts in a batch, where it is known.
     """
 
     def __init__(
@@ -56,14 +70,19 @@ class Outcome:
         truth: Mapping[str, Any],
         costs: Mapping[str, Any],
         measurements: Mapping[str, Any],
+        info: Mapping[str, Any] = MappingProxyType({}),
+        batch_size: int | None = None,
     ) -> None:
         self.discovery, self.costs, self.measurements = discovery, costs, measurements
+        self.info, self.batch_size = info, batch_size
         self._truth = truth
         self._curves: dict[Measure, list[tuple[int, float | None]]] = {}
 
     @cached_property
     def has(self) -> frozenset[str]:
-        """Which needs of metrics are met: ``truth``, ``edges`` (true and found), ``measurements``,
+        """Which needs of metrics are met.
+
+        ``truth``, ``edges`` (true and found), ``family`` (of minimal sets), ``measurements``,
         ``degrees`` (what each true head contributes).
 
         Without an answer there is nothing to hold against the truth.
@@ -73,6 +92,7 @@ class Outcome:
         met = {
             "truth": answered,
             "edges": edges,
+            "family": answered and bool(self._truth.get("family")),
             "measurements": bool(self.measurements),
             "degrees": answered and bool(self._truth.get("contributions")),
         }
@@ -119,15 +139,27 @@ class Outcome:
 
         Sizes of contributions: who works against the task contributes too.
         """
+        found = self._truth["contributions"]["heads"]["values"]
+        values = {Head.parse(head): abs(float(value)) for head, value in found.items()}
+        head_grid(values, *self._shape)  # refuses heads outside the model
         grid = np.zeros(self._shape)
-        for head, value in self._truth["contributions"]["heads"]["values"].items():
-            grid[Head.parse(head)] = abs(value)
+        for head, value in values.items():
+            grid[head] = value
         return grid
 
     @cached_property
     def ranking(self) -> TiedRanking | None:
         """How the scores rank the true heads; None where the truth names no head."""
         return tied_ranking(self.scores, self.relevant) if self.relevant.any() else None
+
+    @cached_property
+    def rounded_average_precision(self) -> float | None:
+        """Average precision with scores rounded to :data:`NEAR_TIE` of the largest size."""
+        largest = float(np.abs(self.scores).max(initial=0.0))
+        if largest == 0 or not self.relevant.any():
+            return None if self.ranking is None else average_precision(self.ranking)
+        rounded = np.round(self.scores / (largest * NEAR_TIE))
+        return average_precision(tied_ranking(rounded, self.relevant))
 
     @cached_property
     def selected_edges(self) -> frozenset[Edge] | None:
@@ -155,6 +187,28 @@ class Outcome:
     def overlap(self) -> Overlap:
         """The committed set against the true one."""
         return Overlap.of(self.selected, self.relevant)
+
+    @cached_property
+    def best_match(self) -> Overlap | None:
+        """The committed set against the set of the truth's family nearest to it (by F1).
+
+        None where the truth has no family.
+        """
+        return best_match(self.selected, self.truth.family) if self.truth.family else None
+
+    @cached_property
+    def family_average_precision(self) -> float | None:
+        """Average precision against the family's set that the ranking fits best; None without."""
+        family = self.truth.family
+        return best_average_precision(self.scores, family) if family else None
+
+    @cached_property
+    def core_ranking(self) -> TiedRanking | None:
+        """How the scores rank the heads of every set of the family above those of none.
+
+        None where the truth has no family, or no head is in every set.
+        """
+        return core_ranking(self.scores, self.truth) if self.truth.family else None
 
     @cached_property
     def role_recall(self) -> dict[str, float]:
@@ -202,6 +256,21 @@ class Outcome:
         quality = [float(value) for _, value in points if value is not None]
         return queries_to([q for q, _ in points], quality, TARGET)
 
+    @cached_property
+    def track(self) -> Track:
+        """What the method learned on, see :func:`track`."""
+        return track(self.info, self.cost("training", "queries"))
+
+    def spent(self, name: str) -> float | None:
+        """What was spent on the model that is scored: by discovery, and by training on it.
+
+        None where the record does not say; raises as :meth:`cost` does.
+        """
+        finding, learning = self.cost("discovery", name), self.cost("training", name)
+        if finding is None or self.track != "same-model":
+            return finding
+        return finding + (learning or 0.0)
+
     def cost(self, stage: str, name: str) -> float | None:
         """What a stage spent; None where the record does not say.
 
@@ -231,20 +300,43 @@ class Outcome:
 
     @property
     def _measured_efficiency(self) -> Mapping[str, Any] | None:
-        """What schema 1 measured before it rounded the trace that it stored."""
-        return self.measurements.get("efficiency")
+        """What schema 1 measured before it rounded the trace that it stored.
+
+        It did not count training, so where there was some it is measured anew.
+        """
+        return None if self._training else self.measurements.get("efficiency")
+
+    @cached_property
+    def _training(self) -> int:
+        """Queries of training on the model that is scored."""
+        learning = self.cost("training", "queries") if self.track == "same-model" else None
+        return int(learning or 0)
 
     @cached_property
     def _quality(self) -> QualityCurve | None:
-        queries = self.cost("discovery", "queries")
+        queries, training = self.spent("queries"), self._training
         spent = None if queries is None else int(queries)
+        trace = [TracePoint(point.queries + training, point.scores) for point in self.trace]
         horizon = HORIZON_PER_ITEM * self.scores.size
-        found = quality_curve(self.trace, self.scores, spent, self.relevant, horizon)
+        found = quality_curve(trace, self.scores, spent, self.relevant, horizon)
         return found if isinstance(found, QualityCurve) else None
 
     @cached_property
     def _roles(self) -> dict[str, dict[str, float]]:
         return presence_in_top_r(self.scores, self.truth.roles)
+
+
+def track(info: Mapping[str, Any], training_queries: float | None) -> Track:
+    """What a method learned on, by what the record says of it and by what really happened.
+
+    Whoever asked training queries has trained: on the model it is scored on, unless the record
+    says that it learns on others.
+    """
+    told = info.get("training")
+    stated = told.get("track") if isinstance(told, Mapping) else None
+    if stated in ("same-model", "other-models"):
+        return cast("Track", stated)
+    return "same-model" if training_queries else "none"
 
 
 def grid_of_numbers(stored: Any) -> np.ndarray:
@@ -279,6 +371,9 @@ def read_truth(stored: Mapping[str, Any]) -> Circuit:
         stored["source"],
         stored["kind"],
         edges=None if edges is None else frozenset(map(Edge.parse, edges)),
+        degrees="contributions" in stored,
+        family=tuple(frozenset(map(Head.parse, heads)) for heads in stored.get("family", ())),
+        faithfulness=stored.get("faithfulness", 0.0),
     )
 
 
@@ -324,6 +419,8 @@ EXAMPLE = Outcome(
             "reader": {"heads": ["1.2"], "needed": 1, "sign": 1},
         },
         "edges": list(_EDGES),
+        "family": [["0.1", "1.2"], ["0.2", "1.2"]],
+        "faithfulness": 0.9,
         "source": "invented",
         "kind": "constructed",
         "contributions": {"heads": {"values": {"0.1": 0.5, "0.2": 0.2, "1.2": 0.3}}},
@@ -342,4 +439,5 @@ EXAMPLE = Outcome(
             "minimality": dict.fromkeys(("min", "mean", "relative_min", "relative_mean"), 0.5),
         },
     },
+    batch_size=4,
 )

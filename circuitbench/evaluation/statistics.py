@@ -70,6 +70,89 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def resampling_weights(
+    plantings: np.ndarray, rng: np.random.Generator, repetitions: int = 2000
+) -> np.ndarray:
+    """Weights of runs in resamples of what was drawn, ``[repetitions, tasks, runs]``, each sum 1.
+
+    A hierarchical bootstrap (Davison & Hinkley 1997, section 3.8). Level by level, with
+    replacement: **plantings** (tasks on the same ones share the draw), **tasks**, and **prompts**,
+    the runs of a task on one planting. A level of one member has nothing to resample. A mean in
+    every resample is its weights times the runs' values, so the same resamples serve all methods.
+
+    Args:
+        plantings: ``[tasks, runs]``, for every run a number that names the model it was on.
+    """
+    design = np.asarray(plantings)
+    n_tasks, n_runs = design.shape
+    weights = np.zeros((repetitions, n_tasks, n_runs))
+    counts: dict[tuple[int, ...], np.ndarray] = {}
+    for task, row in enumerate(design):
+        names, which = np.unique(row, return_inverse=True)
+        shared = tuple(int(name) for name in names)
+        if shared not in counts:
+            even = np.full(len(names), 1 / len(names))
+            counts[shared] = rng.multinomial(len(names), even, size=repetitions)
+        for i in range(len(names)):
+            runs = np.flatnonzero(which == i)
+            even = np.full(len(runs), 1 / len(runs))
+            weights[:, task, runs] = rng.multinomial(counts[shared][:, i] * len(runs), even)
+    weights /= weights.sum(axis=2, keepdims=True)
+    times = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=repetitions)
+    return np.asarray(weights * (times / n_tasks)[:, :, None])
+
+
+def units_of(plantings: np.ndarray) -> np.ndarray:
+    """What was drawn apart, ``[tasks, runs]``: a number for every run, equal within a unit.
+
+    A planting where a task's plantings differ between its runs; else the task on its model. If
+    that is one unit only, every run is one: it has prompts of its own.
+    """
+    design = np.asarray(plantings)
+    names = {}
+    units = np.zeros(design.shape, dtype=int)
+    for task, row in enumerate(design):
+        drawn = len(set(row.tolist())) > 1
+        for run, planting in enumerate(row.tolist()):
+            name = ("planting", planting) if drawn else ("task", task)
+            units[task, run] = names.setdefault(name, len(names))
+    return units if len(names) > 1 else np.arange(design.size).reshape(design.shape)
+
+
+def disjoint_groups(intervals: Sequence[tuple[float, float]]) -> int:
+    """How many of the intervals can be chosen so that no two of them meet."""
+    groups, reach = 0, -np.inf
+    for low, high in sorted(intervals, key=lambda interval: interval[1]):
+        if low > reach:
+            groups, reach = groups + 1, high
+    return groups
+
+
+def rank_transfer(
+    ours: np.ndarray, theirs: np.ndarray, level: float = 0.95
+) -> tuple[float, tuple[float, float]] | None:
+    """Spearman's correlation of two rankings of the same methods, with its interval.
+
+    Args:
+        ours, theirs: ``[1 + repetitions, methods]``; the means first, then those in every resample
+            of :func:`resampling_weights`.
+
+    Returns:
+        The correlation of the means, and the percentiles of that over resamples; None with fewer
+        than three methods, or where one ranking is constant.
+    """
+    from scipy.stats import rankdata
+
+    if ours.shape[1] < 3 or np.ptp(ours[0]) == 0 or np.ptp(theirs[0]) == 0:
+        return None
+    one, two = (rankdata(np.round(x, 12), axis=1) for x in (ours, theirs))
+    one, two = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
+    size = np.sqrt((one**2).sum(1) * (two**2).sum(1))
+    found = np.divide((one * two).sum(1), size, out=np.zeros_like(size), where=size > 0)
+    low, high = np.quantile(found[1:], [(1 - level) / 2, (1 + level) / 2])
+    return float(found[0]), (float(low), float(high))
+
+
 def performance_profile(strata: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
     """Share of runs that score above each threshold, tasks weighted equally, ``[thresholds]``.
 

@@ -37,10 +37,11 @@ def config_of(model: Model) -> Config:
 def from_record(record: Record, model: Config | None = None) -> CircuitFile:
     """The circuit of a run, to write.
 
-    A head's score and membership become its node's. Scores of edges are kept; edges that the
-    method did not list get the score 0, or one below the lowest where that is not positive, so
-    that they still rank last. A record of heads only has no scores of edges; tools that want
-    edges are shown those between two nodes that are in (input, MLPs and logits always are).
+    A head's score and membership become its node's. Scores and membership of edges are kept; edges
+    that the method did not list get the score 0, or one below the lowest where that is not
+    positive, so that they still rank last. A record of heads only has no scores of edges; tools
+    that want edges are shown those between two nodes that are in (input, MLPs and logits always
+    are).
 
     Scores rank as they are (``ranking="signed"``), except those of a method that gives signed
     scores beside their magnitudes: then the signed ones are written, and rank by magnitude.
@@ -77,23 +78,38 @@ def from_record(record: Record, model: Config | None = None) -> CircuitFile:
     magnitudes = signed is not None and np.array_equal(np.abs(signed), scores)
     if magnitudes and (edge_scores is None or (edge_scores >= 0).all()):
         scores, ranking = np.asarray(signed, dtype=float), "absolute"
+    effects = record.discovery.get("signed_edges")
+    if edge_scores is not None and effects is not None and (edge_scores >= 0).all():
+        given = _all_edges({Edge.parse(text): e for text, e in effects.items()}, model, 0.0)
+        if np.array_equal(np.abs(given), edge_scores) and (
+            ranking == "absolute" or scores.min() >= 0
+        ):
+            edge_scores, ranking = given, "absolute"
     node_scores = np.full(model.n_nodes, np.nan)
     node_scores[model.head_places] = scores
     nodes_in = np.ones(model.n_nodes, dtype=bool)
     nodes_in[model.head_places] = outcome.selected
+    chosen = outcome.selected_edges
+    edges_in = None if chosen is None else _all_edges(dict.fromkeys(chosen, 1.0), model, 0.0) > 0
     return CircuitFile(
         model,
         edge_scores=edge_scores,
+        edges_in=edges_in,
         node_scores=node_scores,
         nodes_in=nodes_in,
         ranking=ranking,
     )
 
 
-def _all_edges(listed: Mapping[Edge, float], config: Config) -> np.ndarray:
+def _all_edges(
+    listed: Mapping[Edge, float], config: Config, rest: float | None = None
+) -> np.ndarray:
+    """``[n_edges]``; ``rest`` for what is not listed, None ranks it last."""
     places = {edge: i for i, edge in enumerate(config.graph.edges)}
     lowest = min(listed.values(), default=1.0)
-    scores = np.full(config.n_edges, 0.0 if lowest > 0 else lowest - 1)
+    if rest is None:
+        rest = 0.0 if lowest > 0 else lowest - 1
+    scores = np.full(config.n_edges, rest)
     for edge, score in listed.items():
         if edge not in places:
             raise InvalidCircuitFile(f"the record scores {edge}, which {config} heads do not have")
@@ -149,17 +165,25 @@ def answer(circuit: CircuitFile, top: int | None = None) -> Answer:
         selected = nodes_in[config.head_places]
     else:
         selected = np.zeros(scores.shape, dtype=bool)
-    listed = None
+    listed = effects = None
     if edge_rank is not None:
-        graph = config.graph
+        edges, raw = config.graph.edges, circuit.edge_scores
         told = np.flatnonzero(edge_rank > edge_rank.min())
-        listed = {graph.edges[i]: float(edge_rank[i]) for i in told}
+        listed = {edges[i]: float(edge_rank[i]) for i in told}
+        if raw is not None and (raw[told] < 0).any() and circuit.ranking == "absolute":
+            effects = {edges[i]: float(raw[i]) for i in told}
     size = {} if edges_in is None else {"edges_in": int(edges_in.sum())}
     chosen = None
     if edges_in is not None:
         chosen = frozenset(config.graph.edges[i] for i in np.flatnonzero(edges_in))
     discovery = Discovery(
-        scores, heads_of(selected), listed, info=size, signed=signed, selected_edges=chosen
+        scores,
+        heads_of(selected),
+        listed,
+        info=size,
+        signed=signed,
+        signed_edges=effects,
+        selected_edges=chosen,
     )
     return Answer(config, discovery, edges_in)
 

@@ -18,6 +18,8 @@ class Limits:
         control: greatest control loss, relative to a uniform guess.
         nothing: greatest share of the metric left with every head ablated.
         sufficiency: greatest deviation from 1 of the truth's faithfulness, on its own.
+        family: greatest distance, on other prompts, from what a family of minimal sets states:
+            of their faithfulness, and of that of sets that are smaller.
         edge_sufficiency: the same of the true edges alone.
         matters: least effect of a truth head in its best context.
         edge_matters: the same of a true edge.
@@ -32,6 +34,7 @@ class Limits:
     control: float = 0.6
     nothing: float = 0.1
     sufficiency: float = 0.1
+    family: float = 0.05
     edge_sufficiency: float = 0.05
     matters: float = 0.05
     edge_matters: float = 0.05

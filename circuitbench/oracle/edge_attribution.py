@@ -48,20 +48,22 @@ class Attribution:
         """Spans that are told apart; 1 where none are."""
         return 1 if self.members is None else self.members.shape[-1]
 
-    def along(self, path: Path) -> Tensor:
-        """Means over the prompts ``[n_points, n_edges, sender's span, receiver's span]``."""
+    def along(self, path: Path, per_prompt: bool = False) -> Tensor:
+        """Means over the prompts ``[n_points, n_edges, sender's span, receiver's span]``.
+
+        With ``per_prompt`` every prompt's own, ``[n_points, n_prompts, n_edges, ...]``.
+        """
         n, spans = len(self.run.tokens), self.n_spans
-        sums = torch.zeros(
-            path.n_points, len(self.graph.receivers), len(self.graph.senders), spans, spans
-        )
+        receiver, sender = self.run.index.cpu().unbind(1)
+        sums = torch.zeros(path.n_points, n if per_prompt else 1, len(sender), spans, spans)
         widest = 3 * self.f.config.n_heads * spans + 2
-        step = self.run.rows_at_once(widest)
+        step = 1 if per_prompt else self.run.rows_at_once(widest)
         for start in range(0, n, step):
             rows = torch.arange(start, min(start + step, n), device=self.f.device)
             for point, moved in enumerate(self._points(path, rows)):
-                sums[point] += self._at(moved, rows).cpu()
-        receiver, sender = self.run.index.cpu().unbind(1)
-        return sums[:, receiver, sender] / n
+                found = self._at(moved, rows).cpu()[receiver, sender]
+                sums[point, start if per_prompt else 0] += found
+        return sums if per_prompt else sums[:, 0] / n
 
     def _points(self, path: Path, rows: Tensor) -> Iterator[Mapping[int, Tensor]]:
         """At every point what senders put out instead, ``[batch, pos, d_model]`` by sender."""

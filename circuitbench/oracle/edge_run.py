@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from circuitbench.core.circuit import Direction
 from circuitbench.core.edges import Graph
 from circuitbench.models.forward import rotate
 from circuitbench.oracle.ablations import Ablation, Half
@@ -15,7 +16,11 @@ from circuitbench.oracle.rules import EXACT, Attended, Rule
 
 
 class EdgeRun:
-    """One half of a batch, run with edges ablated."""
+    """One half of a batch, run with edges ablated.
+
+    In ``denoising`` the counterfactual prompts run, and a kept edge carries what its sender writes
+    on the prompts; the kind of ablation plays no part.
+    """
 
     def __init__(
         self,
@@ -25,28 +30,34 @@ class EdgeRun:
         half: Half,
         ablation: Ablation,
         rule: Rule = EXACT,
+        direction: Direction = "noising",
     ) -> None:
         self.graph, self.f, self.half, self.rule = graph, forward, half, rule
+        self.denoising = direction == "denoising"
         device = self.f.device
         self.index = torch.tensor(self.graph.pairs, device=device)  # [n_edges, 2]
         prompts, control = batch.source.prompts, batch.source.control
         rows = torch.from_numpy(batch.rows(half))
         self.prompts = prompts.take(rows).to(device) if half == "task" else None
-        self.tokens = (prompts.tokens if half == "task" else control)[rows].to(device)
+        if self.prompts is None:
+            self.tokens = other = control[rows].to(device)
+        else:
+            clean, counter = self.prompts.tokens, self.prompts.counterfactual
+            self.tokens, other = (counter, clean) if self.denoising else (clean, counter)
         self.directions = None
         if self.prompts is not None:
             self.directions = readout.Directions(self.f.weights.unembed, self.prompts)
         self.references: list[Attended] | None = None
         with torch.no_grad():
             if rule.reference and self.prompts is not None:
-                self.references = self.f.attended(self.prompts.counterfactual)
+                self.references = self.f.attended(other)
             # [senders, batch or 1, pos, d_model], None is zero
             lengths = None if self.prompts is None else self.prompts.lengths
-            self.ablated = ablation.senders(half, self._outputs_elsewhere, lengths)
-
-    def _outputs_elsewhere(self) -> Tensor:
-        """All senders' outputs on the counterfactual prompts, or on the control spans."""
-        return self.outputs(self.tokens if self.prompts is None else self.prompts.counterfactual)
+            self.ablated: Tensor | None
+            if self.denoising:
+                self.ablated = self.outputs(other)
+            else:
+                self.ablated = ablation.senders(half, lambda: self.outputs(other), lengths)
 
     def outputs(self, tokens: Tensor) -> Tensor:
         """All senders' outputs ``[senders, batch, pos, d_model]`` in the intact model."""
@@ -67,7 +78,8 @@ class EdgeRun:
         """
         receiver, sender = self.index.unbind(1)
         keep = torch.ones(len(self.graph.receivers), len(self.graph.senders), device=self.f.device)
-        keep = keep.index_put((receiver, sender), mask.to(self.f.device))
+        mask = mask.to(self.f.device)
+        keep = keep.index_put((receiver, sender), 1 - mask if self.denoising else mask)
         tokens, ablated = self.tokens, self.ablated
         if rows is not None:
             tokens = tokens[rows]

@@ -133,11 +133,8 @@ class EdgeOracle:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
             InvalidSpec: for an ablation that cannot replace every sender.
         """
-        if direction not in DIRECTIONS:
-            raise InvalidSpec(f"no direction {direction!r}; {nearest(str(direction), DIRECTIONS)}")
-        noising = direction == "noising"
-        kind = self._ablation(ablation) if noising else self._named(ablation)
-        batch, control = batch or self._current(), control and noising
+        kind = self._kind(ablation, direction)
+        batch, control = batch or self._current(), control and direction == "noising"
         kept = self._checked(masks)
         if kept.dtype != torch.bool and not ((kept == 0) | (kept == 1)).all():
             raise InvalidSpec("a query's edge masks must be bool (soft masks are for gradients)")
@@ -186,6 +183,7 @@ class EdgeOracle:
         *,
         of: EdgeOf = "task",
         ablation: str | None = None,
+        direction: Direction = "noising",
         per_prompt: bool = False,
         batch: Batch | None = None,
         rule: str | Rule = "exact",
@@ -193,19 +191,26 @@ class EdgeOracle:
         """Derivative ``[n_masks, n_edges]`` by soft edge masks in [0, 1], 3 queries each.
 
         At all-ones masks that of the task metric is edge attribution patching, times minus one:
-        the first-order estimate of what ablating the edge takes from the metric.
+        the first-order estimate of what ablating the edge takes from the metric. At all-zeros
+        masks in ``denoising`` it is that of what restoring the edge brings back.
 
         Args:
             masks: ``[n_masks, n_edges]``.
             of: ``task`` (the metric, not its damage) or ``kl``, see :class:`Derivatives`.
-            ablation, batch: as in :meth:`query`.
+            ablation, direction, batch: as in :meth:`query`.
             rule: how the backward pass goes, see :mod:`circuitbench.oracle.rules`; its name,
                 or itself.
             per_prompt: whether to give ``[n_masks, batch, n_edges]``, each prompt's own instead
                 of their mean; the question, and so its cost, is the same.
         """
         found = self.differentiate(
-            masks, of=(of,), ablation=ablation, per_prompt=per_prompt, batch=batch, rule=rule
+            masks,
+            of=(of,),
+            ablation=ablation,
+            direction=direction,
+            per_prompt=per_prompt,
+            batch=batch,
+            rule=rule,
         )
         return found.gradients[of]
 
@@ -215,6 +220,7 @@ class EdgeOracle:
         *,
         of: Sequence[EdgeOf] = ("task", "kl"),
         ablation: str | None = None,
+        direction: Direction = "noising",
         per_prompt: bool = False,
         offsets: Tensor | None = None,
         batch: Batch | None = None,
@@ -225,24 +231,26 @@ class EdgeOracle:
         A mask costs 1 query and 2 more for everything in ``of``.
 
         Args:
-            masks, of, ablation, batch, rule: as in :meth:`gradient`.
+            masks, of, ablation, direction, batch, rule: as in :meth:`gradient`.
             per_prompt: whether values are ``[n_masks, batch]``, and derivatives as there.
             offsets: ``[n_senders, d_model]`` (:attr:`offsets_shape`), added everywhere to what
                 stands for a sender's output; a method may learn them (optimal ablation: Li and
                 Janson 2024, arXiv 2409.09951). Their derivatives come from the same backward
-                pass, and cost nothing more.
+                pass, and cost nothing more. Noising only.
 
         Raises:
             BudgetExceeded: if the budget does not cover all masks; nothing is spent then.
             InvalidSpec: for something unknown in ``of``, or as :meth:`query` does.
         """
         names, backward = checked_of(of, get_args(EdgeOf)), rule_named(rule)
-        kind, batch = self._ablation(ablation), batch or self._current()
+        kind, batch = self._kind(ablation, direction), batch or self._current()
+        if offsets is not None and direction == "denoising":
+            raise InvalidSpec("offsets move what is ablated; in denoising nothing is: use noising")
         soft = self._checked(masks).float()
         shift = None if offsets is None else self._checked_offsets(offsets)
         self._account.charge(derivatives_cost(names) * len(soft))
         for _ in soft:
-            self._account.ask(batch, kind, backwards=len(names), rule=backward)
+            self._account.ask(batch, kind, direction, backwards=len(names), rule=backward)
         n = len(batch)
         at = {name: torch.zeros(len(soft), n) for name in names}
         slope = {
@@ -254,7 +262,7 @@ class EdgeOracle:
             else {name: shift.new_zeros(len(soft), *shift.shape) for name in names}
         )
         with self._account.timed():
-            run = self._run(batch, "task", kind, backward)
+            run = self._run(batch, "task", kind, backward, direction)
             step = 1 if per_prompt else run.rows_at_once(len(self.graph.senders))
             intact = None
             if "kl" in names:
@@ -303,6 +311,7 @@ class EdgeOracle:
         batch: Batch | None = None,
         rule: str | Rule = "exact",
         by_span: bool = False,
+        per_prompt: bool = False,
     ) -> Tensor:
         """Attributions of all edges at the points of a path, ``[n_points, n_edges]``.
 
@@ -321,6 +330,8 @@ class EdgeOracle:
                 which the sender writes and the one in which the receiver is, as :attr:`spans`
                 names them. For keys and values that is where the query looks from (the crossing
                 edges of Haklay et al. 2025, arXiv 2502.04577); other receivers hear in one place.
+            per_prompt: give ``[n_points, batch, n_edges]`` (and spans), each prompt's own instead
+                of their mean, at the same cost.
 
         Raises:
             BudgetExceeded: if the budget does not cover all points; nothing is spent then.
@@ -346,11 +357,18 @@ class EdgeOracle:
             self._account.ask(batch, kind, backwards=1, rule=backward)
         with self._account.timed():
             run = self._run(batch, "task", kind, backward)
-            found = Attribution(run, name, by_span).along(path)
+            found = Attribution(run, name, by_span).along(path, per_prompt)
         return found if by_span else found[..., 0, 0]
 
-    def _run(self, batch: Batch, half: Half, ablation: Ablation, rule: Rule = EXACT) -> EdgeRun:
-        return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule)
+    def _run(
+        self,
+        batch: Batch,
+        half: Half,
+        ablation: Ablation,
+        rule: Rule = EXACT,
+        direction: Direction = "noising",
+    ) -> EdgeRun:
+        return EdgeRun(self.graph, self._engine.forward, batch, half, ablation, rule, direction)
 
     def _answers(
         self, batch: Batch, half: Half, ablation: Ablation, direction: Direction
@@ -378,6 +396,12 @@ class EdgeOracle:
 
     def _named(self, name: str | None) -> Ablation:
         return ablation_named(self._default if name is None else name)
+
+    def _kind(self, name: str | None, direction: Direction) -> Ablation:
+        """The kind of ablation asked for; in denoising it plays no part, and any will do."""
+        if direction not in DIRECTIONS:
+            raise InvalidSpec(f"no direction {direction!r}; {nearest(str(direction), DIRECTIONS)}")
+        return self._ablation(name) if direction == "noising" else self._named(name)
 
     def _ablation(self, name: str | None) -> Ablation:
         ablation = self._named(name)

@@ -24,7 +24,15 @@ _BROKEN = (
 
 def outcome_of(record: Record) -> Outcome:
     """A record as metrics see it."""
-    return Outcome(record.discovery, record.truth, record.costs, record.measurements)
+    size = record.spec.get("batch_size")
+    return Outcome(
+        record.discovery,
+        record.truth,
+        record.costs,
+        record.measurements,
+        record.info,
+        size if isinstance(size, int) else None,
+    )
 
 
 def faults(record: Record, outcome: Outcome | None = None) -> list[str]:
@@ -73,5 +81,7 @@ def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
     if not record.truth:  # nobody knows one
         return
     _ = outcome.relevant
+    if "degrees" in outcome.has and (outcome.degrees[~outcome.relevant] > 0).any():
+        yield "a head outside the truth contributes to it"
     if outcome.discovery["edges"] is not None and outcome.truth.edges is not None:
         _ = outcome.edge_ranking, outcome.edge_overlap

@@ -76,7 +76,8 @@ class Record(BaseModel, Displayed):
     info: dict[str, Any] = Field(
         default_factory=dict,
         description="What the plug-ins say of themselves: method, task, model, each with a title; "
-        "training: the method's track, and the other models it learns on.",
+        "tier, of a run that belongs to one; training: the method's track, and the other models it "
+        "learns on.",
     )
     discovery: dict[str, Any] = Field(
         default_factory=dict,
@@ -87,7 +88,8 @@ class Record(BaseModel, Displayed):
     )
     truth: dict[str, Any] = Field(
         default_factory=dict,
-        description="The ground truth: roles, edges, source, kind, version, ablations.",
+        description="The ground truth: roles, edges, source, kind, version, ablations; where heads "
+        "contribute unequally, contributions: heads: values, errors, worth, ablation, pairs.",
     )
     measurements: dict[str, Any] = Field(
         default_factory=dict,
@@ -170,6 +172,13 @@ class Record(BaseModel, Displayed):
         """Whether the circuit was found elsewhere and read from a file; its cost is unknown."""
         return "external" in self.spec
 
+    def __repr__(self) -> str:
+        """One line; :meth:`content` is all of it."""
+        run = f"{self.method} on {self.task} ({self.model_name}, seed {self.seed})"
+        return f"<Record: {run}, {self.status}>"
+
+    __str__ = __repr__
+
     def sheet(self) -> Sheet:
         """Which run it was and how it ended; :class:`~circuitbench.Result` shows its scores."""
         rows = [("status", self.ending), ("reason", self.reason), ("run id", self.run_id)]
@@ -224,7 +233,14 @@ def ending(status: str, stage: str) -> str:
 
 
 def truth_of(circuit: Circuit) -> dict[str, Any]:
-    """A ground truth as a record keeps it, so that a page can show it without the task."""
+    """A ground truth as a record keeps it, so that a page can show it without the task.
+
+    ``family`` (sorted lists of heads) and ``faithfulness`` are there only where it has one.
+    """
+    family: dict[str, Any] = {}
+    if circuit.family:
+        sets = sorted([str(head) for head in sorted(heads)] for heads in circuit.family)
+        family = {"family": sets, "faithfulness": circuit.faithfulness}
     return {
         "roles": {
             name: {"heads": [str(h) for h in role.heads], "needed": role.needed, "sign": role.sign}
@@ -236,6 +252,7 @@ def truth_of(circuit: Circuit) -> dict[str, Any]:
         "version": circuit.version,
         "ablations": list(circuit.ablations),
         "edge_ablations": list(circuit.edge_ablations),
+        **family,
     }
 
 

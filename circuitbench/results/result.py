@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(Displayed):
     """What came of one run. A run that failed has no answer: ``status`` and ``reason`` say why.
 
@@ -32,6 +32,11 @@ class Result(Displayed):
     """
 
     record: Record
+
+    def __repr__(self) -> str:
+        """One line; ``metrics`` and ``record`` hold the rest."""
+        run = f"{self.method} on {self.task} ({self.model}, seed {self.seed})"
+        return f"<Result: {run}, {self.status}>"
 
     @property
     def method(self) -> str:

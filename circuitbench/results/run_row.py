@@ -66,7 +66,7 @@ class RunRow:
         outcome = outcome or outcome_of(record)
         done = record.status == "done"
         if not done:  # an answer that was not measured is not compared
-            outcome = Outcome({}, {}, record.costs, {})
+            outcome = Outcome({}, {}, record.costs, {}, record.info, outcome.batch_size)
         values, errors = values_of(outcome)
         scored = "truth" in outcome.has
         spec = {key: value for key, value in record.spec.items() if key not in _OWN}

@@ -18,7 +18,7 @@ from circuitbench.runs.command import command_line
 from circuitbench.runs.failure import shown
 from circuitbench.runs.isolation.errors import from_method
 from circuitbench.runs.isolation.limits import Limits
-from circuitbench.runs.launch.base import Event, Launcher
+from circuitbench.runs.launch.base import WAITING, Event, Launcher
 from circuitbench.runs.plan import SKIPPED, TRIES, Plan, Planned, lost, unresolved_file
 from circuitbench.runs.unmeasured import is_unmeasured
 
@@ -54,11 +54,12 @@ def drive(
     *,
     checkpoints: Path | None = None,
     tensorboard: Path | None = None,
+    retries: int = TRIES - 1,
     watch: Watch = lambda running: None,
 ) -> Iterator[Finished]:
     """Run what a plan has to do; yields each run as it ends, in whatever order they do.
 
-    A run whose worker dies is tried three times in all. Runs on a model that a worker has loaded
+    A run whose worker dies is tried again. Runs on a model that a worker has loaded
     come to it first.
 
     Args:
@@ -66,12 +67,13 @@ def drive(
         launcher: where.
         limits: of each method.
         checkpoints, tensorboard: folders for learners' training, each run in one named by its id.
+        retries: how often a run is tried again whose worker died, or was lost with its machine.
         watch: shown what is going on, a few times a second.
 
     Raises:
         InvalidSpec: a record could not be written to the folder; says where it was saved instead.
     """
-    driver = _Driver(plan, launcher, limits, checkpoints, tensorboard)
+    driver = _Driver(plan, launcher, limits, checkpoints, tensorboard, retries)
     while driver.waiting or driver.running:
         yield from driver.fill()
         for event in launcher.wait(0.2):
@@ -90,7 +92,9 @@ class _Driver:
         limits: Limits,
         checkpoints: Path | None,
         tensorboard: Path | None,
+        retries: int,
     ) -> None:
+        self.retries = retries
         self.plan, self.launcher, self.limits = plan, launcher, limits
         self.folders = {"checkpoints": checkpoints, "tensorboard": tensorboard}
         self.waiting = plan.todo
@@ -115,6 +119,8 @@ class _Driver:
         if running is None:
             return
         if event.kind == "progress":
+            if running.stage == WAITING:
+                running.began = time.monotonic()
             running.stage, running.fraction = event.content
             return
         del self.running[event.slot]
@@ -128,10 +134,11 @@ class _Driver:
             yield self._ended(run, event.content, "loading", seconds)
         else:
             deaths = self.deaths[run.run_id] = self.deaths.get(run.run_id, 0) + 1
-            if deaths < TRIES:
+            if deaths <= self.retries:
                 self.waiting.insert(0, replace(run, earlier=self._unmeasured(run)))
             else:
-                why = lost(f"{event.content}, {deaths} times")
+                times = "" if deaths == 1 else f", {deaths} times"
+                why = lost(f"{event.content}{times}")
                 yield self._ended(run, why, _stage(running.stage), seconds)
 
     def late(self) -> Iterator[Finished]:
@@ -140,7 +147,8 @@ class _Driver:
             return
         for slot, running in list(self.running.items()):
             seconds = time.monotonic() - running.began
-            if seconds > self.limits.seconds + GRACE and running.stage != "measuring":
+            patient = running.stage in ("measuring", WAITING)
+            if seconds > self.limits.seconds + GRACE and not patient:
                 del self.running[slot]
                 self.launcher.stop(slot)
                 why = {**lost(f"stopped after {self.limits.seconds:g} seconds"), "ours": "TimedOut"}

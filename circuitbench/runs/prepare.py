@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
+from circuitbench.core.edges import edge_count
 from circuitbench.core.errors import CircuitBenchError, InvalidPlugin
 from circuitbench.core.info import attached
 from circuitbench.core.seeding import generator
@@ -131,8 +132,8 @@ def prepare(
 def unmet(prepared: Prepared) -> str:
     """Why this method cannot run on this task and model, in a line; empty where it can.
 
-    It asks what the method's :class:`~circuitbench.core.info.Info` says it needs, and draws one
-    prompt where the method needs positions by name.
+    It asks what the method's :class:`~circuitbench.core.info.Info` says it needs and what is too
+    large for it, and draws one prompt where the method needs positions by name.
     """
     spec, model = prepared.spec, prepared.model
     away = isinstance(prepared.method, Elsewhere)
@@ -142,6 +143,14 @@ def unmet(prepared: Prepared) -> str:
     for need, what in known.items():
         if need in needs and model.transformer is None:
             return f"{spec.method} needs {what}; {model.name} is run by hooks, which know none"
+    most, transformer = 0 if info is None else info.most_edges, model.transformer
+    if most and spec.budget is None and transformer is not None:
+        n = edge_count(model.n_layers, model.n_heads, transformer.config.d_mlp > 0)
+        if n > most:
+            return (
+                f"{spec.method} asks about every edge; {model.name} has {n:,}, more than {most:,}: "
+                "give a budget"
+            )
     if "spans" in needs:
         drawn = prepared.task.prompts(model, 1, generator(spec.seed, spec.task, "spans"))
         if drawn.spans is None:

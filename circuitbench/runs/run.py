@@ -23,9 +23,11 @@ from circuitbench.plugins.method import (
     TrainingTools,
     track_of,
 )
+from circuitbench.plugins.tiers import tier_of
 from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
+from circuitbench.runs.degrees import degrees_of
 from circuitbench.runs.failure import one_line, traceback_of, without_folders_in
 from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
@@ -107,7 +109,8 @@ class _Ongoing:
         truth = prepared.task.truth(prepared.model)
         if truth is not None:
             head_grid(truth.heads, prepared.model.n_layers, prepared.model.n_heads)
-            self.outcome["truth"] = plain(truth_of(truth), "truth")
+            stored = truth_of(truth) | degrees_of(prepared, truth)
+            self.outcome["truth"] = plain(stored, "truth")
         oracle = make_oracle(
             prepared, spec.task, prepared.task, "discovery", self.discovering, spec.budget
         )
@@ -167,7 +170,7 @@ class _Ongoing:
             stage=stage,
             reason=reason,
             traceback=traceback,
-            info={**prepared.info, "training": _trained_on(prepared.method)},
+            info={**prepared.info, **_tier(prepared), "training": _trained_on(prepared.method)},
             **self.outcome,
             costs={**(self.costs or spent), "evaluation": self.evaluation.as_dict()},
             model={
@@ -189,6 +192,13 @@ def _isolation(prepared: Prepared) -> dict[str, Any]:
     if isinstance(method, Elsewhere):
         return {"isolation": "process", "shown": list(method.shown)}
     return {"isolation": "in-process"}
+
+
+def _tier(prepared: Prepared) -> dict[str, str]:
+    """The tier of the run, if it belongs to one."""
+    spec = prepared.spec
+    found = tier_of(spec.task, prepared.model.name, spec.seed)
+    return {} if found is None else {"tier": found}
 
 
 def _trained_on(method: Method) -> dict[str, Any]:

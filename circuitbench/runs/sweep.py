@@ -12,6 +12,7 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench.models.base import Model
 from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.plugins.registry import load_model
+from circuitbench.plugins.tiers import model_for, places
 from circuitbench.results import Record, check_folder, read_folder
 from circuitbench.runs.once import run_and_write
 from circuitbench.runs.plan import Rerun, is_todo
@@ -32,6 +33,26 @@ def grid(
     return [
         replace(base, method=method, task=task, seed=seed)
         for seed, task, method in product(seeds, tasks, methods)
+    ]
+
+
+def tier_grid(
+    base: RunSpec, methods: Sequence[str], tier: str, seeds: Sequence[int]
+) -> list[RunSpec]:
+    """``base`` with every method on every task of a tier, plantings drawn for every seed.
+
+    Raises:
+        UnknownName: there is no such tier.
+        InvalidSpec: ``base`` names a model, or there is no method or seed.
+    """
+    if base.model is not None:
+        raise InvalidSpec(f"a tier has models of its own; leave out model {base.model}")
+    for kind, values in (("method", methods), ("seed", seeds)):
+        if not values:
+            raise InvalidSpec(f"a sweep needs at least one {kind}")
+    return [
+        replace(base, method=method, task=at.task, model=model_for(tier, at, seed), seed=seed)
+        for seed, at, method in product(seeds, places(tier), methods)
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.plugins.tiers import model_for, places
 from circuitbench.runs.spec import SPEC_KEYS, RunSpec, build_spec, dotted
 from circuitbench.runs.yaml_text import plain_yaml
 
@@ -22,7 +23,7 @@ AXES = {
     "ablations": "ablation",
 }
 _SETTINGS = tuple(key for key in SPEC_KEYS if key not in AXES.values() and key != "hyperparameters")
-KEYS = (*AXES, "hyperparameters", *_SETTINGS)
+KEYS = (*AXES, "tiers", "hyperparameters", *_SETTINGS)
 FILE_KEYS = (*KEYS, "blocks", "out")
 
 
@@ -83,7 +84,22 @@ def _blocks(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for key in whole:
             if key not in KEYS:
                 raise UnknownName("setting", key, FILE_KEYS)
-        yield whole
+        yield from _by_tier(whole)
+
+
+def _by_tier(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A block of tiers as blocks of one task on one model with one seed; any other as it is."""
+    if "tiers" not in block:
+        yield block
+        return
+    for key in ("tasks", "models"):
+        if key in block:
+            raise InvalidSpec(f"a tier has its own {key}; leave out {key}, or tiers")
+    rest = {key: value for key, value in block.items() if key != "tiers"}
+    for seed, tier in product(_values(block, "seeds"), _values(block, "tiers")):
+        for place in places(tier):
+            model = model_for(tier, place, seed)
+            yield {**rest, "tasks": place.task, "models": model, "seeds": seed}
 
 
 def _product(block: Mapping[str, Any], settings: Mapping[str, Any]) -> list[RunSpec]:

@@ -19,12 +19,19 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.trained.algorithms import Algorithm
-from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, TrainedConstruction
+from circuitbench.models.trained.load import (
+    ALGORITHMS,
+    INDUCTION,
+    PuzzleConstruction,
+    TrainedConstruction,
+)
 from circuitbench.models.trained.prompts import (
     AnsweredPrompts,
     algorithm_prompts,
     induction_prompts,
+    puzzle_prompts,
 )
+from circuitbench.models.trained.puzzles import PUZZLES
 from circuitbench.tasks.base import Prompts
 
 
@@ -142,3 +149,78 @@ class SiitTwoHop(_AlgorithmTask):
     """Say the value of the query's value."""
 
     name, default_model = "siit-two-hop", "siit-two-hop"
+
+
+@dataclass(frozen=True)
+class _PuzzleTask:
+    """Runs on the models trained to solve one puzzle, whatever their training seed."""
+
+    default_model: ClassVar[str]
+
+    def prompts(self, model: Model, n: int, rng: np.random.Generator) -> Prompts:
+        """Prompts and counterfactuals with different answers where they are read."""
+        puzzle = self._construction(model).puzzle
+        return _prompts(puzzle_prompts(puzzle, n, rng), torch.arange(1, puzzle.n_symbols + 2))
+
+    def control(self, model: Model, n: int, rng: np.random.Generator) -> Tensor:
+        """Text in the model's own words, ``[n, pos]``, as long as a prompt."""
+        built = self._construction(model)
+        return built.language.text(n, built.puzzle.length, built.puzzle.n_symbols + 2, rng)
+
+    def truth(self, model: Model) -> Circuit:
+        """The family of all minimal sufficient sets of heads."""
+        return self._construction(model).truth()
+
+    def _construction(self, model: Model) -> PuzzleConstruction:
+        built, name = model.construction, self.default_model
+        if not isinstance(built, PuzzleConstruction) or built.puzzle != PUZZLES[name]:
+            raise InvalidSpec(f"task {name} runs on the model {name}, not on {model.name}")
+        return built
+
+
+@Info(
+    title="Induction, learned freely",
+    family="Trained",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
+class TrainedInduction18(_PuzzleTask):
+    """Say what came after the last time this symbol was seen."""
+
+    default_model = "trained-induction-18"
+
+
+@Info(
+    title="Two-hop, learned freely",
+    family="Trained",
+    paper="Press et al. 2022",
+    link="https://arxiv.org/abs/2210.03350",
+)
+class TrainedTwoHop(_PuzzleTask):
+    """Say where the chain of two steps that starts at the query ends."""
+
+    default_model = "trained-two-hop"
+
+
+@Info(
+    title="IOI, learned freely",
+    family="Trained",
+    paper="Wang et al. 2022",
+    link="https://arxiv.org/abs/2211.00593",
+)
+class TrainedIOI(_PuzzleTask):
+    """Say the name that was mentioned once."""
+
+    default_model = "trained-ioi"
+
+
+@Info(
+    title="Brackets, learned freely",
+    family="Trained",
+    paper="Yao et al. 2021",
+    link="https://arxiv.org/abs/2105.11115",
+)
+class TrainedBrackets(_PuzzleTask):
+    """Say which bracket closes the innermost one that is open."""
+
+    default_model = "trained-brackets"

@@ -16,7 +16,8 @@ import torch
 from circuitbench import Oracle, load_model, load_task
 from circuitbench.models.compiled.programs import EXAMPLES
 from circuitbench.models.forward import forward
-from circuitbench.models.trained.load import ALGORITHMS, INDUCTION
+from circuitbench.models.trained.load import ALGORITHMS, INDUCTION, training_seeds
+from circuitbench.models.trained.puzzles import PUZZLES
 
 PROMPTS = 256
 SUBSETS = 100
@@ -184,6 +185,43 @@ def trained_induction() -> str:
     )
 
 
+def puzzles() -> str:
+    """What the search of all subsets found in each freely trained model."""
+    rows = []
+    for name in (f"{puzzle}@{seed}" for puzzle in PUZZLES for seed in training_seeds(puzzle)):
+        model = load_model(name)
+        report, truth = model.construction.report, model.construction.truth()
+        searched = report["searched"]
+        found = searched["all"]
+        rows.append(
+            [
+                name,
+                f"{report['accuracy']:.3f}",
+                f"{found['sufficient']:,}",
+                found["minimal"],
+                f"{found['smallest']} to {found['largest']}",
+                " ".join(map(str, sorted(truth.core))) or "none: not identifiable",
+                len(truth.optional),
+                " / ".join(str(searched[a]["minimal"]) for a in report["ablations"]),
+                f"{report['text_loss']:.2f} / {report['uniform_loss']:.2f}",
+                f"{report['training']['cpu_seconds']} + {report['search_cpu_seconds']} s",
+            ]
+        )
+    columns = [
+        "model",
+        "accuracy",
+        "sufficient sets of 262,144",
+        "minimal ones",
+        "their sizes",
+        "core: in every one",
+        "optional heads",
+        "minimal under zero / mean / resample alone",
+        "text loss / uniform",
+        "training + search, CPU",
+    ]
+    return table(columns, rows)
+
+
 def write(path: Path, tables: dict[str, str]) -> None:
     """Put each table between ``<!-- name -->`` and ``<!-- end -->`` of a Markdown file."""
     text = path.read_text()
@@ -199,7 +237,8 @@ if __name__ == "__main__":
     parser.add_argument("--write", type=Path, help="a Markdown file to put the tables into")
     path = parser.parse_args().write
     torch.set_num_threads(1)
-    tables = {part.__name__: part() for part in (compiled, siit, strictness, trained_induction)}
+    parts = (compiled, siit, strictness, trained_induction, puzzles)
+    tables = {part.__name__: part() for part in parts}
     for name, made in tables.items():
         print(f"### {name}\n\n{made}")
     if path:

@@ -31,6 +31,7 @@ from circuitbench import (
     Oracle,
     Prompts,
     Role,
+    Straight,
     Transformer,
     TransformerConfig,
     generator,
@@ -290,6 +291,27 @@ def make_venv(folder: Path, pip_options: Sequence[str]) -> Path:
     return python
 
 
+def summed_row(model: Transformer, oracle: Oracle) -> tuple[str, str, str, str]:
+    """On a path that moves the embedding, its edges' attributions sum to what the metric gains."""
+    prompts = oracle.batch.source.prompts
+    ends = [
+        prompts.metric(run(model, embedded(model, tokens))[0]).mean().item()
+        for tokens in (prompts.counterfactual, prompts.tokens)
+    ]
+    of_embedding = torch.tensor([edge.sender == "embed" for edge in oracle.edges.edges])
+    off = []
+    for alphas in ([k / 5 for k in range(5)], [(k + 0.5) / 64 for k in range(64)]):
+        path = Straight(tuple(alphas))
+        found = oracle.edges.attribution(path, ablation="resample").mean(0)[of_embedding]
+        off.append(abs(float(found.sum()) - (ends[1] - ends[0])))
+    return (
+        "EAP-IG summed, 5 points and 64 midpoints",
+        "the metric's difference",
+        f"{off[0]:.1e} and {off[1]:.1e} of {abs(ends[1] - ends[0]):.2f}",
+        "yes" if off[1] <= TOLERANCE else "NO",
+    )
+
+
 def compared(python: Path, seed: int) -> list[tuple[str, str, str, str]]:
     """Rows of the table: what, against whom, the figure, and whether it is good enough."""
     model = random_transformer(seed)
@@ -321,6 +343,7 @@ def compared(python: Path, seed: int) -> list[tuple[str, str, str, str]]:
     scores_row(
         "EAP-IG, 5 points", "formula written out", worst(five, written_out(model, prompts, points))
     )
+    rows.append(summed_row(model, oracle))
     for threshold in THRESHOLDS:
         method = load_method("acdc-edges", threshold=threshold, listed=len(edges))
         kept = method.discover(oracle, generator(seed, "acdc-edges")).selected_edges or frozenset()

@@ -1,4 +1,4 @@
-"""The verbs of this package: leaderboard, compare."""
+"""The verbs of this package: leaderboard, compare, submit, verify."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from circuitbench.cli.display import warn
-from circuitbench.cli.options import parse_names
+from circuitbench.cli.display import progress_bar, warn
+from circuitbench.cli.options import fail, parse_names
 from circuitbench.runs.sweep_file import parse_seeds
 
 
@@ -25,6 +25,8 @@ from circuitbench.runs.sweep_file import parse_seeds
 @click.option("--by", help="The metric that ranks (default: average precision).")
 @click.option("--tasks", help="Only these tasks, separated by commas.")
 @click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
+@click.option("--commit", help="The commit or version that is ranked, or any (default: of most).")
+@click.option("--health", type=Path, help="Folder of health cards (validate-task --json) to show.")
 @click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
 def leaderboard(
     results: Path,
@@ -32,6 +34,8 @@ def leaderboard(
     by: str | None,
     tasks: str | None,
     seeds: str | None,
+    commit: str | None,
+    health: Path | None,
     out: Path | None,
 ) -> None:
     """Make tables, figures and a page from a folder of records.
@@ -48,7 +52,7 @@ def leaderboard(
         options["tasks"] = parse_names(tasks)
     if seeds is not None:
         options["seeds"] = parse_seeds(seeds)
-    options["workers"] = os.cpu_count() or 1
+    options |= {"workers": os.cpu_count() or 1, "commit": commit, "health": health}
     click.echo(render(results, format_, out, warn=warn, **options).rstrip("\n"))
 
 
@@ -75,3 +79,49 @@ def compare(a: str, b: str, results: Path, by: str | None) -> None:
 
     options = {} if by is None else {"by": by}
     click.echo(compare_sides(a, b, results, warn=warn, **options).text(), nl=False)
+
+
+@click.command()
+@click.argument("results", type=Path)
+@click.option("--method", help="Which one, where the folder holds several.")
+@click.option("--package", default="", help="What pip installs to have the method.")
+@click.option("--tuned-on", default="", help="On what its settings were chosen.")
+@click.option(
+    "--out",
+    type=Path,
+    default=Path("submissions"),
+    show_default=True,
+    help="Where the folder of the submission is written.",
+)
+def submit(results: Path, method: str | None, package: str, tuned_on: str, out: Path) -> None:
+    """Pack a method's records for a pull request, and check them.
+
+    \b
+    Example:
+      circuitbench submit results/ --method my-method --package my-methods==1.0 \\
+          --tuned-on "planted seeds 100-199"
+    """
+    from circuitbench_leaderboard.submission import submit as pack
+
+    made = pack(results, out, tuned_on=tuned_on, method=method, package=package, warn=warn)
+    click.echo(made.text.rstrip("\n"))
+    click.echo(f"\nwritten: {made.folder}; docs/submitting.md says what to do with it")
+
+
+@click.command()
+@click.argument("folder", type=Path)
+@click.option("--number", type=int, required=True, help="Draws which runs are repeated.")
+def verify(folder: Path, number: int) -> None:
+    """Repeat one run per task of a submission, and compare the numbers.
+
+    \b
+    Example:
+      circuitbench verify leaderboard/submissions/my-method --number 7211
+    """
+    from circuitbench_leaderboard.submission import verify as check
+
+    with progress_bar(f"verify {folder.name}") as progress:
+        found = check(folder, number, progress=progress)
+    click.echo(found.text())
+    if found.verification.outcome != "verified":
+        fail(f"{folder.name} is not verified", 1)

@@ -34,19 +34,17 @@ _NAME = re.compile(r"[\w.-]+-[0-9a-f]{16}\.js", re.ASCII)
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&'"}
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The details of some runs of one entry, as JSON text."""
+class Asked:
+    """A file that the page loads when asked: ``text`` is JSON, ``stem`` begins its name."""
 
-    entry: Entry
-    run_ids: tuple[str, ...]
+    stem: str
     text: str
 
     @property
     def name(self) -> str:
         """File name. It follows from the content: a page never takes another page's details."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
-        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.entry.method)[:60]}-{digest}.js"
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', self.stem)[:60]}-{digest}.js"
 
     @property
     def script(self) -> str:
@@ -60,6 +58,20 @@ class Chunk:
         return f"sha256-{base64.b64encode(digest).decode()}"
 
 
+@dataclass(frozen=True)
+class Chunk(Asked):
+    """The details of some runs of one entry, as JSON text."""
+
+    entry: Entry
+    run_ids: tuple[str, ...]
+    text: str
+
+    @property
+    def stem(self) -> str:  # type: ignore[override]
+        """The method's name."""
+        return self.entry.method
+
+
 def safe_json(content: Any) -> str:
     """JSON in ASCII, sorted, that cannot end a script element or a single-quoted string."""
     text = json.dumps(content, separators=(",", ":"), sort_keys=True, allow_nan=False)
@@ -68,7 +80,7 @@ def safe_json(content: Any) -> str:
 
 def chunks(board: Board, base: Path) -> Iterator[Chunk]:
     """The details of all runs, in the order of the board; links are relative to ``base``."""
-    for entry in board.entries:
+    for entry in board.everyone:
         for start in range(0, len(entry.runs), MOST):
             runs = entry.runs[start : start + MOST]
             text = safe_json(_together(runs, board, base))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+from circuitbench.plugins.tiers import preset_of
 from circuitbench.results.record import NOT_IDENTITY, canonical
 from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.groups import NO_TRAINING, TRACKS, track_of
 
 Value = Callable[[RunRow], float | None]
 
@@ -26,8 +28,9 @@ class TaskOnModel(NamedTuple):
 
     @classmethod
     def of(cls, run: RunRow) -> TaskOnModel:
-        """Where a run took place."""
-        return cls(run.task, run.model_name)
+        """Where a run took place. Plantings that a tier draws for its seeds are one model."""
+        preset = preset_of(run.task, run.model_name, run.seed)
+        return cls(run.task, run.model_name if preset is None else f"{preset}@drawn")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Entry:
     """A method in one setting: all runs that differ by task, model and seed only.
 
     ``label`` is the method's name, followed by what tells its settings apart where the folder
-    holds several of them. ``runs`` are in the order of task, model and seed.
+    holds several of them. ``runs`` are in the order of task, model and seed. ``track``, what it
+    learned on, is part of its setting: one of :data:`circuitbench_leaderboard.groups.TRACKS`.
     """
 
     method: str
@@ -43,6 +47,7 @@ class Entry:
     family: str
     settings: Mapping[str, str]
     runs: tuple[RunRow, ...]
+    track: str = NO_TRAINING
 
     @cached_property
     def finished(self) -> dict[TaskOnModel, dict[int, RunRow]]:
@@ -111,10 +116,17 @@ def gather(runs: Iterable[RunRow]) -> list[Entry]:
                 f"{method} ({', '.join(apart)})" if apart else method,
                 families[0] if families else "other",
                 settings[method, text],
-                tuple(sorted(members, key=lambda r: (r.task, r.model_name, r.seed))),
+                tuple(sorted(members, key=lambda r: (TaskOnModel.of(r), r.seed, r.model_name))),
+                _track(members),
             )
         )
     return sorted(entries, key=lambda e: (e.label, canonical(dict(e.settings))))
+
+
+def _track(runs: Sequence[RunRow]) -> str:
+    """The track of an entry: that of the run that learned most, if one of them failed early, say."""
+    found = {track_of(run) for run in runs}
+    return max(found, key=list(TRACKS.values()).index)
 
 
 def external_entries(runs: Iterable[RunRow]) -> tuple[Entry, ...]:

@@ -179,6 +179,7 @@ def json_text(board: Board, tables: Sequence[Table], base: Path) -> str:
     """All tables as data: ``tables.<key>.rows`` holds one object per row."""
     content = {
         "ranked_by": board.by.key,
+        "source": board.source,
         "grid": {
             "tasks": [task._asdict() for task in board.overall.grid.tasks],
             "seeds": list(board.overall.grid.seeds),
@@ -252,7 +253,7 @@ def _markdown_sources(board: Board, base: Path) -> tuple[list[str], dict[str, st
     """
     lines: list[str] = []
     anchors: dict[str, str] = {}
-    for entry in (*board.entries, *board.untold, *board.external):
+    for entry in (*board.everyone, *board.untold, *board.external):
         for task, runs in groupby(entry.runs, key=TaskOnModel.of):
             anchor = f"runs-{len(lines) + 1}"
             links = []

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from circuitbench.core.version import __version__
 from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
-from circuitbench_leaderboard import details
-from circuitbench_leaderboard.entries import Entry, TaskOnModel
+from circuitbench_leaderboard import cards, details
+from circuitbench_leaderboard.entries import Entry, TaskOnModel, all_tasks
 from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
-from circuitbench_leaderboard.standing import Estimate, Standing, main_metrics
+from circuitbench_leaderboard.groups import TRACKS, tiers_in_order, track_of
+from circuitbench_leaderboard.sources import source_of
+from circuitbench_leaderboard.standing import Estimate, Ranking, Standing, main_metrics, value_of
 from circuitbench_leaderboard.table import (
     Board,
     Column,
@@ -30,43 +33,67 @@ from circuitbench_leaderboard.table import (
     Row,
     Table,
     count,
-    short_commit,
+    on_the_grid,
 )
 
 SHELL, PLAIN = "index.html", "tables.html"
+SCRIPTS = ("elements", "board", "plot", "run", "cards", "overview", "explore", "files", "start")
 MARKS = ("", "best", "tied", "untested")
 EXACT = 12  # decimals: equal means summed in another order still tie
+COST = ("queries",)  # metrics that add up to what the frontier calls cost; training is included
 
 
 def pages(
-    board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], base: Path
+    board: Board,
+    tables: Sequence[Table],
+    drawings: Sequence[Drawing],
+    base: Path,
+    health: cards.Health = MappingProxyType({}),
 ) -> dict[str, str]:
     """File name -> text, relative to ``base``: details, plain tables and last the shell.
 
     The shell refers to the figures as ``figures/NAME.svg``. Everything that comes from records is
     escaped by the template engine or sits in a JSON text that the script reads as text. The
     content security policy allows no request but for own files, and no script but the shell's own
-    and what that one loads.
+    and what that one loads. ``health`` are the cards that tasks show.
     """
-    chunks = list(details.chunks(board, base))
+    chunks, asked = _loaded(board, base, health)
     return {
         **{f"{details.FOLDER}/{chunk.name}": chunk.script for chunk in chunks},
+        f"{cards.FOLDER}/{asked.name}": asked.script,
         PLAIN: _plain(board, tables),
-        SHELL: _shell(board, tables, drawings, chunks, lambda d: f"figures/{d.name}.svg"),
+        SHELL: _shell(board, tables, drawings, chunks, asked, lambda d: f"figures/{d.name}.svg"),
     }
 
 
 def single_page(
-    board: Board, tables: Sequence[Table], drawings: Sequence[Drawing], base: Path
+    board: Board,
+    tables: Sequence[Table],
+    drawings: Sequence[Drawing],
+    base: Path,
+    health: cards.Health = MappingProxyType({}),
 ) -> str:
     """The same as one text that needs no other file: with all details, tables and figures."""
-    chunks = list(details.chunks(board, base))
-    return _shell(board, tables, drawings, chunks, _data_address, _every(board, tables))
+    chunks, asked = _loaded(board, base, health)
+    return _shell(board, tables, drawings, chunks, asked, _data_address, _every(board, tables))
 
 
 def remove_stale_details(base: Path, files: Collection[str]) -> None:
     """Remove the details of earlier pages in ``base``; ``files`` are those of this one."""
-    details.remove_others(base / details.FOLDER, {Path(file).name for file in files})
+    for folder in (details.FOLDER, cards.FOLDER):
+        details.remove_others(base / folder, {Path(file).name for file in files})
+
+
+def _loaded(
+    board: Board, base: Path, health: cards.Health
+) -> tuple[list[details.Chunk], cards.Cards]:
+    """What the page loads when it is asked for."""
+    return list(details.chunks(board, base)), cards.cards_of(board, _tasks(board), health)
+
+
+def _tasks(board: Board) -> list[TaskOnModel]:
+    """The tasks of the ranking, then those that only runs of other versions are about."""
+    return [*board.by_task, *(t for t in all_tasks(board.elsewhere) if t not in board.by_task)]
 
 
 def _shell(
@@ -74,23 +101,26 @@ def _shell(
     tables: Sequence[Table],
     drawings: Sequence[Drawing],
     chunks: Sequence[details.Chunk],
+    asked: cards.Cards,
     address: Callable[[Drawing], str],
     plain: Sequence[Table] = (),
 ) -> str:
     """The main page. ``plain`` tables, and with them all details, are put inside."""
     environment = _environment()
-    script = _source(environment, "page.js")
+    script = _script(environment)
     return environment.get_template("page.html.j2").render(
         board=board,
         style=Markup(_source(environment, "page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         choices=[m for m in _shown(board) if m == board.by or (m.sign and not m.is_cost)],
-        families=sorted({_method(entry)["family"] for entry in board.entries}),
+        families=sorted({entry.family for entry in board.everyone}),
+        tracks=[t for t in TRACKS.values() if t in {track_of(e.runs[0]) for e in board.everyone}],
+        tiers=tiers_in_order(cards.task_card(run)["tier"] for run in board.runs),
         figures=[(drawing, address(drawing)) for drawing in drawings],
         left_out=left_out(board),
-        data=Markup(details.safe_json(_data(board, tables, chunks))),
-        inside=[(chunk.name, Markup(chunk.text)) for chunk in chunks] if plain else [],
+        data=Markup(details.safe_json(_data(board, tables, chunks, asked))),
+        inside=[(file.name, Markup(file.text)) for file in (*chunks, asked)] if plain else [],
         plain=plain,
         plain_file=PLAIN,
         count=count,
@@ -116,6 +146,12 @@ def _environment() -> Environment:
     )
 
 
+def _script(environment: Environment) -> str:
+    """The page's script: its parts share one scope, and leave nothing in the global one."""
+    parts = "".join(_source(environment, f"script/{name}.js") for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
+
+
 def _source(environment: Environment, name: str) -> str:
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
@@ -125,35 +161,52 @@ def _data_address(drawing: Drawing) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawing.svg().encode()).decode()
 
 
-def _data(board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk]) -> dict[str, Any]:
+def _data(
+    board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk], asked: cards.Cards
+) -> dict[str, Any]:
     """What the script shows before a run is opened; long lists are positional to be short."""
-    tasks = {task: i for i, task in enumerate(board.by_task)}
-    entries = {id(entry): i for i, entry in enumerate(board.entries)}
+    tasks = {task: i for i, task in enumerate(_tasks(board))}
+    entries = {id(entry): i for i, entry in enumerate(board.everyone)}
+    runs_of = {TaskOnModel.of(run): run for run in reversed(board.runs)}
     chunk_of = {run_id: i for i, chunk in enumerate(chunks) for run_id in chunk.run_ids}
     shown = _shown(board)
-    rankings = [(None, board.overall), *((tasks[on], it) for on, it in board.by_task.items())]
+    rankings: list[tuple[int | str | None, Ranking]] = [(None, board.overall)]
+    rankings += [(tasks[on], within) for on, within in board.by_task.items()]
+    rankings += board.by_tier.items()
+    # In the ranking of a tier, entries hold the runs of the tier alone; their names stay.
+    numbers = {entry.label: i for i, entry in enumerate(board.entries)}
     standings = [
-        _standing(standing, entries[id(standing.entry)], task, shown)
-        for task, within in rankings
+        _standing(standing, numbers[standing.entry.label], where, shown)
+        for where, within in rankings
         for standing in within.standings
+    ]
+    standings += [
+        _standing(_elsewhere(board, entry, shown), entries[id(entry)], None, shown)
+        for entry in board.elsewhere
     ]
     runs = [
         _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id], shown)
-        for i, entry in enumerate(board.entries)
+        for i, entry in enumerate(board.everyone)
         for run in entry.runs
     ]
     return {
         "metrics": [_metric(m) for m in shown],
         "rankedBy": board.by.title,
         "marks": MARKS,
-        "methods": [_method(entry) for entry in board.entries],
+        "methods": [cards.method_card(entry, list(tasks), board) for entry in board.everyone],
         "tasks": list(tasks),
+        "aboutTasks": [cards.task_card(runs_of[task]) for task in tasks],
+        "tracks": list(TRACKS.values()),
+        "cost": COST,
+        "source": board.source,
+        "version": __version__,
+        "cards": [asked.name, asked.integrity],
         "standings": standings,
         "runs": runs,
         "tables": [
-            _table(t, board.by) for t in tables if t.key not in ("overall", "tasks") and t.rows
+            _table(t, board.by) for t in tables if not t.key.startswith(("overall", "tasks")) and t.rows
         ],
-        "folder": details.FOLDER,
+        "folders": {"details": details.FOLDER, "cards": cards.FOLDER},
         "details": [[chunk.name, chunk.integrity] for chunk in chunks],
     }
 
@@ -176,37 +229,21 @@ def _metric(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _method(entry: Entry) -> dict[str, str]:
-    """What a method says of itself, as text; a link only where it leads to the web."""
-    told: Any = next((found for run in entry.runs if (found := run.info.get("method"))), {})
-    told = told if isinstance(told, Mapping) else {}
-    granularity, needs = told.get("granularity"), told.get("needs")
-    about = [f"scores {granularity}"] if granularity else []
-    about += [f"needs {', '.join(map(str, needs))}"] if needs and isinstance(needs, list) else []
-    link = str(told.get("link") or "")
-    words = {
-        "title": str(told.get("title") or ""),
-        "paper": str(told.get("paper") or ""),
-        "link": link if urlsplit(link).scheme in ("http", "https") else "",
-        "about": "; ".join(about),
-    }
-    return {
-        "label": entry.label,
-        "family": entry.family,
-        **{key: text for key, text in words.items() if text},
-    }
+def _elsewhere(board: Board, entry: Entry, shown: Sequence[Metric]) -> Standing:
+    """An entry of another version: its means over the board's grid, and no place."""
+    found = {m.key: on_the_grid(board, entry, m) for m in shown}
+    grid = board.overall.grid
+    done = grid.covered(entry.values(value_of(board.by)))
+    return Standing(entry, None, done, grid.size, found, entry.runs)
 
 
 def _standing(
-    standing: Standing, entry: int, task: int | None, shown: Sequence[Metric]
+    standing: Standing, entry: int, where: int | str | None, shown: Sequence[Metric]
 ) -> list[Any]:
-    """``[entry, task, done, expected, sources, value per metric ...]``."""
-    sources = {
-        f"{run.versions.get('circuitbench') or 'unknown'} @ {short_commit(run)}"
-        for run in standing.runs
-    }
+    """``[entry, task or tier, done, expected, sources, value per metric ...]``."""
+    sources = {source_of(run) for run in standing.runs}
     values = [_value(standing.estimates[m.key], m.digits) for m in shown]
-    return [entry, task, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
+    return [entry, where, standing.done, standing.expected, ", ".join(sorted(sources)), *values]
 
 
 def _value(estimate: Estimate | None, digits: int) -> list[float] | None:
@@ -282,7 +319,7 @@ def _runs(board: Board) -> Table:
     names = ("run", "method", "task", "model", "seed", "status")
     columns = [Column(name, name.capitalize(), numeric=name == "seed") for name in names]
     rows = []
-    for entry in board.entries:
+    for entry in board.everyone:
         for run in entry.runs:
             texts = [run.run_id, entry.label, run.task, run.model_name, str(run.seed), run.status]
             for m in shown:

@@ -12,6 +12,7 @@ from circuitbench.evaluation.metrics import DEFAULT, ranking_metric
 from circuitbench.results import TABLE_FILE, write_atomically
 from circuitbench.results.index import read_runs
 from circuitbench_leaderboard import formats
+from circuitbench_leaderboard.cards import read_health
 from circuitbench_leaderboard.table import Board, board, tables
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
@@ -26,12 +27,14 @@ def load_board(
     tasks: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     workers: int = 1,
+    commit: str | None = None,
 ) -> Board:
     """Read a results folder and rank what is in it.
 
     ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
     metrics; ``tasks`` and ``seeds`` keep only those runs; ``workers`` as in
-    :func:`circuitbench.results.index.read_runs`. Raises :class:`InvalidSpec` for a folder
+    :func:`circuitbench.results.index.read_runs`; ``commit`` as in
+    :func:`circuitbench_leaderboard.sources.choose_source`. Raises :class:`InvalidSpec` for a folder
     that is absent or holds no usable record and for a metric that cannot rank,
     :class:`UnknownName` for an unknown metric or a task that no record is about.
     """
@@ -54,7 +57,7 @@ def load_board(
     ]
     if not kept:
         raise InvalidSpec(f"no records in {results} have the tasks and seeds asked for")
-    return board(kept, problems, chosen, intervals)
+    return board(kept, problems, chosen, intervals, commit)
 
 
 def render(
@@ -67,6 +70,8 @@ def render(
     tasks: Collection[str] | None = None,
     seeds: Collection[int] | None = None,
     workers: int = 1,
+    commit: str | None = None,
+    health: Path | str | None = None,
 ) -> str:
     """The leaderboard of a results folder as text.
 
@@ -81,6 +86,10 @@ def render(
         tasks, seeds: compare on these alone; None or empty takes all there are.
         workers: processes that read many new records, see
             :func:`circuitbench.results.index.read_runs`.
+        commit: the version or commit that is ranked, see
+            :func:`circuitbench_leaderboard.sources.choose_source`.
+        health: folder of cards of tasks (``circuitbench validate-task TASK --json``), which the
+            page shows.
 
     Returns:
         What to print: the table, or with ``html`` and ``out`` the page's path.
@@ -91,7 +100,7 @@ def render(
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    shown = load_board(results, by, warn, format == "html", tasks, seeds, workers)
+    shown = load_board(results, by, warn, format == "html", tasks, seeds, workers, commit)
     base = Path(out) if out is not None else Path()
     if format != "html" and out is None:
         return next(iter(_texts(shown, format, base).values()))
@@ -104,9 +113,10 @@ def render(
         with needs_extra("the page"):
             from circuitbench_leaderboard import page
 
+        cards = read_health(health, warn) if health is not None else {}
         if out is None:
-            return page.single_page(shown, tables(shown), drawings, base)
-        files = page.pages(shown, tables(shown), drawings, base)
+            return page.single_page(shown, tables(shown), drawings, base, cards)
+        files = page.pages(shown, tables(shown), drawings, base, cards)
         printed = str(base / page.SHELL)
     else:
         files = _texts(shown, format, base)

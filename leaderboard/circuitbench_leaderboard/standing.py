@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -11,12 +13,14 @@ import numpy as np
 from circuitbench.core.seeding import generator
 from circuitbench.evaluation.metrics import Metric, of_kind
 from circuitbench.evaluation.statistics import (
-    bootstrap_interval,
     interquartile_mean,
+    resampling_weights,
     tied_with_best,
+    units_of,
 )
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import Entry, Grid, TaskOnModel, Value, widest_grid
+from circuitbench_leaderboard.groups import TRACKS
 
 LEVEL = 0.05
 Mark = Literal["best", "tied", "untested", ""]
@@ -29,8 +33,9 @@ class Estimate:
     Args:
         mean: over all runs; as every task has the same seeds, tasks weigh the same.
         iqm: interquartile mean.
-        interval: 95 % stratified bootstrap interval of the mean, None with one run per task
-            (nothing to resample) or where none was asked for.
+        interval: 95 % bootstrap interval of the mean, see
+            :func:`circuitbench.evaluation.statistics.resampling_weights`; None with one seed or
+            where none was asked for.
         mark: ``best``; ``tied`` (cannot be told from the best); ``untested`` (differs from the
             best in too few runs for the test to tell them apart); or nothing: told apart.
     """
@@ -43,7 +48,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Standing:
-    """One entry's place. ``rank`` is None unless all ``expected`` runs are there."""
+    """One entry's place among those of its track. ``rank`` is None unless all ``expected`` runs
+    are there."""
 
     entry: Entry
     rank: int | None
@@ -55,10 +61,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All entries by one metric over one grid, best first, the incomplete ones last.
+    """All entries by one metric over one grid: track by track, best first, the incomplete last.
 
-    ``tested`` is False where there are too few runs for any test to tell two entries apart; then
-    no entry is marked as tied.
+    Places and marks are within a track. ``tested`` is False where too little was drawn for any
+    test to tell two entries apart; then no entry is marked as tied.
     """
 
     by: Metric
@@ -87,9 +93,9 @@ def ranking(
 
     ``intervals`` asks for the intervals of all quality metrics, not that of ``by`` alone.
 
-    Entries are told apart by sign-flip tests on runs of the same task, model and seed, against
-    the best, Holm-corrected, at the 5 % level. The result does not depend on the order of
-    entries, and an incomplete entry changes nobody's place.
+    Entries are told apart from the best of their track by sign-flip tests on what was drawn
+    (:func:`circuitbench.evaluation.statistics.units_of`), Holm-corrected, at the 5 % level. The
+    result does not depend on the order of entries, and an incomplete entry changes nobody's place.
     """
     runs = {
         id(entry): [run for run in entry.runs if task is None or TaskOnModel.of(run) == task]
@@ -100,7 +106,7 @@ def ranking(
     values = [e.values(value_of(by), None if task is None else [task]) for e in entries]
     grid = widest_grid(values)
     main = estimates(entries, value_of(by), grid, by.key, sign=by.sign, interval=True)
-    ranks = _ranks(main, by.sign)
+    ranks = _ranks(main, by.sign, [entry.track for entry in entries])
     others = {
         m.key: estimates(
             entries,
@@ -129,9 +135,13 @@ def ranking(
         )
         for i, entry in enumerate(entries)
     ]
-    standings.sort(key=lambda s: (s.rank is None, s.rank or 0, s.entry.label))
-    n_ranked = sum(rank is not None for rank in ranks)
-    return Ranking(by, grid, tuple(standings), _testable(n_ranked, grid.size))
+    order = list(TRACKS.values())
+    standings.sort(
+        key=lambda s: (order.index(s.entry.track), s.rank is None, s.rank or 0, s.entry.label)
+    )
+    ranked = Counter(s.entry.track for s in standings if s.rank is not None)
+    units = int(units_of(plantings(entries, grid)).max()) + 1 if grid.size else 0
+    return Ranking(by, grid, tuple(standings), any(_testable(n, units) for n in ranked.values()))
 
 
 def on_grid(entry: Entry, of: Value, grid: Grid) -> np.ndarray | None:
@@ -167,24 +177,61 @@ def estimates(
     if not complete:
         return result
     table = np.array([values.ravel() for values in complete.values()])
-    marks: list[Mark] = _marks(sign * table, key) if sign else [""] * len(complete)
-    for i, row, mark in zip(complete, table, marks, strict=True):
-        span = None
-        if interval and len(grid.seeds) > 1:
-            rng = generator(0, "leaderboard", key, entries[i].label)
-            span = bootstrap_interval(list(complete[i]), rng, np.mean)
-        result[i] = Estimate(float(row.mean()), float(interquartile_mean(row)), span, mark)
+    design = plantings(entries, grid)
+    marks: dict[int, Mark] = {}
+    for track in {entries[i].track for i in complete} if sign else ():
+        rows = [row for row, i in enumerate(complete) if entries[i].track == track]
+        marks |= zip(rows, _marks(sign * table[rows], units_of(design).ravel(), key), strict=True)
+    spans: dict[int, tuple[float, float]] = {}
+    if interval and len(grid.seeds) > 1:
+        low, high = np.quantile(table @ resamples(design), [0.025, 0.975], axis=1)
+        spans = {row: (float(low[row]), float(high[row])) for row in range(len(table))}
+    for row, i in enumerate(complete):
+        values, middle = table[row], float(interquartile_mean(table[row]))
+        result[i] = Estimate(float(values.mean()), middle, spans.get(row), marks.get(row, ""))
     return result
 
 
-def _marks(table: np.ndarray, key: str) -> list[Mark]:
-    means = _rounded(table.mean(axis=1))
+def plantings(entries: Sequence[Entry], grid: Grid) -> np.ndarray:
+    """Which model the grid's runs are on, ``[tasks, seeds]``: a number for every model.
+
+    Entries agree in it: plantings follow from tier and seed.
+    """
+    names: dict[str, int] = {}
+    design = np.zeros((len(grid.tasks), len(grid.seeds)), dtype=int)
+    for t, task in enumerate(grid.tasks):
+        for s, seed in enumerate(grid.seeds):
+            runs = (entry.finished.get(task, {}).get(seed) for entry in entries)
+            model = next(run.model_name for run in runs if run is not None)
+            design[t, s] = names.setdefault(model, len(names))
+    return design
+
+
+def resamples(design: np.ndarray) -> np.ndarray:
+    """Weights of the grid's runs in resamples of what was drawn, ``[runs, resamples]``.
+
+    The same for all entries, so that what is compared is compared on the same resamples.
+    """
+    rows = tuple(tuple(int(x) for x in row) for row in design)
+    return _resamples(rows)
+
+
+@lru_cache(maxsize=32)
+def _resamples(rows: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    weights = resampling_weights(np.array(rows), generator(0, "leaderboard", "resamples"))
+    return np.ascontiguousarray(weights.reshape(len(weights), -1).T)
+
+
+def _marks(runs: np.ndarray, units: np.ndarray, key: str) -> list[Mark]:
+    """Marks of entries ``[entries, runs]``; ``units [runs]`` says what was drawn together."""
+    means = _rounded(runs.mean(axis=1))
     best = means == means.max()
+    table = np.stack([runs[:, units == unit].sum(axis=1) for unit in range(units.max() + 1)], 1)
     if not _testable(*table.shape):
         return ["best" if b else "" for b in best]
     tied = tied_with_best(table, generator(0, "leaderboard", key), LEVEL)
-    # Runs that are equal carry no sign to flip.
-    differing = (table != table[means.argmax()]).sum(axis=1)
+    # What is equal carries no sign to flip.
+    differing = (_rounded(table) != _rounded(table[means.argmax()])).sum(axis=1)
     marks: list[Mark] = []
     for b, t, runs in zip(best, tied, differing, strict=True):
         if b or not t:
@@ -194,12 +241,15 @@ def _marks(table: np.ndarray, key: str) -> list[Mark]:
     return marks
 
 
-def _ranks(estimates: Sequence[Estimate | None], sign: int) -> list[int | None]:
+def _ranks(
+    estimates: Sequence[Estimate | None], sign: int, tracks: Sequence[str]
+) -> list[int | None]:
+    """Places within tracks; of equal scores all get the best place."""
     scores = _rounded(np.array([np.nan if e is None else sign * e.mean for e in estimates]))
-    # Of equal scores all get the best place.
+    theirs = np.array(tracks, dtype=object)
     return [
-        None if e is None else 1 + int((scores > score).sum())
-        for e, score in zip(estimates, scores, strict=True)
+        None if e is None else 1 + int((scores[theirs == track] > score).sum())
+        for e, score, track in zip(estimates, scores, tracks, strict=True)
     ]
 
 

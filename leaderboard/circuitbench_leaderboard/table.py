@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from circuitbench.evaluation.metrics import DEFAULT, Metric, metric, of_kind
+from circuitbench.evaluation.statistics import disjoint_groups, rank_transfer
 from circuitbench.results import Problem
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import (
@@ -17,6 +20,14 @@ from circuitbench_leaderboard.entries import (
     external_entries,
     gather,
 )
+from circuitbench_leaderboard.groups import (
+    NO_TRAINING,
+    TRACKS,
+    UNTIERED,
+    tier_of,
+    tiers_in_order,
+)
+from circuitbench_leaderboard.sources import choose_source, short_commit, source_of
 from circuitbench_leaderboard.standing import (
     Estimate,
     Mark,
@@ -24,7 +35,10 @@ from circuitbench_leaderboard.standing import (
     Standing,
     estimates,
     main_metrics,
+    on_grid,
+    plantings,
     ranking,
+    resamples,
     value_of,
 )
 
@@ -35,11 +49,15 @@ UNTOLD = "cmd_resample"
 """What ranks runs on tasks whose circuit nobody knows: how far from the model, over all sizes."""
 
 LEGEND = (
-    "best: highest mean; tied: cannot be told from the best by sign-flip tests on runs of the "
-    "same task, model and seed (Holm-corrected, 5 %); untested: differs from the best in too few "
-    "runs for that test; no mark: told apart"
+    "best: highest mean; tied: cannot be told from the best by sign-flip tests on what was drawn "
+    "(plantings, else tasks, else prompts; Holm-corrected, 5 %); untested: differs from the best in "
+    "too little for that test; no mark: told apart"
 )
 TOO_FEW = "best: highest mean; too few runs for a test to tell entries apart"
+
+NEARLY_PERFECT = 0.99
+TIE_BREAKS = 0.01
+"""Average precision that a ranking owes to differences below 1e-4 of its largest score."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,8 @@ class Board:
     timed out or were skipped, ``problems`` the files that were left out. ``external`` are the
     circuits found elsewhere, by name: nobody knows what they cost, so they are ranked nowhere.
     ``untold`` are the runs on tasks whose circuit nobody knows, where ``by`` needs a truth.
+    ``source`` is the version and commit that all ranked runs are of ("": any), ``elsewhere`` the
+    runs of others: they are marked and not ranked.
     """
 
     by: Metric
@@ -107,11 +127,19 @@ class Board:
     problems: tuple[Problem, ...]
     external: tuple[Entry, ...] = ()
     untold: tuple[Entry, ...] = ()
+    source: str = ""
+    elsewhere: tuple[Entry, ...] = ()
+    by_tier: Mapping[str, Ranking] = field(default_factory=dict)
+
+    @property
+    def everyone(self) -> tuple[Entry, ...]:
+        """The entries that may be ranked, then those of other versions."""
+        return (*self.entries, *self.elsewhere)
 
     @property
     def runs(self) -> list[RunRow]:
         """All runs on the board."""
-        return [run for entry in self.entries for run in entry.runs]
+        return [run for entry in self.everyone for run in entry.runs]
 
 
 def board(
@@ -119,8 +147,12 @@ def board(
     problems: Sequence[Problem] = (),
     by: Metric | None = None,
     intervals: bool = False,
+    commit: str | None = None,
 ) -> Board:
     """Rank all runs by one metric (average precision), over all tasks and on each.
+
+    Ranked are runs of one version and commit; ``commit`` chooses which
+    (:func:`circuitbench_leaderboard.sources.choose_source`).
 
     ``intervals`` asks for those of all quality metrics, not that of ``by`` alone. Where nobody
     knows the circuit of any task, the default ranks by :data:`UNTOLD` instead.
@@ -130,8 +162,12 @@ def board(
     if by is None or by.key == DEFAULT:
         none_known = bool(finished) and all(run.truthless for run in finished)
         by = metric(UNTOLD if none_known else DEFAULT)
-    untold = [run for run in ours if run.truthless and "truth" in by.needs]
-    entries = gather(run for run in ours if not (run.truthless and "truth" in by.needs))
+    source = choose_source(ours, commit)
+    there = [run for run in ours if source in ("", source_of(run))]
+    others = sorted({found for run in ours if (found := source_of(run)) != source and source})
+    elsewhere = [e for other in others for e in gather(r for r in ours if source_of(r) == other)]
+    untold = [run for run in there if run.truthless and "truth" in by.needs]
+    entries = gather(run for run in there if not (run.truthless and "truth" in by.needs))
     return Board(
         by,
         tuple(entries),
@@ -141,16 +177,35 @@ def board(
         tuple(problems),
         external_entries(run for run in runs if run.external),
         tuple(gather(untold)),
+        source,
+        tuple(elsewhere),
+        _by_tier(entries, by, intervals),
     )
 
 
+def _by_tier(entries: Sequence[Entry], by: Metric, intervals: bool) -> dict[str, Ranking]:
+    """The ranking on each tier that any run belongs to, from easy to hard."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        runs: dict[str, list[RunRow]] = {}
+        for run in entry.runs:
+            runs.setdefault(tier_of(run), []).append(run)
+        for tier, own in runs.items():
+            found.setdefault(tier, []).append(replace(entry, runs=tuple(own)))
+    return {
+        tier: ranking(found[tier], by, intervals=intervals)
+        for tier in tiers_in_order(found)
+        if tier != UNTIERED
+    }
+
+
 def tables(shown: Board) -> list[Table]:
-    """All tables: overall, per task, per cost level, function, edges, without truth, external,
-    roles by task."""
+    """All tables: overall, per task, per cost level, function, edges, without truth, of other
+    versions, external, roles by task."""
     roles = [_roles(task, within) for task, within in shown.by_task.items()]
     edges = _edges(shown)
-    made = [_overall(shown), _tasks(shown), _levels(shown), _function(shown), edges]
-    made += [_untold(shown), _external(shown), *roles]
+    made = [*_overalls(shown), _tasks(shown), _levels(shown), _function(shown), edges]
+    made += [_untold(shown), _elsewhere(shown), _external(shown), *roles]
     return [table for table in made if table.columns and (table.rows or shown.entries)]
 
 
@@ -164,7 +219,83 @@ _PROVENANCE = (_COVERAGE, _VERSION, _COMMIT)
 _PLACE = (Column("task", "Task"), Column("model", "Model"))
 
 
-def _overall(shown: Board) -> Table:
+def _overalls(shown: Board) -> list[Table]:
+    """A table per track over everything, then one per track and tier."""
+    tracks = list(dict.fromkeys(s.entry.track for s in shown.overall.standings)) or [NO_TRAINING]
+    made = []
+    for tier, within in ((None, shown.overall), *shown.by_tier.items()):
+        for i, track in enumerate(tracks):
+            found = _overall(shown, within, track)
+            where = f"Tier {tier}" if tier else "Overall"
+            title = f"{where}: {track}" if len(tracks) > 1 else where
+            parts = [(tier and f"tier-{tier}") or "overall", *([_short(track)] if i else [])]
+            note = found.note
+            if tier == "hard" and (line := predicts(shown, track)):
+                note += " " + line
+            made.append(replace(found, key="-".join(parts), title=title, note=note))
+    return [table for i, table in enumerate(made) if table.rows or i == 0]
+
+
+def _short(track: str) -> str:
+    return next(key for key, words in TRACKS.items() if words == track)
+
+
+def predicts(shown: Board, track: str, ours: str = "hard", theirs: str = "trained") -> str:
+    """Whether the ranking on one tier predicts that on another, in a line; empty if unknown.
+
+    Spearman's correlation over the entries of a track that are ranked on both, with its interval
+    over resamples of what was drawn.
+    """
+    sides = [shown.by_tier.get(tier) for tier in (ours, theirs)]
+    complete = [
+        {s.entry.label: s.entry for s in side.standings if s.rank and s.entry.track == track}
+        for side in sides
+        if side is not None
+    ]
+    if len(complete) < 2:
+        return ""
+    both = sorted(complete[0].keys() & complete[1].keys())
+    means = []
+    for side, entries in zip(sides, complete, strict=True):
+        assert side is not None
+        found = (on_grid(entries[label], value_of(shown.by), side.grid) for label in both)
+        table = np.array([x.ravel() for x in found if x is not None]).reshape(len(both), -1)
+        weights = resamples(plantings(list(entries.values()), side.grid)) if both else None
+        if weights is not None:
+            means.append(np.vstack([table.mean(axis=1), (table @ weights).T]))
+    transfer = rank_transfer(*means) if len(means) == 2 else None
+    if transfer is None:
+        return ""
+    rho, (low, high) = transfer
+    return (
+        f"The ranking on {ours} against that on {theirs}: Spearman {rho:.2f} "
+        f"({low:.2f} to {high:.2f}), {count(len(both), 'method')}."
+    )
+
+
+def told_apart(within: Ranking, track: str) -> str:
+    """How far a table separates the entries of a track, in a sentence; empty without intervals."""
+    key = within.by.key
+    found = [
+        (s.estimates[key], s.entry.label, s.estimates.get("rounded_average_precision"))
+        for s in within.standings
+        if s.rank is not None and s.entry.track == track
+    ]
+    known = [e for e, _, _ in found if e is not None]
+    spans = [e.interval for e in known if e.interval is not None]
+    if len(spans) < 2:
+        return ""
+    line = f" {count(disjoint_groups(spans), 'group')} told apart by disjoint 95 % intervals."
+    if key == DEFAULT:
+        perfect = sum(e.mean >= NEARLY_PERFECT for e in known)
+        line += f" {count(perfect, 'method')} at {within.by.title} {NEARLY_PERFECT} or more."
+        frail = [label for e, label, r in found if e and r and e.mean - r.mean > TIE_BREAKS]
+        if frail:
+            line += f" Lose more than {TIE_BREAKS} when near ties are ties: {', '.join(frail)}."
+    return line
+
+
+def _overall(shown: Board, within: Ranking, track: str) -> Table:
     by = shown.by
     measures = (by, *(m for m in main_metrics() if m != by))
     iqm = Column(
@@ -180,24 +311,25 @@ def _overall(shown: Board) -> Table:
         fields = (*_who(standing), numbers[0], middle, *numbers[1:], *_provenance(standing))
         return Row(fields, standing.runs)
 
-    grid = shown.overall.grid
+    grid = within.grid
     usual = value_of(metric(DEFAULT))
     told = by.key != UNTOLD or any(entry.values(usual) for entry in shown.entries)
     note = "" if told else "Nobody knows the circuit of these tasks: what needs none is compared. "
     note += (
         f"Means over {count(len(grid.tasks), 'task')} (each on a model) x "
-        f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(shown.overall)}; "
-        f"{_legend(shown.overall)}. A method that lacks a run of the grid is shown with its "
+        f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(within)}; "
+        f"{_legend(within)}. A method that lacks a run of the grid is shown with its "
         "coverage and not ranked; the tables per task compare it where it has all runs."
     )
-    complete = sum(standing.rank is not None for standing in shown.overall.standings)
-    if complete < len(shown.entries):
+    standings = [standing for standing in within.standings if standing.entry.track == track]
+    complete = sum(standing.rank is not None for standing in standings)
+    if complete < len(standings):
         note += (
-            f" {complete} of {count(len(shown.entries), 'method')} have all of these runs; "
+            f" {complete} of {count(len(standings), 'method')} have all of these runs; "
             "--tasks and --seeds narrow the comparison to what more of them share."
         )
-    rows = tuple(map(row, shown.overall.standings))
-    return Table("overall", "Overall", note, columns, rows)
+    note += told_apart(within, track)
+    return Table("overall", "Overall", note, columns, tuple(map(row, standings)))
 
 
 def _tasks(shown: Board) -> Table:
@@ -347,6 +479,32 @@ def _untold(shown: Board) -> Table:
     )
 
 
+def on_the_grid(shown: Board, entry: Entry, measure: Metric) -> Estimate | None:
+    """What an entry of another version has over the runs that the board's ranking rests on."""
+    grid, key = shown.overall.grid, measure.key
+    return estimates([entry], value_of(measure), grid, key, sign=0)[0]
+
+
+def _elsewhere(shown: Board) -> Table:
+    """Runs of other versions: shown, not ranked."""
+    measures = (shown.by, metric("queries"))
+    grid = shown.overall.grid
+    rows = []
+    for entry in shown.elsewhere:
+        done = grid.covered(entry.values(value_of(shown.by)))
+        place = Standing(entry, None, done, grid.size, {}, entry.runs)
+        numbers = (_number(on_the_grid(shown, entry, m), m.digits) for m in measures)
+        rows.append(_row(place, *numbers))
+    columns = (_METHOD, *map(_column, measures), *_PROVENANCE)
+    note = (
+        f"The board is of {shown.source}. These runs are of other versions or commits, so they "
+        "are not ranked with it; means over the runs that its ranking rests on, if all are there."
+    )
+    return Table(
+        "elsewhere", "Of other versions, not ranked", note, columns if rows else (), tuple(rows)
+    )
+
+
 def _external(shown: Board) -> Table:
     runs = [run for entry in shown.external for run in entry.runs if run.status == "done"]
     shown_kinds = (*of_kind("quality"), *of_kind("edges"))
@@ -415,7 +573,11 @@ def _legend(ranked: Ranking) -> str:
 
 
 def _spans(ranked: Ranking) -> str:
-    return ", with 95 % stratified bootstrap interval" if len(ranked.grid.seeds) > 1 else ""
+    return (
+        ", with 95 % bootstrap interval over plantings, tasks, prompts"
+        if len(ranked.grid.seeds) > 1
+        else ""
+    )
 
 
 def count(number: int, noun: str) -> str:
@@ -439,12 +601,6 @@ def _provenance(standing: Standing) -> tuple[Field, ...]:
     commits = {short_commit(run) for run in standing.runs}
     coverage = f"{standing.done}/{standing.expected}"
     return _text(coverage), _text(", ".join(sorted(versions))), _text(", ".join(sorted(commits)))
-
-
-def short_commit(run: RunRow) -> str:
-    """The commit in 9 digits, still marked where the tree was changed."""
-    commit = str(run.versions.get("commit") or "unknown")
-    return commit[:9] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _text(text: str) -> Field:

@@ -105,7 +105,7 @@ def test_candidates_leave_every_node_a_way_in_and_out() -> None:
 def test_the_method_commits_to_the_smallest_set_that_is_faithful() -> None:
     found, asked = discover(EdgeIntegerProgramme(smallest=4, faithful=-10.0))
     assert found.info["size"] == 4
-    assert asked.meter.queries == 3 + 1 + 1
+    assert asked.meter.queries == 15 + 1 + 1
     everything = len(asked.edges.edges)
     most, asked = discover(EdgeIntegerProgramme(smallest=4, largest=everything, faithful=0.95))
     away = {one["size"]: abs(1 - one["faithfulness"]) for one in most.info["tried"]}
@@ -114,8 +114,8 @@ def test_the_method_commits_to_the_smallest_set_that_is_faithful() -> None:
     assert set(best) == most.selected_edges  # the set ranks above the rest
     told, asked = discover(EdgeIntegerProgramme(size=7))
     assert told.info["taken"] <= 7
-    assert asked.meter.queries == 3
-    poor, asked = discover(EdgeIntegerProgramme(), budget=4)
+    assert asked.meter.queries == 15
+    poor, asked = discover(EdgeIntegerProgramme(), budget=16)
     assert poor.info["tried"] == []
 
 
@@ -213,13 +213,15 @@ def test_the_ratio_keeps_a_share_for_edges_that_help() -> None:
 
 def test_stable_edges_cost_a_gradient_a_batch_and_equal_attribution_where_sure() -> None:
     found, asked = discover(BootstrapStableEdges(batches=1))
-    assert asked.meter.queries == 3
-    plain, _ = discover(method_class("edge-attribution-patching")())
+    assert asked.meter.queries == 15
+    plain, _ = discover(method_class("eap-ig-inputs")())
     sure = [edge for edge in found.edges if found.edges[edge] == pytest.approx(plain.edges[edge])]
     assert found.info == {"prompts": 4, "sure": found.info["sure"]}
     assert found.info["sure"] <= len(sure)
     assert found.selected_edges <= set(sure)
-    _, asked = discover(BootstrapStableEdges(batches=3), budget=7)
+    _, asked = discover(BootstrapStableEdges(batches=3), budget=31)
+    assert asked.meter.queries == 30
+    found, asked = discover(BootstrapStableEdges(batches=2, steps=0))
     assert asked.meter.queries == 6
 
 
@@ -229,7 +231,9 @@ def test_stable_edges_cost_a_gradient_a_batch_and_equal_attribution_where_sure()
         BootstrapStableEdges(confidence=1.0),
         BootstrapStableEdges(batches=0),
         BootstrapStableEdges(positive=2.0),
+        BootstrapStableEdges(steps=-1),
         EdgeIntegerProgramme(size=-1),
+        EdgeIntegerProgramme(steps=-1),
         EdgeIntegerProgramme(candidates=0),
         EdgeIntegerProgramme(nodes=0),
     ],

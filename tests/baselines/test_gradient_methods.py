@@ -1,15 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from circuitbench import Head, InvalidSpec, Model, Oracle, RunSpec, Straight
+from circuitbench import (
+    Head,
+    InvalidSpec,
+    Model,
+    Oracle,
+    RunSpec,
+    Straight,
+    describe,
+    list_plugins,
+    method_class,
+)
 from circuitbench.checks.contracts import ToyTask, toy_model
-from circuitbench.runs.prepare import Prepared, prepare
+from circuitbench.runs.prepare import Prepared, prepare, unmet
 from circuitbench.runs.run import run
 from circuitbench_baselines.attribution import AttributionPatching, EdgeAttributionPatching
 from circuitbench_baselines.backward_rules import AtPStar, RelP
@@ -127,6 +138,7 @@ def hooked() -> Model:
         ("gim", "gim needs edges; toy-hooked is run by hooks"),
         ("atp-star", "atp-star needs backward rules; toy-hooked is run by hooks"),
         ("position-aware-eap", "position-aware-eap needs named positions"),
+        ("acdc-edges", "acdc-edges needs edges; toy-hooked is run by hooks"),
     ],
 )
 def test_a_method_that_cannot_run_is_skipped_before_any_compute(
@@ -147,6 +159,28 @@ def test_a_method_that_cannot_run_is_skipped_before_any_compute(
     assert record.costs["discovery"]["queries"] == 0
     assert record.costs["discovery"]["forwards"] == 0
     assert not record.discovery
+
+
+def test_every_edge_method_states_its_projection_to_heads() -> None:
+    ours = [p for p in list_plugins("method") if p.target.startswith("circuitbench_baselines")]
+    of_edges = [p.name for p in ours if describe("method", p.name).granularity == "edges"]
+    assert len(of_edges) > 15
+    for name in of_edges:
+        said = " ".join((method_class(name).__doc__ or "").split())
+        assert re.search("head (is worth|scores)|projection to heads", said), name
+
+
+def test_too_many_edges_are_skipped_without_a_budget() -> None:
+    small, large = toy_model(), Model("toy-large", 30, 12, toy_model().transformer)
+    for model, budget, reason in (
+        (small, None, ""),
+        (large, 10, ""),
+        (large, None, "exact-edge-patching asks about every edge; toy-large has 189,361"),
+    ):
+        spec = RunSpec(method="exact-edge-patching", task="ioi", budget=budget)
+        prepared = prepare(spec, lambda name, m=model: m, task_of=lambda *_: ToyTask())
+        assert unmet(prepared).startswith(reason)
+        assert bool(unmet(prepared)) == bool(reason)
 
 
 def test_wrong_settings_are_refused() -> None:

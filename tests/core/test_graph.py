@@ -1,5 +1,12 @@
+import pytest
+
 from circuitbench.core.circuit import Edge
-from circuitbench.core.edges import Graph
+from circuitbench.core.edges import Graph, edge_count
+
+
+@pytest.mark.parametrize("shape", [(1, 1, False), (2, 3, False), (3, 2, True), (12, 12, True)])
+def test_edges_are_counted_without_being_made(shape: tuple[int, int, bool]) -> None:
+    assert edge_count(*shape) == len(Graph(*shape).edges)
 
 
 def test_every_edge_is_there_once() -> None:

@@ -77,3 +77,8 @@ def test_the_order_handed_over_is_the_one_acdc_visits(peers: Any) -> None:
     assert len(order) > len(expected) // 2
     tried = set(order)
     assert order == [edge for edge in expected if edge in tried]
+
+
+def test_integrated_gradients_sum_to_the_difference_of_the_metric(peers: Any) -> None:
+    *_, figure, good = peers.summed_row(peers.random_transformer(3), oracle_of(peers))
+    assert good == "yes", figure

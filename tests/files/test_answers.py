@@ -209,3 +209,20 @@ def test_discoveries_are_plain(tmp_path: Path) -> None:
     found = answer(circuit(CONFIG)).discovery
     assert isinstance(found, Discovery)
     assert plain_discovery(found)["info"] == {"edges_in": int(circuit(CONFIG).edges_in.sum())}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("format_", ["eap-ig-json", "eap-ig-pt"])
+def test_committed_edges_and_signs_survive_a_file(tmp_path: Path, format_: str) -> None:
+    signed = {"embed->0.0.q": -3.0, "0.0->logits": 2.0, "embed->1.2.v": 1.0}
+    run = of_edges(
+        scores=np.zeros((6, 8)).tolist(),
+        edges={edge: abs(score) for edge, score in signed.items()},
+        signed_edges=signed,
+        selected_edges=["0.0->logits", "embed->0.0.q"],
+    )
+    path = tmp_path / f"a{FORMATS[format_].suffix}"
+    write(from_record(run, CONFIG), path, format_)
+    found = answer(read(path)).discovery
+    assert {str(edge): score for edge, score in found.signed_edges.items()} == signed
+    assert {str(edge): score for edge, score in found.edges.items()} == run.discovery["edges"]
+    assert sorted(map(str, found.selected_edges)) == run.discovery["selected_edges"]

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from circuitbench.tasks.text.task import CONTROL, FILES
+
 SMALL: dict[str, Any] = dict(
     vocab_size=24,
     hidden_size=16,
@@ -84,3 +86,32 @@ def save_tokenizer(folder: Path, words: int) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="w0").save_pretrained(
         folder
     )
+
+
+def save_gpt2(folder: Path, layers: int = 2, heads: int = 3) -> None:
+    """A small GPT-2 of random weights, with a byte-level BPE trained on the behaviours we ship."""
+    import tokenizers
+    import transformers
+
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=3000,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words = " ".join(path.read_text() for path in FILES.glob("*.yaml")).split()
+    years = [f" {century}" for century in range(11, 20)] + [f"{year:02}" for year in range(100)]
+    rare = [f" {word.strip('[],:')}" for word in words] * 30 + years * 60
+    made.train_from_iterator([CONTROL.read_text(), *rare], trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(fast), n_positions=96, n_embd=8 * heads, n_layer=layers, n_head=heads
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)

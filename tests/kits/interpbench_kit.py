@@ -22,10 +22,10 @@ EDGES = [
 TOP = {"W_E": "embed.W_E", "W_pos": "pos_embed.W_pos", "W_U": "unembed.W_U", "b_U": "unembed.b_U"}
 
 
-def write_case(folder: Path) -> Path:
-    """Two layers that read 23 tokens, say 7 and look both ways."""
+def write_case(folder: Path, causal: bool = False) -> Path:
+    """Two layers that read 23 tokens, say 7 and look both ways, or back only."""
     folder.mkdir(parents=True)
-    transformer = random_transformer(n_layers=2, d_mlp=12, activation="gelu", causal=False)
+    transformer = random_transformer(n_layers=2, d_mlp=12, activation="gelu", causal=causal)
     state = {}
     for key, tensor in parameters(transformer).items():
         _, _, rest = key.partition("layers.")
@@ -39,13 +39,13 @@ def write_case(folder: Path) -> Path:
     state["blocks.0.attn.mask"] = torch.ones(12, 12).tril().bool()
     state["blocks.0.attn.IGNORE"] = torch.tensor(-torch.inf)
     torch.save(state, folder / "ll_model.pth")
-    (folder / "ll_model_cfg.pkl").write_bytes(pickle.dumps(settings()))
+    (folder / "ll_model_cfg.pkl").write_bytes(pickle.dumps(settings(causal)))
     (folder / "edges.pkl").write_bytes(pickle.dumps(EDGES))
     (folder / "meta.json").write_text(json.dumps({"lr": 0.01, "paths": ["/home/someone"]}))
     return folder
 
 
-def settings() -> dict[str, Any]:
+def settings(causal: bool = False) -> dict[str, Any]:
     return dict(
         n_layers=2,
         n_heads=4,
@@ -57,7 +57,7 @@ def settings() -> dict[str, Any]:
         n_ctx=12,
         act_fn="gelu",
         normalization_type=None,
-        attention_dir="bidirectional",
+        attention_dir="causal" if causal else "bidirectional",
         use_attn_scale=True,
         attn_scale=2.0,
         device=torch.device("cpu"),

@@ -12,6 +12,8 @@ import numpy as np
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.results import Record, truth_of
 
+TIMED = ("seconds", "method_seconds", "peak_memory_bytes")
+
 
 def make(seed: int = 0, **changes: Any) -> Record:
     """A finished run on a model of 2 x 2 heads."""
@@ -49,3 +51,14 @@ def fill(folder: Path, *records: Record) -> Path:
     for record in records:
         write_record(record, folder)
     return folder
+
+
+def content(record: Record) -> Any:
+    """What two runs of one spec have in common."""
+    kept = record.content()
+    costs = {
+        stage: {key: value for key, value in cost.items() if key not in TIMED}
+        for stage, cost in kept["costs"].items()
+    }
+    gone = ("created", "hardware")
+    return {**{k: v for k, v in kept.items() if k not in gone}, "costs": costs}

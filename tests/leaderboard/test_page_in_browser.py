@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from page_kit import (
@@ -83,9 +85,10 @@ def shown_rows(page: Any, table: str) -> Any:
         """
         const table = document.getElementById(arguments[0]);
         const heads = [...table.tHead.rows[0].cells].map((cell) => cell.innerText.trim());
-        return [...table.tBodies[0].rows].map((row) =>
-          Object.fromEntries([...row.cells].map(
-            (cell, i) => [heads[i], cell.innerText.replace("↗", "").trim()])));
+        return [...table.tBodies[0].rows].map((row) => ({
+          ...Object.fromEntries([...row.cells].map((cell, i) => [heads[i], cell.innerText.trim()])),
+          Method: row.dataset.label,
+        }));
         """,
         table,
     )
@@ -107,6 +110,15 @@ def find(page: Any, selector: str) -> Any:
     return page.find_element("css selector", selector)
 
 
+def press(page: Any, selector: str) -> None:
+    """Click on what has come into view."""
+    found = find(page, selector)
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", found
+    )
+    found.click()
+
+
 def test_the_first_view_is_the_overall_ranking(page: Any) -> None:
     shown = shown_rows(page, "standings")
     assert [row["Method"] for row in shown] == ["rl-ppo", "acdc", "random", "head-ablation"]
@@ -119,7 +131,7 @@ def test_the_first_view_is_the_overall_ranking(page: Any) -> None:
 def test_sorting(page: Any) -> None:
     head = find(page, "#standings th[data-metric=queries]")
     for direction in ("ascending", "descending"):
-        head.find_element("css selector", "button").click()
+        press(page, "#standings th[data-metric=queries] button")
         assert head.get_attribute("aria-sort") == direction
         *complete, last = (row["Queries"] for row in shown_rows(page, "standings"))
         assert last == "–"
@@ -172,11 +184,7 @@ def test_runs_of_a_method_leave_out_those_of_its_namesakes(page: Any, tmp_path: 
 def open_run(page: Any, run_id: str) -> str:
     """Click on a run's button, and what the page then says of it."""
     shown_rows(page, "run-table")
-    button = find(page, f'tr[data-run="{run_id}"] button')
-    page.execute_script(
-        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button
-    )
-    button.click()
+    press(page, f'tr[data-run="{run_id}"] button')
     return body(page)
 
 
@@ -194,7 +202,7 @@ def details_asked_for(page: Any) -> list[str]:
         for message in sent
         if message["method"] == "Network.requestWillBeSent"
     ]
-    assert {url.partition(":")[0] for url in urls} <= {"file", "data"}
+    assert {url.partition(":")[0] for url in urls} <= {"file", "data", "blob"}
     return [Path(url).name for url in urls if f"/{FOLDER}/" in url]
 
 
@@ -491,10 +499,164 @@ def test_where_lower_is_better_the_lowest_comes_first(
     assert [row["Method"] for row in shown] == ["acdc", "rl-ppo", "random-3"]
     head = find(browser, f"#standings th[data-metric={by}]")
     assert head.get_attribute("aria-sort") == "ascending"
-    head.find_element("css selector", "button").click()
+    press(browser, f"#standings th[data-metric={by}] button")
     assert head.get_attribute("aria-sort") == "descending"
     assert shown_rows(browser, "standings")[0]["Method"] == "random-3"
     choose(browser, "by-metric", "f1")
     head = find(browser, "#standings th[data-metric=f1]")
     assert head.get_attribute("aria-sort") == "descending"
+    assert browser.get_log("browser") == []
+
+
+@pytest.fixture
+def screen(browser: Any) -> Iterator[Callable[[int], None]]:
+    """Gives the browser's window another width."""
+
+    def width(pixels: int) -> None:
+        size = {"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": pixels < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    yield width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_first_screen_tells_the_story(page: Any, screen: Any, width: int) -> None:
+    screen(width)
+    said = find(page, "#sentence").text
+    assert said.startswith("On 2 embedded tasks whose circuits are known, rl-ppo does best (AP ")
+    assert [b.text for b in page.find_elements("css selector", "#tiers button")] == ["embedded"]
+    names = [b.text for b in page.find_elements("css selector", "#heat tbody button")]
+    # The methods by track, then by place; what lacks a run is last.
+    assert names == ["ACDC over heads", "random", "head-ablation", "rl-ppo"]
+    assert len(page.find_elements("css selector", "#heat [data-cell]")) == 6
+    points = page.find_elements("css selector", "#frontier [role=button]")
+    assert {p.get_attribute("data-method") for p in points} == {"acdc", "random", "rl-ppo"}
+    overflow = "return document.documentElement.scrollWidth - innerWidth"
+    assert page.execute_script(overflow) <= 0
+    for place in ("#sentence", "#tiers", "#heat"):
+        assert find(page, place).rect["y"] < 900
+    if width == 1400:
+        assert find(page, "#frontier svg").rect["y"] < 900
+
+
+def test_costs_on_the_first_screen_include_training(page: Any) -> None:
+    point = find(page, "#frontier [data-method=rl-ppo]")
+    assert point.get_attribute("aria-label").endswith("training included 4,108")
+    page.execute_script("arguments[0].dispatchEvent(new Event('pointerenter'))", point)
+    assert "rl-ppo" in find(page, "#frontier .tip").text
+
+
+def test_a_point_opens_the_card_of_its_method(page: Any) -> None:
+    find(page, "#frontier [data-method=acdc]").click()
+    said = find(page, "#card").text
+    for words in (
+        "ACDC over heads (acdc)",
+        PAPER["paper"],
+        "scores heads",
+        "rounds",
+        "misses most",
+    ):
+        assert words in said
+    assert page.execute_script("return location.hash") == "#method=acdc"
+    find(page, "#card-body button[data-task]").click()
+    wait(lambda: "The circuit" in find(page, "#card").text)
+    assert "name_mover (2 heads, 1 needed)" in find(page, "#card").text
+    assert len(page.find_elements("css selector", "#card .true")) == 6
+    find(page, "#card-body button[data-model]").click()
+    wait(lambda: "6 layers of 8 heads" in find(page, "#card").text)
+    find(page, "#card-close").click()
+    assert page.execute_script("return location.hash") == ""
+
+
+@pytest.mark.parametrize(
+    ("link", "title"), [("method=rl-ppo", "rl-ppo"), ("task=ioi/planted", "ioi")]
+)
+def test_cards_have_addresses(page: Any, site: Any, link: str, title: str) -> None:
+    page.get("about:blank")
+    page.get(f"file://{site[0]}#{link}")
+    assert find(page, "#card-title").text == title
+
+
+def test_arrows_move_in_the_heat_map(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def where() -> str:
+        return str(page.switch_to.active_element.text)
+
+    page.execute_script("document.querySelector('#heat [tabindex=\"0\"]').focus()")
+    assert where() == "induction"
+    for key, there in (
+        (Keys.ARROW_RIGHT, "ioi"),
+        (Keys.ARROW_LEFT, "induction"),
+        (Keys.ARROW_DOWN, None),
+        (Keys.ARROW_LEFT, "ACDC over heads"),
+        (Keys.ARROW_DOWN, "random"),
+    ):
+        page.switch_to.active_element.send_keys(key)
+        assert there is None or where() == there
+    assert len(page.find_elements("css selector", "#heat [tabindex='0']")) == 1
+    page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    shown = shown_rows(page, "run-table")
+    assert {(run["Method"], run["Task"]) for run in shown} == {("random", "induction")}
+
+
+def test_any_metric_against_any_other(page: Any) -> None:
+    page.execute_script("document.getElementById('explore').scrollIntoView({behavior: 'instant'})")
+    wait(lambda: page.find_elements("css selector", "#scatter [role=button]"))
+    keys = page.execute_script(
+        "return [...document.querySelectorAll('#across option')].map((o) => o.dataset.key)"
+    )
+    assert {"average_precision", "auroc", "queries", "seconds"} <= set(keys)
+    choose(page, "across", str(keys.index("seconds")))
+    choose(page, "up", str(keys.index("auroc")))
+    assert find(page, "#scatter svg").get_attribute("aria-label").startswith("AUROC against Time")
+    assert "3 methods that have both on all of 2 tasks" in find(page, "#explore-note").text
+    choose(page, "explored", "1")
+    assert "on all of 1 task;" in find(page, "#explore-note").text
+
+
+def test_downloads(browser: Any, site: Any, tmp_path: Path) -> None:
+    allow = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+    browser.get(f"file://{site[0]}")
+
+    def file(place: str, kind: str, name: str) -> bytes:
+        press(browser, f"{place} [data-file={kind}]")
+        wait((tmp_path / name).exists)
+        return wait((tmp_path / name).read_bytes)  # type: ignore[no-any-return]
+
+    (_, first, *_) = csv.DictReader(
+        file("#board-files", "CSV", "circuitbench-leaderboard.csv").decode().splitlines()
+    )
+    assert (first["method"], first["place"], first["family"]) == ("acdc", "2", "Mask search")
+    assert 0 < float(first["average_precision"]) < 1
+    content = json.loads(file("#run-files", "JSON", "circuitbench-runs.json"))
+    assert {row["run"] for row in content["rows"]} == {r.run_id for r in site[1]}
+    cited = file("#board-files", "BibTeX", "circuitbench.bib").decode()
+    assert "@misc{author2020," in cited
+    assert "Author and others" in cited
+    drawn = file("[data-picture=heat]", "SVG", "methods-by-tasks.svg").decode()
+    assert "ACDC over heads" in drawn
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    assert file("[data-picture=frontier]", "PNG", "quality-by-cost.png").startswith(b"\x89PNG")
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+def test_rows_of_another_commit_are_marked_and_have_no_place(browser: Any, tmp_path: Path) -> None:
+    others = {"circuitbench": "0.1.0", "torch": "2.13.0", "commit": "f" * 40}
+    records = sweep(("acdc", "random"), seeds=range(2))
+    records += [r.replace(versions=others) for r in sweep(("rl-ppo",), seeds=range(2))]
+    browser.get(f"file://{render(store(records, tmp_path / 'results'), 'html', tmp_path)}")
+    shown = shown_rows(browser, "standings")
+    assert [(row["Method"], row["#"]) for row in shown] == [
+        ("acdc", "1"),
+        ("random", "2"),
+        ("rl-ppo", "–"),
+    ]
+    assert "other version" in find(browser, "#standings [data-label=rl-ppo]").text
+    assert not browser.find_elements("css selector", "#heat [data-label=rl-ppo]")
+    press(browser, "#standings [data-label=rl-ppo] .name")
+    assert "not ranked with it" in find(browser, "#card").text
     assert browser.get_log("browser") == []

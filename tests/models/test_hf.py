@@ -77,6 +77,8 @@ def test_a_name_states_what_was_loaded_and_no_path(llama: Path, monkeypatch: Any
     model = load_model(f"hf:{llama}@folded")
     assert model.name.startswith("hf:my-llama@folded,weights=")
     assert str(llama.parent) not in json.dumps(dict(model.provenance))
+    monkeypatch.chdir(llama.parent)
+    assert load_model(model.name).name == model.name  # though the folder is called "my llama"
     other = llama.rename(llama.parent / "my-llama")
     monkeypatch.setenv("CIRCUITBENCH_WEIGHTS", str(other.parent))
     assert load_model(model.name).name == model.name  # as the record's command asks for it

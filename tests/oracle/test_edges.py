@@ -191,6 +191,33 @@ def test_denoising_everything_is_the_clean_model_and_nothing_the_counterfactual(
         oracle.edges.query(masks, direction="denoise")
 
 
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_slopes_of_denoising_are_those_of_its_answers(name: str) -> None:
+    oracle = oracle_on(name)
+    n, rng = len(oracle.edges.edges), torch.Generator().manual_seed(0)
+    hard = torch.rand(1, n, generator=rng) < 0.5
+    asked = oracle.edges.query(hard, direction="denoising", kl=True)
+    at = oracle.edges.differentiate(hard, direction="denoising")
+    assert at.values["task"][0] == pytest.approx(oracle.clean_metric - float(asked.task), abs=1e-4)
+    assert at.values["kl"][0] == pytest.approx(float(asked.kl), abs=1e-4)
+    soft = 0.25 + torch.rand(1, n, generator=rng) / 2
+    step, h = torch.randn(1, n, generator=rng), 1e-2
+    found = oracle.edges.differentiate(soft, direction="denoising")
+    ends = [
+        oracle.edges.differentiate(soft + sign * h * step, direction="denoising").values
+        for sign in (1, -1)
+    ]
+    for of in ("task", "kl"):
+        slope = float((found.gradients[of] * step).sum())
+        assert float(ends[0][of] - ends[1][of]) / (2 * h) == pytest.approx(
+            slope, rel=0.01, abs=1e-3
+        )
+    with pytest.raises(InvalidSpec, match="offsets"):
+        oracle.edges.differentiate(
+            soft, direction="denoising", offsets=torch.zeros(oracle.edges.offsets_shape)
+        )
+
+
 def test_the_meter_counts_edge_questions_however_they_are_answered() -> None:
     oracle = oracle_on("gpt2", ablation="resample")
     n = len(oracle.edges.edges)

@@ -231,6 +231,17 @@ def test_at_the_clean_point_an_attribution_is_the_gradient_by_the_gate(
     torch.testing.assert_close(got, by_gate, atol=1e-4, rtol=1e-3)
 
 
+def test_attributions_of_the_prompts_are_parts_of_the_mean_at_the_same_cost() -> None:
+    oracle = oracle_on("gpt2")
+    path = Straight((0.0, 0.5))
+    whole = oracle.edges.attribution(path)
+    spent = oracle.meter.queries
+    parts = oracle.edges.attribution(path, per_prompt=True)
+    assert oracle.meter.queries == 2 * spent
+    assert parts.shape == (2, len(oracle.batch), len(oracle.edges.edges))
+    torch.testing.assert_close(parts.mean(1), whole, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_heads_edges_sum_to_its_own_attribution(name: str, rule: str) -> None:

@@ -46,6 +46,14 @@ class Fails(Mine):
         raise ZeroDivisionError("by zero")
 
 
+def test_a_result_and_its_record_have_a_short_repr() -> None:
+    found = circuitbench.run("random", task="ioi", batch_size=2, functional="none")
+    assert repr(found) == "<Result: random on ioi (planted, seed 0), done>"
+    assert (
+        repr(found.record) == str(found.record) == "<Record: random on ioi (planted, seed 0), done>"
+    )
+
+
 def test_a_result_has_the_answer_its_scores_and_its_metrics() -> None:
     found = cb.run("random", seed=3, **QUICK)
     assert (found.method, found.task, found.seed, found.status) == ("random", "reverse", 3, "done")

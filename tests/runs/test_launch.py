@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import rogues
+from records_kit import content
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.plugins import registry
-from circuitbench.results import Record, read_folder, remove_leftovers, write_atomically
+from circuitbench.results import read_folder, remove_leftovers, write_atomically
 from circuitbench.results.content import faults
 from circuitbench.runs.drive import drive
 from circuitbench.runs.isolation.limits import Limits
@@ -32,7 +33,6 @@ from circuitbench.runs.sweep_file import read_sweep
 
 BASE = RunSpec(batch_size=4, device="cpu", functional="none")
 SPECS = grid(BASE, ["random", "head-ablation"], ["reverse", "histogram"], [0, 1])
-TIMED = ("seconds", "method_seconds", "peak_memory_bytes")
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +55,6 @@ def launcher(folder: Path) -> Iterator[Local]:
 
 def swept(specs: Any, out: Path, launcher: Local, rerun: Any = "missing", **kw: Any) -> list[Any]:
     return [found.record for found in drive(plan(specs, out, launcher, rerun), launcher, **kw)]
-
-
-def content(record: Record) -> Any:
-    """What two runs of one spec have in common."""
-    kept = record.content()
-    costs = {
-        stage: {key: value for key, value in cost.items() if key not in TIMED}
-        for stage, cost in kept["costs"].items()
-    }
-    gone = ("created", "hardware")
-    return {**{k: v for k, v in kept.items() if k not in gone}, "costs": costs}
 
 
 def visible(folder: Path) -> set[str]:

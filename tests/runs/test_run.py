@@ -285,3 +285,38 @@ def test_running_imports_no_heavy_room_that_it_does_not_need(tmp_path: Path) -> 
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+def test_a_truth_with_degrees_keeps_what_its_heads_contribute(monkeypatch: Any) -> None:
+    import dataclasses
+
+    from circuitbench.evaluation.metrics import values_of
+    from circuitbench.results.content import faults, outcome_of
+    from circuitbench.runs import degrees
+
+    spec = RunSpec(method="random", task="two-hop", model="planted-easy", functional="none")
+    prepared = prepare(spec)
+    assert "contributions" not in run(prepared).truth
+
+    @dataclasses.dataclass(frozen=True)
+    class Fading:
+        task: Any = prepared.task
+        default_model: str = "planted-easy"
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.task, name)
+
+        def truth(self, model: Any) -> Any:
+            return dataclasses.replace(self.task.truth(model), degrees=True)
+
+    degrees._known.clear()
+    record = run(dataclasses.replace(prepared, task=Fading()))
+    found = record.truth["contributions"]["heads"]
+    assert sum(found["values"].values()) == pytest.approx(1)
+    assert faults(record) == []
+    assert {"ndcg", "weighted_recall"} <= set(values_of(outcome_of(record))[0])
+    monkeypatch.setattr(degrees, "head_contributions", None)  # asked once, then known
+    assert run(dataclasses.replace(prepared, task=Fading())).truth == record.truth
+    heads = {**found, "values": {**found["values"], "99.0": 0.1}}
+    wrong = record.replace(truth={**record.truth, "contributions": {"heads": heads}})
+    assert "outside the model" in faults(wrong)[0]

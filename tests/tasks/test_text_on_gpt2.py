@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints_kit import save_gpt2
 
 from circuitbench.cli import main
 from circuitbench.models.checkpoints.files import FOLDER_VARIABLE
@@ -13,39 +14,15 @@ from circuitbench.models.pretrained import load_pretrained
 from circuitbench.plugins.behaviours import behaviours
 from circuitbench.plugins.registry import load_task
 from circuitbench.results import read_folder
-from circuitbench.tasks.text.task import CONTROL, FILES
 
-tokenizers = pytest.importorskip("tokenizers")
-transformers = pytest.importorskip("transformers")
-SIZE = 3000
+pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``gpt2/``: random weights, and a byte-level BPE trained on what we ship."""
     folder = tmp_path_factory.mktemp("weights")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=SIZE,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words = " ".join(path.read_text() for path in FILES.glob("*.yaml")).split()
-    years = [f" {century}" for century in range(11, 20)] + [f"{year:02}" for year in range(100)]
-    rare = [f" {word.strip('[],:')}" for word in words] * 30 + years * 60
-    tokenizer.train_from_iterator([CONTROL.read_text(), *rare], trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
-    )
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=len(fast), n_positions=96, n_embd=24, n_layer=2, n_head=3
-    )
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder / "gpt2")
-    fast.save_pretrained(folder / "gpt2")
+    save_gpt2(folder / "gpt2")
     return folder
 
 

@@ -11,6 +11,7 @@ from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation.against_truth.edges import edge_metrics
 from circuitbench.evaluation.against_truth.efficiency import efficiency_metrics
+from circuitbench.evaluation.against_truth.family import family_metrics
 from circuitbench.evaluation.against_truth.ranking import ranking_metrics
 from circuitbench.evaluation.against_truth.roles import role_metrics
 from circuitbench.evaluation.against_truth.selection import selection_metrics
@@ -66,6 +67,8 @@ def evaluate(discovery: Discovery, truth: Circuit, queries: int | None = None) -
           ``mcc``, ``chance``, ``p_value``, ``undefined``.
         - ``roles``: per role, see :func:`role_metrics`; ``role_groups``: its summary.
         - ``efficiency``: quality against queries, see :func:`efficiency_metrics`.
+        - ``family``: best match, union and core of the truth's minimal sets, see
+          :func:`family_metrics`; None where the truth has no family.
         - ``edges``: ranking and set metrics over edges, see :func:`edge_metrics`; None where
           truth or method has none.
 
@@ -97,5 +100,6 @@ def evaluate(discovery: Discovery, truth: Circuit, queries: int | None = None) -
         "roles": roles,
         "role_groups": groups,
         "efficiency": efficiency_metrics(trace, scores, queries, relevant),
+        "family": family_metrics(scores, selected, truth) if truth.family else None,
         "edges": edges,
     }

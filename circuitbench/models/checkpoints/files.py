@@ -43,10 +43,24 @@ def find_folder(source: str, revision: str | None = None) -> Path:
 
 
 def local_folder(source: str) -> Path | None:
-    """A folder by its path, or by its name in ``$CIRCUITBENCH_WEIGHTS``; None if there is none."""
+    """A folder by its path, or by its name here or in ``$CIRCUITBENCH_WEIGHTS``; None if none.
+
+    Its name may be the one that records have (see :func:`folder_name`).
+    """
     root = os.environ.get(FOLDER_VARIABLE)
     places = [Path(source).expanduser(), *([Path(root) / source] if root else [])]
-    return next((place for place in places if place.is_dir()), None)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None and "/" not in source:
+        parents = (place.parent for place in places if place.parent.is_dir())
+        inside = (child for parent in parents for child in sorted(parent.iterdir()))
+        return next((f for f in inside if f.is_dir() and folder_name(f) == source), None)
+    return found
+
+
+def folder_name(folder: Path) -> str:
+    """A folder's name as part of a model's name: no path, no character a record refuses."""
+    name = re.sub(r"[^A-Za-z0-9._+-]|\.\.+", "-", folder.resolve().name)
+    return re.sub(r"^[^A-Za-z0-9]+", "", name) or "model"
 
 
 def existing(path: Path | None, source: str, file: str, otherwise: str) -> Path:

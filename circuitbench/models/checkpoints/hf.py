@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from circuitbench.models.checkpoints.files import (
     commit_of,
     digest,
     find_folder,
+    folder_name,
     read_json,
     shards_of,
 )
@@ -151,9 +151,3 @@ def check_pin(wanted: str | None, found: str | None, name: str) -> None:
     if wanted is not None and not (found and found.startswith(wanted)):
         other = "a revision, not a hash" if found is None else found[:PIN]
         raise ModelUnavailable(f"{name} holds other weights: {other}, not the {wanted} asked for")
-
-
-def folder_name(folder: Path) -> str:
-    """A folder's name as part of a model's name: no path, no character a record refuses."""
-    name = re.sub(r"[^A-Za-z0-9._+-]|\.\.+", "-", folder.resolve().name)
-    return re.sub(r"^[^A-Za-z0-9]+", "", name) or "model"

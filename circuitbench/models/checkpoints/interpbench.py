@@ -22,8 +22,14 @@ from circuitbench.core.edges import graph_of
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
-from circuitbench.models.checkpoints.files import digest, existing, local_folder, read_json
-from circuitbench.models.checkpoints.hf import PIN, check_pin, folder_name
+from circuitbench.models.checkpoints.files import (
+    digest,
+    existing,
+    folder_name,
+    local_folder,
+    read_json,
+)
+from circuitbench.models.checkpoints.hf import PIN, check_pin
 from circuitbench.models.checkpoints.names import Request
 from circuitbench.models.checkpoints.plain import transformer_from
 from circuitbench.models.checkpoints.tokenizers import tokenizer_of

@@ -7,8 +7,14 @@ from dataclasses import fields
 from circuitbench.core.errors import InvalidSpec, ModelUnavailable
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
-from circuitbench.models.checkpoints.files import Tensors, existing, local_folder, read_json
-from circuitbench.models.checkpoints.hf import PIN, check_pin, content_hash, folder_name
+from circuitbench.models.checkpoints.files import (
+    Tensors,
+    existing,
+    folder_name,
+    local_folder,
+    read_json,
+)
+from circuitbench.models.checkpoints.hf import PIN, check_pin, content_hash
 from circuitbench.models.checkpoints.memory import check_memory
 from circuitbench.models.checkpoints.names import Request
 from circuitbench.models.checkpoints.plain import transformer_from

@@ -168,14 +168,14 @@ HARD_LIMITS = Limits(
 """What superposition costs: single heads outside the truth leak into every task a little."""
 
 FADING_LIMITS = Limits(
-    sufficiency=0.15,
-    edge_sufficiency=0.15,
-    matters=0.02,
+    sufficiency=0.25,
+    edge_sufficiency=0.25,
+    matters=0.01,
     edge_matters=0.002,
-    against=4,
-    tolerance=0.06,
-    together=0.15,
-    stability=0.4,
+    against=6,
+    tolerance=0.08,
+    together=0.2,
+    stability=0.5,
 )
 """Where shares are unequal the smallest are small, those of edges more so; look-alikes leak."""
 

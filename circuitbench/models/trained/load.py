@@ -2,7 +2,8 @@
 
 ``trained-induction`` learned next-token prediction and was searched exhaustively for its circuit;
 the ``siit-*`` models were trained so that named heads carry a known algorithm and no others do
-(strict interchange-intervention training).
+(strict interchange-intervention training). The models of :data:`PUZZLES` learned to answer in any
+way they liked; all their minimal sufficient sets of heads are known.
 ``python -m circuitbench.models.trained.training NAME`` makes the weights and the report beside
 them again.
 """
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from circuitbench.core.circuit import Circuit, Head, Role
-from circuitbench.core.errors import InvalidSpec, ModelUnavailable
+from circuitbench.core.errors import InvalidSpec, ModelUnavailable, UnknownName
 from circuitbench.core.info import Info
 from circuitbench.models.base import Model
 from circuitbench.models.limits import Limits
@@ -32,6 +33,7 @@ from circuitbench.models.trained.algorithms import (
     IOIAlgorithm,
     TwoHopAlgorithm,
 )
+from circuitbench.models.trained.puzzles import PUZZLES, Puzzle
 from circuitbench.models.trained.skipgrams import SkipGrams
 from circuitbench.models.transformer import Transformer, TransformerConfig
 from circuitbench.models.weight_names import parameters, with_parameters
@@ -42,6 +44,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "siit-ioi": IOIAlgorithm(),
     "siit-two-hop": TwoHopAlgorithm(),
 }
+FREE = Limits(control=0.65, nothing=0.15)
+"""Limits of models trained on puzzles: few heads are left to speak, and without any a bias of the
+embeddings is.
+"""
 NAMES = (INDUCTION, *ALGORITHMS)
 
 
@@ -79,6 +85,43 @@ class TrainedConstruction:
         )
 
 
+@dataclass(frozen=True)
+class PuzzleConstruction:
+    """What a task needs to know of a model that was trained to solve a puzzle.
+
+    ``report`` is the JSON beside the weights.
+    """
+
+    language: SkipGrams
+    report: Mapping[str, Any]
+    puzzle: Puzzle
+
+    def truth(self) -> Circuit:
+        """The family of all minimal sufficient sets of heads.
+
+        Roles say how far it pins heads down: ``core`` heads are in every set, ``optional`` ones
+        in some; as many of these are needed as the smallest set has.
+        """
+        found = self.report
+        family = tuple(frozenset(map(Head.parse, heads.split())) for heads in found["family"])
+        core = frozenset.intersection(*family)
+        optional = frozenset().union(*family) - core
+        fewest = min(len(heads - core) for heads in family)
+        roles = {
+            "core": Role(tuple(core), shows="in every minimal set"),
+            "optional": Role(tuple(optional), fewest, shows="in some minimal sets"),
+        }
+        return Circuit(
+            roles={name: role for name, role in roles.items() if role.heads},
+            source=found["source"],
+            kind="trained",
+            blind_spots=tuple(found["blind_spots"]),
+            ablations=tuple(found["ablations"]),
+            family=family,
+            faithfulness=found["faithfulness"],
+        )
+
+
 def language(name: str) -> SkipGrams:
     """The ordinary text the model was trained on besides its task, always the same.
 
@@ -95,9 +138,14 @@ def folder() -> Path:
 
 
 def save(name: str, weights: Transformer, where: Path) -> None:
-    """Write weights as safetensors, the config in their metadata."""
+    """Write weights as safetensors, the config in their metadata.
+
+    Those of puzzles are kept in 16 bits: what is measured on them is measured on what is loaded.
+    """
     metadata = {"config": json.dumps(asdict(weights.config))}
     named = {k: v.detach().contiguous() for k, v in parameters(weights).items()}
+    if name.partition("@")[0] in PUZZLES:
+        named = {k: v.half() for k, v in named.items()}
     path = where / f"{name}.safetensors"
     save_file(named, path, metadata)
     path.chmod(0o644)  # safetensors leaves files that only their owner can read
@@ -109,13 +157,46 @@ def load(name: str, where: Path | None = None) -> Transformer:
     try:
         with safe_open(str(path), "pt") as file:
             config = TransformerConfig(**json.loads(file.metadata()["config"]))
-            named: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            named: dict[str, Tensor] = {
+                key: file.get_tensor(key).float()
+                for key in file.keys()  # noqa: SIM118
+            }
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ModelUnavailable(
             f"cannot read the weights of {name} at {path} ({error}); reinstall circuitbench or "
-            f"make them again with: python -m circuitbench.models.trained.training {name}"
+            f"make them again with: {training_command(name)}"
         ) from None
     return with_parameters(config, named)
+
+
+def training_seeds(name: str) -> list[str]:
+    """The seeds of a puzzle whose models ship: those are ``NAME@0`` (also ``NAME``), ``NAME@1``."""
+    return sorted(path.stem.partition("@")[2] for path in folder().glob(f"{name}@*.safetensors"))
+
+
+def training_command(name: str) -> str:
+    """What makes the weights and the report of a model again."""
+    base, _, seed = name.partition("@")
+    option = f" --seed {seed}" if seed else ""
+    return f"python -m circuitbench.models.trained.training {base}{option}"
+
+
+def _puzzle_model(name: str, variant: str) -> Model:
+    seeds = training_seeds(name)
+    if variant and variant not in seeds:
+        raise UnknownName(f"training seed of {name}", variant, seeds)
+    stem = f"{name}@{variant or 0}"
+    weights = load(stem)
+    report = json.loads((folder() / f"{stem}.json").read_text())
+    return Model(
+        name=f"{name}@{variant}" if variant else name,
+        n_layers=weights.config.n_layers,
+        n_heads=weights.config.n_heads,
+        transformer=weights,
+        construction=PuzzleConstruction(language(name), report, PUZZLES[name]),
+        provenance={"kind": "trained", "training": report["training"]},
+        limits=FREE,
+    )
 
 
 def _model(name: str, variant: str) -> Model:
@@ -176,3 +257,47 @@ def siit_ioi(variant: str = "") -> Model:
 def siit_two_hop(variant: str = "") -> Model:
     """4 layers x 4 heads that follow :class:`TwoHopAlgorithm`."""
     return _model("siit-two-hop", variant)
+
+
+@Info(
+    title="Trained freely: induction",
+    family="Trained",
+    paper="Olsson et al. 2022",
+    link="https://arxiv.org/abs/2209.11895",
+)
+def trained_induction_18(variant: str = "") -> Model:
+    """3 layers x 6 heads that say what came after a symbol the last time (``@`` training seed)."""
+    return _puzzle_model("trained-induction-18", variant)
+
+
+@Info(
+    title="Trained freely: two-hop",
+    family="Trained",
+    paper="Press et al. 2022",
+    link="https://arxiv.org/abs/2210.03350",
+)
+def trained_two_hop(variant: str = "") -> Model:
+    """3 layers x 6 heads that follow chains of two steps (``@`` training seed)."""
+    return _puzzle_model("trained-two-hop", variant)
+
+
+@Info(
+    title="Trained freely: IOI",
+    family="Trained",
+    paper="Wang et al. 2022",
+    link="https://arxiv.org/abs/2211.00593",
+)
+def trained_ioi(variant: str = "") -> Model:
+    """3 layers x 6 heads that say the name mentioned once (``@`` training seed)."""
+    return _puzzle_model("trained-ioi", variant)
+
+
+@Info(
+    title="Trained freely: brackets",
+    family="Trained",
+    paper="Yao et al. 2021",
+    link="https://arxiv.org/abs/2105.11115",
+)
+def trained_brackets(variant: str = "") -> Model:
+    """3 layers x 6 heads that match brackets of three kinds (``@`` training seed)."""
+    return _puzzle_model("trained-brackets", variant)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitbench.models.trained.algorithms import Algorithm, repeated_symbols
+from circuitbench.models.trained.puzzles import Puzzle, QuestionOf
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,23 @@ def induction_prompts(
 def algorithm_prompts(
     algorithm: Algorithm, n: int, rng: np.random.Generator, reads: int
 ) -> AnsweredPrompts:
+    """What :func:`puzzle_prompts` gives for the question of an algorithm."""
+    return puzzle_prompts(QuestionOf(algorithm), n, rng, reads)
+
+
+def puzzle_prompts(
+    puzzle: Puzzle, n: int, rng: np.random.Generator, reads: int = 1
+) -> AnsweredPrompts:
     """Prompts on which prompt and counterfactual have different answers at ``reads`` positions."""
-    answer, none = list(algorithm.nodes)[-1], algorithm.n_symbols + 1
     parts: list[AnsweredPrompts] = []
     while sum(map(len, parts)) < n:
-        pairs = algorithm.draw(2 * n, rng)
+        pairs = puzzle.draw(2 * n, rng)
         right, wrong = (
-            algorithm.values(x)[answer].gather(1, pairs.positions)
+            puzzle.answers(x).gather(1, pairs.positions)
             for x in (pairs.tokens, pairs.counterfactual)
         )
         every = AnsweredPrompts(pairs.tokens, pairs.counterfactual, pairs.positions, right, wrong)
-        parts.append(_choose(every, none, reads, rng))
+        parts.append(_choose(every, puzzle.n_symbols + 1, reads, rng))
     return _joined(parts, n)
 
 

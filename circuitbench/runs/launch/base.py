@@ -9,14 +9,17 @@ from typing import Any, Literal, Protocol
 # JSON-able: ``do`` is "resolve" or "run"; see :mod:`circuitbench.runs.launch.worker`.
 Job = Mapping[str, Any]
 
+WAITING = "waiting for a place"  # the stage of a job that no worker has yet
+
 
 @dataclass(frozen=True)
 class Event:
     """What a slot says.
 
-    ``progress`` carries ``[stage, fraction]``, ``done`` the result of its job, ``failed`` what the
-    job raised (:func:`circuitbench.runs.isolation.errors.described`), ``died`` why the worker is
-    gone, in words. After the last three the slot is free.
+    ``progress`` carries ``[stage, fraction]`` (:data:`WAITING` until a worker has the job),
+    ``done`` the result of its job, ``failed`` what the job raised
+    (:func:`circuitbench.runs.isolation.errors.described`), ``died`` why the worker is gone, in
+    words. After the last three the slot is free.
     """
 
     slot: int

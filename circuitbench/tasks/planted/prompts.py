@@ -85,6 +85,7 @@ def planted_truth(model: Model, task: str, modelled_on: str, prompts: Draw) -> C
         mlps=tuple(sorted(layer for role in mlps for layer in planted.mlps[role])),
         edge_ablations=EDGE_ABLATIONS,
         blind_spots=tuple(f"{name}: {role.shows}" for name, role in roles.items() if _blind(role)),
+        degrees=config.fading is not None,
     )
 
 

@@ -139,11 +139,21 @@ class TextTask:
         return known[1]
 
     def _stream(self, text: Text) -> np.ndarray:
-        """All tokens of the control text in one row."""
+        """All tokens of the control text in one row.
+
+        Raises :class:`InvalidSpec` where a model knows other words, with what to do.
+        """
         whole = CONTROL.read_text("utf-8") if self.control_text is None else self.control_text
         # Line by line: as one piece it may exceed the longest input a tokenizer warns about.
         lines = whole.splitlines(keepends=True)
-        return np.array([token for line in lines for token in text.encode(line)], dtype=np.int64)
+        try:
+            tokens = [token for line in lines for token in text.encode(line)]
+        except InvalidSpec as error:
+            raise InvalidSpec(
+                f"{error}, which the control text needs; give one in the model's words: "
+                'control: {text: "..."} in the file, or --control FILE'
+            ) from None
+        return np.array(tokens, dtype=np.int64)
 
 
 def is_file(name: str) -> bool:

@@ -38,12 +38,12 @@ class Stage:
 
     Args:
         oracle: answers; its prompts are none of the training's.
-        truth: what recovery is judged by.
+        truth: what recovery is judged by; None where no circuit is known.
         seeds: one per episode.
     """
 
     oracle: Oracle
-    truth: Circuit
+    truth: Circuit | None
     seeds: tuple[int, ...]
 
     def rewards(self, seed: int) -> np.ndarray:
@@ -54,7 +54,9 @@ class Stage:
 
     @property
     def relevant(self) -> np.ndarray:
-        """The true heads, ``[n_layers, n_heads]`` bool."""
+        """The true heads, ``[n_layers, n_heads]`` bool; none where no circuit is known."""
+        if self.truth is None:
+            return np.zeros(self.oracle.shape, dtype=bool)
         return head_grid(self.truth.heads, *self.oracle.shape)
 
 
@@ -83,23 +85,25 @@ class Score:
     """How one episode went.
 
     Args:
-        ratio: best head taken, as a share of the episode's best head.
+        best: reward of the best head taken (logit units).
+        ratio: the same as a share of the episode's best head.
         curve: the same after every step, ``[steps]``.
         steps_to_90, queries_to_90: until a head of 90 % of the episode's best was taken; one
             more than were played where that never happened.
         auroc, average_precision, recall: of the ranking after :data:`HORIZON` queries; recall
-            at the size of the true circuit.
+            at the size of the true circuit. None where no circuit is known.
         roles: recall by role at the size of the true circuit.
         queries: spent in the whole episode.
     """
 
+    best: float
     ratio: float
     curve: np.ndarray
     steps_to_90: int
     queries_to_90: int
-    auroc: float
-    average_precision: float
-    recall: float
+    auroc: float | None
+    average_precision: float | None
+    recall: float | None
     queries: int
     roles: dict[str, float] = field(default_factory=dict)
 
@@ -142,23 +146,29 @@ def score(
     flat = [question for asked in taken for question in asked]
     for head, reward in flat[:HORIZON]:
         evidence.add(head, reward)
-    scores = evidence.scores()
-    ranking = tied_ranking(scores, stage.relevant)
-    size = ranking.n_relevant
-    grid = stage.oracle.shape
+    truth, grid = stage.truth, stage.oracle.shape
+    found: dict[str, Any] = dict.fromkeys(("auroc", "average_precision", "recall"))
+    if truth is not None:
+        scores = evidence.scores()
+        ranking = tied_ranking(scores, stage.relevant)
+        size = ranking.n_relevant
+        found = {
+            "auroc": auroc(ranking),
+            "average_precision": average_precision(ranking),
+            "recall": recall_at(ranking, size),
+            "roles": {
+                name: _recall_among(scores, head_grid(role.heads, *grid), size)
+                for name, role in truth.roles.items()
+            },
+        }
     return Score(
+        best=float(best[-1]),
         ratio=float(best[-1]) / ceiling,
         curve=best / ceiling,
         steps_to_90=int(near[0]) + 1 if len(near) else len(taken) + 1,
         queries_to_90=int(spent[near[0]]) if len(near) else int(spent[-1]) + 1,
-        auroc=auroc(ranking),
-        average_precision=average_precision(ranking),
-        recall=recall_at(ranking, size),
         queries=int(spent[-1]),
-        roles={
-            name: _recall_among(scores, head_grid(role.heads, *grid), size)
-            for name, role in stage.truth.roles.items()
-        },
+        **found,
     )
 
 

@@ -148,6 +148,20 @@ class MechRL:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+# What the paper trained and judged on; the token policy needs many plantings of a model.
+PUBLISHED: dict[str, Any] = {
+    "train_tasks": ("mechrl-induction", "mechrl-ioi"),
+    "held_out_task": "mechrl-docstring",
+    "token_models": 0,
+}
+
+
+def on_model(model: str) -> dict[str, Any]:
+    """Settings for another model: a planted one has the tasks of the default, others text."""
+    planted = model.startswith("planted")
+    return {"model": model} if planted else {"model": model, **PUBLISHED}
+
+
 # Small enough for two busy cores; what docs/mechrl.md reports.
 QUICK = MechRL(
     total_steps=40_000,
@@ -303,8 +317,6 @@ class Lab:
         n = self.settings.episodes if purpose == "judging" else 1
         oracle = self.oracle(model, task, purpose)
         truth = load_task(task).truth(self.models[model])
-        if truth is None:
-            raise InvalidSpec(f"no circuit of {task} is known in {model}")
         return Stage(oracle, truth, tuple(int(x) for x in rng.integers(2**31, size=n)))
 
     def _train(
@@ -365,6 +377,8 @@ class Lab:
             steps = self.settings.steps
             scores = [play(contender, stage, steps, s, rng) for s in stage.seeds]
             rows.append({**place, "contender": contender.name, **_mean(scores)})
+        if stage.truth is None:
+            return rows
         sweeps = [tied_ranking(stage.rewards(s), stage.relevant.ravel()) for s in stage.seeds]
         rows.append(
             {
@@ -396,7 +410,11 @@ def _curve(agent: LearningAgent[Any]) -> list[dict[str, Any]]:
 
 def _mean(scores: Sequence[Score]) -> dict[str, Any]:
     """Means over episodes, JSON-able."""
-    plain = [f.name for f in dataclasses.fields(Score) if f.name not in ("curve", "roles")]
+    plain = [
+        f.name
+        for f in dataclasses.fields(Score)
+        if f.name not in ("curve", "roles") and getattr(scores[0], f.name) is not None
+    ]
     length = max(len(score.curve) for score in scores)
     curves = [np.pad(s.curve, (0, length - len(s.curve)), mode="edge") for s in scores]
     return {

@@ -141,7 +141,7 @@ def verdicts(table: Sequence[Line]) -> list[tuple[str, bool, str]]:
         ours, ablation = at[task, "rl-ppo (K=1)"], _ablation(at, task)
         ratio = ours["ratio"]
         found.append((f"{task}: >= 99 % of the oracle's best head", ratio.mean >= 0.99, str(ratio)))
-        for metric in ("auroc", "recall"):
+        for metric in ("auroc", "recall") if ablation else ():
             reached = ours[metric].mean >= ablation[metric].mean
             figures = f"{ours[metric]} against {ablation[metric]}"
             text = f"{task}: {METRICS[metric]} at 50 queries >= head-ablation's full sweep"
@@ -168,7 +168,8 @@ def verdicts(table: Sequence[Line]) -> list[tuple[str, bool, str]]:
 
 
 def _ablation(at: dict[tuple[str, str], dict[str, Estimate]], part: str) -> dict[str, Estimate]:
-    return next(e for (p, name), e in at.items() if p == part and name.startswith(ABLATION))
+    found = (e for (p, name), e in at.items() if p == part and name.startswith(ABLATION))
+    return next(found, {})
 
 
 def write_report(results: dict[str, Any], out: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """``python -m circuitbench.models.trained.training NAME``: train a model of the zoo and measure it.
 
-Writes ``weights/NAME.safetensors`` and ``weights/NAME.json``; with ``--measure`` the weights stay
-and only the report is made again. One thread, so that the same seed gives the same weights.
+Writes ``weights/NAME.safetensors`` and ``weights/NAME.json`` (of puzzles ``NAME@SEED``); with
+``--measure`` the weights stay and only the report is made again. One thread, so that the same seed
+gives the same weights.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from circuitbench.models.trained.load import (
     language,
     load,
     save,
+    training_command,
 )
-from circuitbench.models.trained.training import induction, siit
-from circuitbench.models.trained.training.reports import induction_report, siit_report
+from circuitbench.models.trained.puzzles import PUZZLES
+from circuitbench.models.trained.training import induction, puzzle, siit
+from circuitbench.models.trained.training.reports import (
+    family_report,
+    induction_report,
+    siit_report,
+)
 
 SIIT: dict[str, tuple[int, dict[str, Any]]] = {
     "siit-induction": (3, {"steps": 2500}),
@@ -31,6 +38,13 @@ SIIT: dict[str, tuple[int, dict[str, Any]]] = {
     "siit-two-hop": (4, {"steps": 3000}),
 }
 """Layers and how to train."""
+PUZZLED: dict[str, dict[str, Any]] = {
+    "trained-induction-18": {"steps": 2000},
+    "trained-two-hop": {"steps": 3500},
+    "trained-ioi": {"steps": 2000, "sparsity": 1.6e-2},
+    "trained-brackets": {"steps": 2000},
+}
+"""How to train on puzzles."""
 HEALTH = {"siit-ioi": {"tolerance": 0.03}, "siit-two-hop": {"stability": 0.4}}
 """Limits of their own: strictness is trained, not built, so the other heads of ``siit-ioi`` still
 move the metric a little; without ``silence``, what a missing node leads to varies with the prompt.
@@ -49,7 +63,7 @@ NO_EDGES = {
 
 
 @click.command()
-@click.argument("name", type=click.Choice(NAMES))
+@click.argument("name", type=click.Choice([*NAMES, *PUZZLES]))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--steps", type=int, help="Training steps; by default those of the shipped weights.")
 @click.option("--measure", is_flag=True, help="Keep the weights, measure them again.")
@@ -57,7 +71,8 @@ def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
     """Train NAME and write its weights and report into the package."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    path, text = folder() / f"{name}.json", language(name)
+    stem = f"{name}@{seed}" if name in PUZZLES else name
+    path, text = folder() / f"{stem}.json", language(name)
     if measure:
         training = json.loads(path.read_text())["training"]
     else:
@@ -66,23 +81,28 @@ def main(name: str, seed: int, steps: int | None, measure: bool) -> None:
         if name == INDUCTION:
             more = {"steps": 4000} | more
             weights = induction.train(seed, **more)
+        elif name in PUZZLES:
+            more = PUZZLED[name] | more
+            weights = puzzle.train(PUZZLES[name], text, seed, **more)
         else:
             layers, usual = SIIT[name]
             more = usual | more
             shape = siit.config(ALGORITHMS[name], text, layers)
             weights = siit.train(ALGORITHMS[name], text, shape, seed, **more)
         folder().mkdir(exist_ok=True)
-        save(name, weights, folder())
+        save(stem, weights, folder())
         training = {
-            "command": f"python -m circuitbench.models.trained.training {name}",
+            "command": training_command(stem),
             "seed": seed,
             **more,
             "cpu_seconds": round(time.process_time() - start),
             "torch": torch.__version__,
         }
-    model = load(name)
+    model = load(stem)
     if name == INDUCTION:
         report = induction_report(model, text)
+    elif name in PUZZLES:
+        report = family_report(model, PUZZLES[name], text)
     else:
         report = siit_report(model, ALGORITHMS[name], text)
     if name in HEALTH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,20 @@ from torch.nn import functional
 from circuitbench.core.circuit import Head
 from circuitbench.models.forward import forward
 from circuitbench.models.trained.algorithms import Algorithm
-from circuitbench.models.trained.prompts import induction_prompts
+from circuitbench.models.trained.prompts import induction_prompts, puzzle_prompts
+from circuitbench.models.trained.puzzles import Puzzle
 from circuitbench.models.trained.skipgrams import SkipGrams
 from circuitbench.models.trained.training.exhaustive import (
     attention_scores,
     effects,
     search,
     subset_table,
+)
+from circuitbench.models.trained.training.family import (
+    faithfulness,
+    heads_in,
+    metric_of_subsets,
+    minimal,
 )
 from circuitbench.models.trained.training.network import REPLACEMENTS, keep, swap
 from circuitbench.models.trained.training.siit import Interventions, node_mask, read
@@ -28,6 +36,9 @@ from circuitbench.models.transformer import Transformer
 PROMPTS = 256
 TOLERANCE = 0.15
 """The truth of the induction model is the smallest set sufficient up to this, zero ablation."""
+
+FAITHFULNESS = 0.9
+"""The share of the metric that a sufficient set of heads keeps, under every ablation."""
 
 
 def text_loss(model: Transformer, text: Tensor, mask: Tensor | None = None) -> float:
@@ -219,3 +230,72 @@ def _induction_roles(
         for name, group in roles.items()
         if group
     }
+
+
+@torch.no_grad()
+def family_report(
+    model: Transformer, puzzle: Puzzle, language: SkipGrams, seed: int = 1000
+) -> dict[str, Any]:
+    """Behaviour, and the family of all minimal sufficient sets of heads.
+
+    A set is sufficient if it keeps :data:`FAITHFULNESS` of the metric under every ablation. All
+    subsets are looked at, on :data:`PROMPTS` prompts. ``searched`` says the same of each ablation
+    alone: how many subsets are sufficient, how many of them minimal, the sizes of the smallest
+    and the largest of these, of their union and of their intersection.
+    """
+    rng = np.random.default_rng(seed)
+    n_heads = model.config.n_heads
+    prompts = puzzle_prompts(puzzle, PROMPTS, rng)
+    logits = forward(model, prompts.tokens).logits
+    start = time.process_time()
+    tables = {name: metric_of_subsets(model, prompts, name) for name in REPLACEMENTS}
+    kept = {name: faithfulness(table) for name, table in tables.items()}
+    enough = {name: values >= FAITHFULNESS for name, values in kept.items()}
+    enough["all"] = np.logical_and.reduce(list(enough.values()))
+    searched, family = {}, []
+    for name, sufficient in enough.items():
+        family = [heads_in(int(index), n_heads) for index in minimal(sufficient)]
+        sizes = [len(heads) for heads in family]
+        searched[name] = {
+            "sufficient": int(sufficient.sum()),
+            "minimal": len(family),
+            "smallest": min(sizes),
+            "largest": max(sizes),
+            "union": len(frozenset().union(*family)),
+            "core": len(frozenset.intersection(*family)),
+        }
+    seconds = round(time.process_time() - start)
+    core, union = frozenset.intersection(*family), frozenset().union(*family)
+    choices = torch.arange(1, puzzle.n_symbols + 2)
+    text = language.text(PROMPTS, model.config.n_ctx, puzzle.n_symbols + 2, rng)
+    found = (
+        f"exhaustive search over all {len(enough['all']):,} subsets of heads of a model trained "
+        "here without a prescribed circuit"
+    )
+    return {
+        "source": found,
+        "ablations": list(REPLACEMENTS),
+        "faithfulness": FAITHFULNESS,
+        "blind_spots": _not_identifiable(len(family), len(core), len(union)),
+        "accuracy": float(prompts.correct(logits, choices).float().mean()),
+        "metric": round(float(prompts.metric(logits).mean()), 4),
+        "text_loss": round(text_loss(model, text), 4),
+        "uniform_loss": round(float(np.log(model.config.d_vocab)), 4),
+        "prompts": PROMPTS,
+        "search_cpu_seconds": seconds,
+        "searched": searched,
+        "family": sorted(" ".join(map(str, sorted(heads))) for heads in family),
+    }
+
+
+def _not_identifiable(sets: int, core: int, union: int) -> list[str]:
+    """What the search leaves open, in words."""
+    if sets == 1:
+        return []
+    spots = [
+        f"{sets} minimal sets of heads are enough; which of them the model uses is not "
+        f"identifiable, so {union - core} heads are optional"
+    ]
+    if not core:
+        spots.append("no head is in every minimal set: the circuit is not identifiable")
+    return spots

@@ -1,0 +1,1 @@
+"""Published figures of other papers, and ours beside them."""
