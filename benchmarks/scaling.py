@@ -63,7 +63,8 @@ def planned(records: list[Record], runs: int, places: int, speed: float = 1.0) -
         places: runs at a time.
         speed: of a run on the cluster, if a run of the records has 1.
     """
-    costs = [(r, cost[0] / speed + OVERHEAD) for r in records if (cost := cost_of(r)) is not None]
+    known = [(record, found) for record in records if (found := cost_of(record)) is not None]
+    costs = [(record, found[0] / speed + OVERHEAD) for record, found in known]
     seconds = np.array([cost for _, cost in costs])
     alike: dict[tuple[str, str], list[float]] = {}
     by_method: dict[str, float] = {}
