@@ -8,6 +8,7 @@ what it reads and nothing more.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ def metric_of_subsets(model: Transformer, prompts: AnsweredPrompts, ablation: st
         on = _added(last, x, at, read, cfg.attn_scale)
         direct = torch.einsum("sbkd,bkd->s", x[:, at[0], at[1]], read) / read[..., 0].numel()
         choice = torch.where(bits.bool()[:, None], on, off)  # [subsets, streams, n_heads]
-        table[(..., *chosen[::-1])].copy_(direct + choice.sum(-1))
+        place: Any = (..., *chosen[::-1])
+        table[place].copy_(direct + choice.sum(-1))
     if model.b_U is not None:
         table += (model.b_U[prompts.right] - model.b_U[prompts.wrong]).mean()
     return table.double().numpy().ravel()
