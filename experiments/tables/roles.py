@@ -1,14 +1,15 @@
 """Which methods find copies, stand-ins, backups, negative and shared heads, MLPs, and at what cost.
 
-    python experiments/tables/roles.py
+    python experiments/tables/roles.py             # heads
+    python experiments/tables/roles.py --edges     # edges of the methods that score them
     python experiments/tables/roles.py --methods acdc shapley --seeds 100
 
-A table of heads and one of edges: every method that learns nothing, on models planted from tuning
-seeds, ``ioi`` and ``two-hop`` on ``planted`` and ``planted-redundant``, and for edges
-``greater-than`` on ``planted-mlp`` too. Every figure is the mean over seeds; a seed plants another
-model and draws other prompts, four to a batch. AP is average precision over all heads (edges). A
-class counts by recall: the share of it among the R best, R the size of the truth; ties count by
-their expectation. An edge belongs to the classes of the heads (MLPs) at its ends.
+Every method that learns nothing, on models planted from tuning seeds: ``ioi`` and ``two-hop`` on
+``planted`` and ``planted-redundant``, and for edges ``greater-than`` on ``planted-mlp`` too. Every
+figure is the mean over seeds; a seed plants another model and draws other prompts, four to a batch.
+AP is average precision over all heads (edges). A class counts by recall: the share of it among the
+R best, R the size of the truth; ties count by their expectation. An edge belongs to the classes of
+the heads (MLPs) at its ends.
 """
 
 from __future__ import annotations
@@ -62,11 +63,17 @@ SLOW = (  # half a minute of CPU a run and more: named with --methods
 PROMPTS = 4
 
 
-def methods() -> list[str]:
-    """Every baseline that learns nothing, cheap ones only."""
+def methods(edges: bool) -> list[str]:
+    """Every baseline that learns nothing (and scores edges), cheap ones only."""
     ours = [p for p in list_plugins("method") if p.target.startswith("circuitbench_baselines")]
-    needs = {plugin.name: describe("method", plugin.name).needs for plugin in ours}
-    return [name for name in needs if "training" not in needs[name] and name not in SLOW]
+    told = {plugin.name: describe("method", plugin.name) for plugin in ours}
+    return [
+        name
+        for name, info in told.items()
+        if "training" not in info.needs
+        and name not in SLOW
+        and (info.granularity == "edges" or not edges)
+    ]
 
 
 @cache
@@ -139,12 +146,10 @@ def of_edges(found: Discovery, preset: str, seed: int, task: str) -> dict[str, f
     return values
 
 
-def rows(method: str, seeds: list[int]) -> tuple[str, str | None]:
-    """Markdown rows of one method: heads, and edges if it scores any. Costs are those of a run."""
-    edges = describe("method", method).granularity == "edges"
+def row(method: str, seeds: list[int], edges: bool) -> str:
+    """A markdown row of one method: figures by preset, then what a run cost."""
     presets = list(TASKS) if edges else HEADS_OF
-    measures = {"heads": of_heads, **({"edges": of_edges} if edges else {})}
-    values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
     costs = []
     for preset, seed in product(presets, seeds):
         for task in TASKS[preset]:
@@ -160,42 +165,29 @@ def rows(method: str, seeds: list[int]) -> tuple[str, str | None]:
             spent = oracle.meter
             seconds = time.process_time() - began
             costs.append((spent.queries, spent.forwards, spent.backwards, seconds))
-            for unit, measure in measures.items():
-                for name, value in measure(found, preset, seed, task).items():
-                    values[unit, preset, name].append(value)
+            for name, value in (of_edges if edges else of_heads)(found, preset, seed, task).items():
+                values[preset, name].append(value)
     queries, forwards, backwards, seconds = np.mean(costs, axis=0)
-    cost = [f"{queries:,.0f}", f"{forwards:,.0f} + {backwards:,.0f}", f"{seconds:.1f}"]
-
-    def row(unit: str, presets: list[str]) -> str:
-        names = [(unit, preset, name) for preset in presets for name in ("AP", *CLASSES[preset])]
-        return "| " + " | ".join([f"`{method}`", *(f"{np.mean(values[n]):.2f}" for n in names)])
-
-    heads = " | ".join([row("heads", HEADS_OF), *cost]) + " |"
-    return heads, row("edges", presets) + " |" if edges else None
-
-
-def header(presets: list[str], more: tuple[str, ...] = ()) -> str:
-    """The head of a table."""
-    names = [name for p in presets for name in (f"`{p}` AP", *CLASSES[p])]
-    names += more
-    return "| method | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names)
+    names = [(preset, name) for preset in presets for name in ("AP", *CLASSES[preset])]
+    cells = [f"`{method}`", *(f"{np.mean(values[name]):.2f}" for name in names)]
+    cells += [f"{queries:,.0f}", f"{forwards:,.0f} + {backwards:,.0f}", f"{seconds:.1f}"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edges", action="store_true", help="edges of edge methods, not heads")
     parser.add_argument("--methods", nargs="+", help="these, not all cheap ones")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102, 103, 104])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(header(HEADS_OF, ("queries", "forward + backward", "CPU s")))
-    of_all_edges = []
-    for method in options.methods or methods():
-        heads, edges = rows(method, options.seeds)
-        print(heads, flush=True)
-        if edges is not None:
-            of_all_edges.append(edges)
-    print("\n" + "\n".join([header(list(TASKS)), *of_all_edges]))
+    presets = list(TASKS) if options.edges else HEADS_OF
+    names = [name for p in presets for name in (f"`{p}` AP", *CLASSES[p])]
+    names += ["queries", "forward + backward", "CPU s"]
+    print("| method | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
+    for method in options.methods or methods(options.edges):
+        print(row(method, options.seeds, options.edges), flush=True)
 
 
 if __name__ == "__main__":

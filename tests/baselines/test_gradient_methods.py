@@ -170,17 +170,25 @@ def test_every_edge_method_states_its_projection_to_heads() -> None:
         assert re.search("head (is worth|scores)|projection to heads", said), name
 
 
-def test_too_many_edges_are_skipped_without_a_budget() -> None:
-    small, large = toy_model(), Model("toy-large", 30, 12, toy_model().transformer)
-    for model, budget, reason in (
-        (small, None, ""),
-        (large, 10, ""),
-        (large, None, "exact-edge-patching asks about every edge; toy-large has 189,361"),
-    ):
-        spec = RunSpec(method="exact-edge-patching", task="ioi", budget=budget)
-        prepared = prepare(spec, lambda name, m=model: m, task_of=lambda *_: ToyTask())
-        assert unmet(prepared).startswith(reason)
-        assert bool(unmet(prepared)) == bool(reason)
+@pytest.mark.parametrize(
+    ("model", "budget", "reason"),
+    [
+        (toy_model(), None, ""),
+        (Model("toy-large", 30, 12, toy_model().transformer), 10, ""),
+        (
+            Model("toy-large", 30, 12, toy_model().transformer),
+            None,
+            "exact-edge-patching asks about every edge; toy-large has 189,361",
+        ),
+    ],
+)
+def test_too_many_edges_are_skipped_without_a_budget(
+    model: Model, budget: int | None, reason: str
+) -> None:
+    spec = RunSpec(method="exact-edge-patching", task="ioi", budget=budget)
+    why = unmet(prepare(spec, lambda name: model, task_of=lambda *_: ToyTask()))
+    assert why.startswith(reason)
+    assert bool(why) == bool(reason)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -223,6 +223,9 @@ def test_committed_edges_and_signs_survive_a_file(tmp_path: Path, format_: str) 
     path = tmp_path / f"a{FORMATS[format_].suffix}"
     write(from_record(run, CONFIG), path, format_)
     found = answer(read(path)).discovery
+    assert found.signed_edges is not None
+    assert found.edges is not None
+    assert found.selected_edges is not None
     assert {str(edge): score for edge, score in found.signed_edges.items()} == signed
     assert {str(edge): score for edge, score in found.edges.items()} == run.discovery["edges"]
     assert sorted(map(str, found.selected_edges)) == run.discovery["selected_edges"]
