@@ -63,14 +63,13 @@ def planned(records: list[Record], runs: int, places: int, speed: float = 1.0) -
         places: runs at a time.
         speed: of a run on the cluster, if a run of the records has 1.
     """
-    known = [(record, found) for record in records if (found := cost_of(record)) is not None]
-    costs = [(record, found[0] / speed + OVERHEAD) for record, found in known]
-    seconds = np.array([cost for _, cost in costs])
+    costs = [(r, cost[0] / speed + OVERHEAD) for r in records if (cost := cost_of(r)) is not None]
+    seconds = np.array([spent for _, spent in costs])
     alike: dict[tuple[str, str], list[float]] = {}
     by_method: dict[str, float] = {}
-    for record, cost in costs:
-        alike.setdefault((record.method, record.task), []).append(cost)
-        by_method[record.method] = by_method.get(record.method, 0.0) + cost
+    for record, spent in costs:
+        alike.setdefault((record.method, record.task), []).append(spent)
+        by_method[record.method] = by_method.get(record.method, 0.0) + spent
     # Of the medians: a machine that slept during one run says nothing of the next.
     kind, longest = max(((k, float(np.median(v))) for k, v in alike.items()), key=lambda m: m[1])
     whole = runs * float(seconds.mean())

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from records_kit import content
 
+from circuitbench.cli.launching import LAUNCHING, launcher_of
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.extras import MissingExtra
 from circuitbench.results import read_folder, remove_leftovers, versions
@@ -132,6 +133,20 @@ def test_without_the_extra_one_line_says_which(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"--launcher ray needs ray: .*circuitbench\[ray\]"):
         Ray()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"launcher": "rai"}, "no launcher 'rai'; did you mean 'ray'"),
+        ({"address": "auto"}, "--address is for --launcher ray"),
+        ({"gpus_per_run": 0.5}, "--gpus-per-run is for --launcher ray"),
+        ({"launcher": "ray", "devices": "0"}, "--devices is for --launcher local"),
+    ],
+)
+def test_options_that_do_not_go_together(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidSpec, match=said):
+        launcher_of({**dict.fromkeys(LAUNCHING), "launcher": "local", **changed}, None, False)
 
 
 def test_a_place_says_what_is_wrong_with_its_machine_and_else_does_jobs(tmp_path: Path) -> None:
