@@ -346,7 +346,7 @@ def grid_of_numbers(stored: Any) -> np.ndarray:
     """
     found = np.asarray(stored)
     if found.size and found.dtype.kind not in "fiu":
-        raise TypeError("a score is no number")
+        raise TypeError("a score is not a finite number")
     return found.astype(float)
 
 

@@ -50,8 +50,8 @@ def test_forged_records_never_crash_a_board(
     ("path", "value", "fault"),
     [
         (("versions", "torch"), "\ud800", "no Unicode"),
-        (("discovery", "scores", 0, 0), "\u0663", "no number"),
-        (("discovery", "scores", 0, 0), "0.5", "no number"),
+        (("discovery", "scores", 0, 0), "\u0663", "not a finite number"),
+        (("discovery", "scores", 0, 0), "0.5", "not a finite number"),
         (("discovery", "selected"), ["\u0669.\u0666"], "not a head"),
         (("discovery", "trace", 0, "queries"), "\u0663", "no whole number"),
         (("discovery", "trace", 0, "queries"), -3, "rising"),
