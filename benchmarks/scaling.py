@@ -63,27 +63,30 @@ def planned(records: list[Record], runs: int, places: int, speed: float = 1.0) -
         places: runs at a time.
         speed: of a run on the cluster, if a run of the records has 1.
     """
-    costs = [cost for cost in map(cost_of, records) if cost is not None]
-    seconds = np.array([cost[0] for cost in costs]) / speed + OVERHEAD
+    costs = [(r, cost[0] / speed + OVERHEAD) for r in records if (cost := cost_of(r)) is not None]
+    seconds = np.array([cost for _, cost in costs])
+    alike: dict[tuple[str, str], list[float]] = {}
+    by_method: dict[str, float] = {}
+    for record, cost in costs:
+        alike.setdefault((record.method, record.task), []).append(cost)
+        by_method[record.method] = by_method.get(record.method, 0.0) + cost
+    # Of the medians: a machine that slept during one run says nothing of the next.
+    kind, longest = max(((k, float(np.median(v))) for k, v in alike.items()), key=lambda m: m[1])
     whole = runs * float(seconds.mean())
-    ideal, longest = whole / places + START, float(seconds.max())
+    ideal = whole / places + START
     # No schedule is shorter than either; any that leaves no place idle is shorter than the sum.
     least, most = max(ideal, longest + START), ideal + longest
     size = np.mean([len(to_bytes(record)) for record in records[:: max(1, len(records) // 200)]])
     lines = [
         f"{len(seconds):,} records: {seconds.mean():.1f} s per run on average, "
-        f"{np.median(seconds):.1f} s in the middle, {longest:,.0f} s the longest",
+        f"{np.median(seconds):.1f} s in the middle; the longest, {kind[0]} on {kind[1]}, "
+        f"{longest:,.0f} s",
         f"{runs:,} runs: {whole / 3600:,.1f} hours of one place; {places} places at a time",
         f"done in {duration(least)} to {duration(most)}: {3600 * runs / most:,.0f} to "
         f"{3600 * runs / least:,.0f} runs per hour, {runs / least:.1f} records per second",
         "bottleneck: "
         + ("the longest run; start it first" if longest + START >= ideal else "the places"),
     ]
-    by_method: dict[str, float] = {}
-    for record in records:
-        cost = cost_of(record)
-        if cost is not None:
-            by_method[record.method] = by_method.get(record.method, 0.0) + cost[0]
     total = sum(by_method.values())
     top = sorted(by_method.items(), key=lambda item: -item[1])[:5]
     lines.append("most of it: " + ", ".join(f"{m} {100 * s / total:.0f} %" for m, s in top))

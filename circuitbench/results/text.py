@@ -100,8 +100,10 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
         content = from_json(data, allow_inf_nan=False)
     except ValueError as error:
         _explain(data, path)
-        # Valid, but for what no record of ours holds: lone surrogates, 200 levels, 4,300 digits.
-        raise CorruptRecord(f"{path}: not a record ({error})") from error
+        raise CorruptRecord(
+            f"{path}: holds text that is no Unicode, more than 200 levels or too many digits "
+            f"({error})"
+        ) from error
     if not isinstance(content, dict):
         raise CorruptRecord(f"{path}: not a record (expected a JSON object)")
     return content

@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from circuitbench.core.errors import CircuitBenchError
 
@@ -59,6 +60,15 @@ def shown(text: str, most: int, keep: str = "") -> str:
 def without_folders(text: str) -> str:
     """``text`` with file names in place of absolute paths: those tell of a machine and its user."""
     return _FOLDERS.sub("", text.replace(str(Path.home()), "~"))
+
+
+def without_folders_in(value: Any) -> Any:
+    """JSON data with :func:`without_folders` in all its texts."""
+    if isinstance(value, str):
+        return without_folders(value)
+    if isinstance(value, dict):
+        return {key: without_folders_in(item) for key, item in value.items()}
+    return [without_folders_in(item) for item in value] if isinstance(value, list) else value
 
 
 def _as_imported(source: str) -> str:

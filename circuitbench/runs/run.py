@@ -28,7 +28,7 @@ from circuitbench.results import Record, hardware, plain, truth_of
 from circuitbench.results.discovery import plain_discovery, read_discovery
 from circuitbench.results.record import Stage, Status
 from circuitbench.runs.degrees import degrees_of
-from circuitbench.runs.failure import one_line, traceback_of
+from circuitbench.runs.failure import one_line, traceback_of, without_folders_in
 from circuitbench.runs.prepare import Prepared, unmet
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.stages import discover, make_oracle, measure, train
@@ -131,7 +131,8 @@ class _Ongoing:
         discovery = discover(prepared, oracle)
         seconds = time.perf_counter() - started
         check_discovery(discovery, oracle.shape)
-        self.outcome["discovery"] = plain_discovery(discovery)
+        kept = plain_discovery(discovery)
+        self.outcome["discovery"] = {**kept, "info": without_folders_in(kept["info"])}
         self.costs = {
             "discovery": {**self.discovering.as_dict(), "method_seconds": seconds},
             "training": {**self.training.as_dict(), "method_seconds": training_seconds},
@@ -175,7 +176,7 @@ class _Ongoing:
             model={
                 "n_layers": prepared.model.n_layers,
                 "n_heads": prepared.model.n_heads,
-                "provenance": dict(prepared.model.provenance),
+                "provenance": without_folders_in(dict(prepared.model.provenance)),
                 **self.facts,
             },
             versions=dict(prepared.versions),

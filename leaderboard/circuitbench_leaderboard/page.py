@@ -204,7 +204,9 @@ def _data(
         "standings": standings,
         "runs": runs,
         "tables": [
-            _table(t, board.by) for t in tables if not t.key.startswith(("overall", "tasks")) and t.rows
+            _table(t, board.by)
+            for t in tables
+            if not t.key.startswith(("overall", "tasks")) and t.rows
         ],
         "folders": {"details": details.FOLDER, "cards": cards.FOLDER},
         "details": [[chunk.name, chunk.integrity] for chunk in chunks],

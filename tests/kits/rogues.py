@@ -276,6 +276,19 @@ class Learns:
 
 
 @rogue
+class Tells:
+    """Says where it runs, and for whom."""
+
+    how: str = "info"
+
+    def discover(self, oracle: Any, rng: Any) -> Any:
+        here = [str(Path.home() / "secret" / "weights.bin"), "/srv/someone/data.csv", __file__]
+        if self.how == "info":
+            return flat(oracle, files=here, nested={"file": here[1]})
+        raise FileNotFoundError(2, "No such file", here[0])
+
+
+@rogue
 class Kills:
     """Kills the process that made its own."""
 

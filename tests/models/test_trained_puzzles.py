@@ -93,7 +93,7 @@ def test_minimal_sets_suffice_and_do_not_without_a_head(name: str, seed: str) ->
 
 
 def test_a_gate_fails_a_family_that_is_wrong() -> None:
-    name = "trained-two-hop"
+    name = "trained-ioi"
     model, task = MODELS[name, "0"], load_task(name)
     built: Any = model.construction
     truth = task.truth(model)
@@ -108,8 +108,8 @@ def test_a_gate_fails_a_family_that_is_wrong() -> None:
 
 @pytest.mark.parametrize("ablation", REPLACEMENTS)
 def test_metrics_of_subsets_are_those_of_masked_forward_passes(ablation: str) -> None:
-    weights = transformer_of(MODELS["trained-two-hop", "0"])
-    drawn = puzzle_prompts(PUZZLES["trained-two-hop"], 12, np.random.default_rng(0))
+    weights = transformer_of(MODELS["trained-brackets", "0"])
+    drawn = puzzle_prompts(PUZZLES["trained-brackets"], 12, np.random.default_rng(0))
     table = metric_of_subsets(weights, drawn, ablation)
     assert table.shape == (2**18,)
     given = [REPLACEMENTS[ablation](z) for z in forward(weights, drawn.counterfactual).z]
@@ -176,4 +176,4 @@ def test_wrong_seeds_and_wrong_models_are_refused() -> None:
     with pytest.raises(UnknownName, match="training seed of trained-ioi"):
         load_model("trained-ioi@7")
     with pytest.raises(InvalidSpec, match="runs on the model trained-ioi"):
-        load_task("trained-ioi").truth(MODELS["trained-two-hop", "0"])
+        load_task("trained-ioi").truth(MODELS["trained-brackets", "0"])

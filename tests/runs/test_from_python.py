@@ -47,7 +47,7 @@ class Fails(Mine):
 
 
 def test_a_result_and_its_record_have_a_short_repr() -> None:
-    found = circuitbench.run("random", task="ioi", batch_size=2, functional="none")
+    found = cb.run("random", task="ioi", batch_size=2, functional="none")
     assert repr(found) == "<Result: random on ioi (planted, seed 0), done>"
     assert (
         repr(found.record) == str(found.record) == "<Record: random on ioi (planted, seed 0), done>"

@@ -88,6 +88,7 @@ def test_driver_and_node_are_lost_and_no_run_is(cluster: Any, tmp_path: Path) ->
             Ray(gpus=2)
     finally:
         launcher.close()
+        remove_leftovers(out)
     records, problems = read_folder(out)
     assert problems == []
     assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []

@@ -58,6 +58,7 @@ def folder(variant: str = "") -> Model:
     transformer = transformer_from(mapping, config, name)
     if request.processing == "folded":
         transformer = folded(transformer)
+    told = content.get("provenance")
     found = content_hash(where, [where / WEIGHTS])
     check_pin(request.weights, found, name)
     return Model(
@@ -67,7 +68,7 @@ def folder(variant: str = "") -> Model:
         transformer=transformer,
         construction=tokenizer_of(where, name, config.d_vocab),
         provenance={
-            **dict(content.get("provenance", {})),
+            **(told if isinstance(told, dict) else {}),
             "weights": found,
             "processing": request.processing,
         },

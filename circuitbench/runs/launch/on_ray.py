@@ -210,7 +210,7 @@ def _mark_in(out: Path) -> IO[bytes]:
     )
     with suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_EX)
-    return file  # type: ignore[return-value]
+    return file
 
 
 def _own_code() -> list[str]:

@@ -36,7 +36,9 @@ function overview() {
   frontier(rows.filter(({ mean, cost }) => mean !== null && cost !== null), chosenTasks, sign);
 }
 
-function sentence(rows, chosenTasks, sign) {
+function sentence(everyone, chosenTasks, sign) {
+  const [track, ...others] = data.tracks.filter((one) => everyone.some(({ method }) => method.track === one));
+  const rows = everyone.filter(({ method }) => method.track === track); // tracks are not compared
   const [best] = rows;
   if (!best || best.mean === null) return;
   const ranked = rows.filter(({ mean }) => mean !== null);
@@ -46,7 +48,7 @@ function sentence(rows, chosenTasks, sign) {
   const many = near.length === 1 ? "comes" : "come";
   const parts = [
     `On ${chosenTasks.length} ${tier ? `${tier} ` : ""}task${chosenTasks.length === 1 ? "" : "s"} whose circuits are known, `, called(best.method),
-    ` does best (${chosen.label} ${format(best.mean, chosen.digits)}); ${near.length || "none"} of ${ranked.length - 1} other methods ${many} within .01 of it`,
+    ` does best${others.length ? ` of those with ${track}` : ""} (${chosen.label} ${format(best.mean, chosen.digits)}); ${near.length || "none"} of ${ranked.length - 1} other methods ${many} within .01 of it`,
   ];
   if (cheapest && near.length) parts.push(...(cheapest.method === best.method ? [", and none of them asks fewer queries"] : [", and ", called(cheapest.method), " asks the fewest queries of these"]),
     ` (${format(cheapest.cost, 0)} a run, training included)`);
