@@ -133,6 +133,11 @@ class Outcome:
         """The true heads, ``[n_layers, n_heads]`` bool."""
         return head_grid(self.truth.heads, *self._shape)
 
+    @property
+    def contributions(self) -> Mapping[str, Any]:
+        """What the true heads contribute, as a record keeps it; empty where nothing says."""
+        return self._truth.get("contributions") or {}
+
     @cached_property
     def degrees(self) -> np.ndarray:
         """How much each head contributes, ``[n_layers, n_heads]``, 0 outside the circuit.

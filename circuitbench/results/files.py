@@ -10,6 +10,9 @@ from pathlib import Path
 
 from circuitbench.core.errors import InvalidSpec
 
+ATTEMPTS = 20
+"""How often a write is tried whose file was taken away before it was locked."""
+
 
 def check_folder(folder: Path | str) -> Path:
     """Make ``folder`` and prove it takes a file, before a long run; raises :class:`InvalidSpec`."""
@@ -33,10 +36,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(path, data)
-        except FileNotFoundError:  # taken for a leftover in the moment before it was locked
-            _write(path, data)
+        for more in reversed(range(ATTEMPTS)):
+            try:
+                _write(path, data)
+                break
+            except FileNotFoundError:  # taken for a leftover in the moment before it was locked
+                if not more:
+                    raise
     except OSError as error:
         raise _unwritable(path.parent, error) from error
 

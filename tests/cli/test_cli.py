@@ -341,7 +341,7 @@ def test_validate_task_reports_pairs_of_heads_that_stand_in_for_each_other(
 def test_a_batch_may_be_larger_than_a_learners_pool_of_prompts(call: Any) -> None:
     assign = ("training.pool=4", "training.total_steps=64", "training.n_envs=2")
     options = [word for value in assign for word in ("--set", value)]
-    more = ["--batch-size", "8", "--functional", "none", "--budget", "20"]
+    more = ["--batch-size", "8", "--functional", "none", "--budget", "400"]
     assert call("run", *options, *more)[0] == 0
 
 

@@ -136,7 +136,7 @@ def test_sorting(page: Any) -> None:
         assert head.get_attribute("aria-sort") == direction
         *complete, last = (row["Queries"] for row in shown_rows(page, "standings"))
         assert last == "–"
-        numbers = [int(value) for value in complete]
+        numbers = [int(value.replace(",", "")) for value in complete]
         assert numbers == sorted(numbers, reverse=direction == "descending")
     assert len(page.find_elements("css selector", "#standings [aria-sort]")) == 1
 

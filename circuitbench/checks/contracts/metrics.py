@@ -30,13 +30,14 @@ class MetricUnderTest:
     @cached_property
     def example(self) -> dict[str, Any]:
         """A run that has everything, as a record keeps it."""
-        parts = (EXAMPLE.discovery, truth_of(EXAMPLE.truth), EXAMPLE.costs, EXAMPLE.measurements)
+        truth = truth_of(EXAMPLE.truth) | {"contributions": EXAMPLE.contributions}
+        parts = (EXAMPLE.discovery, truth, EXAMPLE.costs, EXAMPLE.measurements)
         content = json.dumps(dict(zip(PARTS, parts, strict=True)))
         return cast("dict[str, Any]", json.loads(content))
 
     def run(self, **changes: Any) -> Outcome:
         """The example with other parts."""
-        return Outcome(**(self.example | changes))
+        return Outcome(**(self.example | changes), batch_size=EXAMPLE.batch_size)
 
     def ranked(self, best_first: bool) -> Outcome:
         """The example with the true heads first and chosen, or last and left out."""

@@ -7,7 +7,6 @@ outside the circuit: whoever works against the task belongs to it too.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
 
 
 def graded_ndcg(scores: np.ndarray, degrees: np.ndarray) -> float | None:
@@ -22,6 +21,8 @@ def graded_ndcg(scores: np.ndarray, degrees: np.ndarray) -> float | None:
     best = float(np.sort(degrees)[::-1] @ discounts)
     if best <= 0:
         return None
+    from scipy.stats import rankdata
+
     last = rankdata(-scores, "max").astype(int)
     first = rankdata(-scores, "min").astype(int)
     sums = np.concatenate([[0.0], discounts.cumsum()])
@@ -46,4 +47,6 @@ def rank_correlation(scores: np.ndarray, degrees: np.ndarray) -> float | None:
     one, two = np.asarray(scores)[member], np.asarray(degrees)[member]
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return None
+    from scipy.stats import spearmanr
+
     return float(spearmanr(one, two).statistic)
