@@ -20,7 +20,7 @@ def check_folder(folder: Path | str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0" * 4096)
+            probe.write(b"\0" * 1024)
             probe.flush()
     except OSError as error:
         raise _unwritable(folder, error) from error

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.errors import InvalidSpec
@@ -93,3 +94,11 @@ def test_contributions_of_stand_ins_share_what_either_would_do() -> None:
 def test_a_circuit_that_does_nothing_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="changes nothing"):
         head_contributions(_game(lambda off: 0.0, 3), _truth(3), np.random.default_rng(0))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=3, max_size=9))
+def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    scores, degrees = np.array(pairs, float).T
+    found = rank_correlation(scores, degrees)
+    if found is not None:
+        assert found == pytest.approx(spearmanr(scores, degrees).statistic)

@@ -184,13 +184,13 @@ def driver_ended(out: Path, number: signal.Signals, times: int, runs: int, seed:
 
 
 def disk_full(out: Path, runs: int) -> Count:
-    """No file may grow beyond 4 KiB, as on a disk that fills up; then there is room again."""
+    """No file may grow beyond some size, as on a disk that fills up; then there is room again."""
     specs = specs_of(runs)
     expected = undisturbed(specs, out / "undisturbed")
     target = out / "out"
     sizes = sorted(path.stat().st_size for path in (out / "undisturbed").glob("*.json"))
-    # Between the sizes, so that some records fit; the probe at the start takes 4,096 bytes.
-    room = max(4_096, sizes[len(sizes) // 2])
+    # Between the sizes, so that some records fit; the probe at the start takes 1,024 bytes.
+    room = max(1_024, sizes[len(sizes) // 2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     full = subprocess.run(
         command(target, runs), env=environment, capture_output=True, text=True,
