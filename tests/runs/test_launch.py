@@ -160,7 +160,9 @@ def test_a_sweep_that_is_ended_goes_on(folder: Path, tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        began = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+        began = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+        )
         while True:  # until both hang and the state says so
             states = read_states(out) if out.is_dir() else []
             if states and len([r for r in states[0][1].running if r["stage"] != "loading"]) == 2:
@@ -186,6 +188,11 @@ def test_a_sweep_that_is_ended_goes_on(folder: Path, tmp_path: Path) -> None:
     assert not state.alive
     remove_dead(out)
     assert not path.exists()
+
+
+def heed_ctrl_c() -> None:
+    """What is started in the background of a shell ignores Ctrl-C, and hands that on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def processes_with(mark: str) -> set[int]:
