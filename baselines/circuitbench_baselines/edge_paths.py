@@ -20,6 +20,20 @@ from circuitbench_baselines.edge_ranking import ranked_edges
 Of = Literal["task", "kl"]
 
 
+@dataclass(frozen=True)
+class _AlongPath:
+    """What all of them are asked for, whatever their path."""
+
+    of: Of = "task"
+    signed: bool = False
+    threshold: float = 0.02
+    listed: int = 1_000
+
+    def ranked(self, oracle: Oracle, effects: torch.Tensor) -> Discovery:
+        """The discovery of effects ``[n_edges]``."""
+        return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+
+
 @Info(
     title="EAP-IG, inputs",
     family="Gradient attribution",
@@ -29,7 +43,7 @@ Of = Literal["task", "kl"]
     needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
-class EAPIGInputs:
+class EAPIGInputs(_AlongPath):
     """EAP with the slope averaged over interpolated inputs (Hanna et al. 2024, arXiv 2403.17806).
 
     The embedding's output is put at ``counterfactual + (k / m) (clean - counterfactual)`` for
@@ -47,17 +61,13 @@ class EAPIGInputs:
     """
 
     steps: int = 5
-    of: Of = "task"
-    signed: bool = False
-    threshold: float = 0.02
-    listed: int = 1_000
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Three queries for each of ``steps`` points."""
         _positive(self.steps)
         path = interpolated_inputs(self.steps)
         effects = oracle.edges.attribution(path, of=self.of, ablation="resample").mean(0)
-        return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+        return self.ranked(oracle, effects)
 
 
 @Info(
@@ -69,7 +79,7 @@ class EAPIGInputs:
     needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
-class EAPIGActivations:
+class EAPIGActivations(_AlongPath):
     """EAP with, for each edge, the slope averaged while its own sender's output is moved.
 
     Integrated gradients on a component's activations (Marks et al. 2024, arXiv 2403.19647), as
@@ -84,10 +94,6 @@ class EAPIGActivations:
     """
 
     steps: int = 5
-    of: Of = "task"
-    signed: bool = False
-    threshold: float = 0.02
-    listed: int = 1_000
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Three queries for each of ``steps`` points of the embedding, of every layer and MLP."""
@@ -100,7 +106,7 @@ class EAPIGActivations:
             found = oracle.edges.attribution(path, of=self.of, ablation="resample").mean(0)
             own = torch.tensor([edge.sender in moving for edge in edges])
             effects[own] = found[own]
-        return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+        return self.ranked(oracle, effects)
 
 
 @Info(
@@ -112,7 +118,7 @@ class EAPIGActivations:
     needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
-class EAPCleanCorrupted:
+class EAPCleanCorrupted(_AlongPath):
     """EAP with the mean of the slopes on the prompt and on its counterfactual.
 
     The ``clean-corrupted`` variant of the EAP-IG code (Hanna et al. 2024, arXiv 2403.17806): the
@@ -123,16 +129,11 @@ class EAPCleanCorrupted:
         of, signed, threshold, listed: as in :class:`EAPIGInputs`.
     """
 
-    of: Of = "task"
-    signed: bool = False
-    threshold: float = 0.02
-    listed: int = 1_000
-
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Two points: six queries."""
         path = Straight((0.0, 1.0))
         effects = oracle.edges.attribution(path, of=self.of, ablation="resample").mean(0)
-        return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+        return self.ranked(oracle, effects)
 
 
 @Info(
@@ -144,7 +145,7 @@ class EAPCleanCorrupted:
     needs=("counterfactuals", "edges", "gradients"),
 )
 @dataclass(frozen=True)
-class EAPGP:
+class EAPGP(_AlongPath):
     """EAP with the slope averaged along a path that follows gradients (arXiv 2502.06852).
 
     From the prompt, ``steps`` unit steps towards what the model says on the counterfactual; see
@@ -158,10 +159,6 @@ class EAPGP:
     """
 
     steps: int = 5
-    of: Of = "task"
-    signed: bool = False
-    threshold: float = 0.02
-    listed: int = 1_000
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Six queries for each of ``steps`` points: three to find it, three there."""
@@ -169,7 +166,7 @@ class EAPGP:
         effects = oracle.edges.attribution(
             GradPath(self.steps), of=self.of, ablation="resample"
         ).mean(0)
-        return ranked_edges(oracle, effects, self.of, self.signed, self.threshold, self.listed)
+        return self.ranked(oracle, effects)
 
 
 def interpolated_inputs(steps: int) -> Straight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -99,12 +100,12 @@ class Sheet:
         return "<div>" + "".join(parts) + "</div>"
 
 
-class Displayed:
+class Displayed(ABC):
     """Something that rich and notebooks know how to show."""
 
+    @abstractmethod
     def sheet(self) -> Sheet:
         """What there is to see."""
-        raise NotImplementedError
 
     def __rich__(self) -> RenderableType:
         return self.sheet().rich()

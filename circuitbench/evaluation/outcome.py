@@ -94,7 +94,7 @@ class Outcome:
             "edges": edges,
             "family": answered and bool(self._truth.get("family")),
             "measurements": bool(self.measurements),
-            "degrees": answered and bool(self._truth.get("contributions")),
+            "degrees": answered and bool(self.contributions),
         }
         return frozenset(need for need, is_met in met.items() if is_met)
 
@@ -144,7 +144,7 @@ class Outcome:
 
         Sizes of contributions: who works against the task contributes too.
         """
-        found = self._truth["contributions"]["heads"]["values"]
+        found = self.contributions["heads"]["values"]
         values = {Head.parse(head): abs(float(value)) for head, value in found.items()}
         head_grid(values, *self._shape)  # refuses heads outside the model
         grid = np.zeros(self._shape)

@@ -22,14 +22,8 @@ from circuitbench.models.planted.config import PlantedConfig
 from circuitbench.models.planted.fading import divide
 from circuitbench.models.planted.features import FeatureSpace, feature_space
 from circuitbench.models.planted.language import Language, make_language, random_rotation
-from circuitbench.models.planted.roles import (
-    CATALOGUE,
-    LANGUAGE_ROLES,
-    MLP_CATALOGUE,
-    HeadMaps,
-    MLPMaps,
-    Wiring,
-)
+from circuitbench.models.planted.roles import CATALOGUE, LANGUAGE_ROLES, MLP_CATALOGUE
+from circuitbench.models.planted.wiring import HeadMaps, MLPMaps, Wiring
 from circuitbench.models.transformer import LayerWeights, Transformer, TransformerConfig
 
 

@@ -14,11 +14,11 @@ from circuitbench.models.planted.roles import (
     MLP_CATALOGUE,
     OPTIONAL,
     UNSHARED_ROLES,
-    Copies,
     stand_in_of,
     task_mlps,
     task_roles,
 )
+from circuitbench.models.planted.wiring import Copies
 
 MAX_SUPERPOSITION = 1.6
 

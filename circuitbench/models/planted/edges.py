@@ -20,7 +20,8 @@ import numpy as np
 
 from circuitbench.core.circuit import Edge, Head
 from circuitbench.models.planted.build import PlantedModel
-from circuitbench.models.planted.roles import CATALOGUE, MLP_CATALOGUE, HeadMaps, MLPMaps
+from circuitbench.models.planted.roles import CATALOGUE, MLP_CATALOGUE
+from circuitbench.models.planted.wiring import HeadMaps, MLPMaps
 
 VARIES = 0.01
 """Least change that counts, relative to the largest of any sender to the same receiver."""

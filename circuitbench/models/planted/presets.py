@@ -17,7 +17,7 @@ from circuitbench.models.limits import DEFAULT_LIMITS, Limits
 from circuitbench.models.planted.build import PlantedModel, plant
 from circuitbench.models.planted.config import PlantedConfig
 from circuitbench.models.planted.fading import Fading
-from circuitbench.models.planted.roles import Copies
+from circuitbench.models.planted.wiring import Copies
 
 __all__ = ["Copies", "PlantedConfig", "PlantedModel", "plant", "planted", "planted_model"]
 
