@@ -3,36 +3,87 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
-from circuitbench import GRADIENT_COST, AblationName, GradPath, InvalidSpec, Straight
+from circuitbench import (
+    GRADIENT_COST,
+    AblationName,
+    GradPath,
+    InvalidSpec,
+    RuleName,
+    Straight,
+    rule_named,
+)
 
 if TYPE_CHECKING:
     from circuitbench import Batch, Oracle
 
-Attribution = Literal["eap", "eap-ig", "eap-ig-kl", "eap-gp"]
+Attribution = Literal["eap", "eap-ig", "eap-ig-kl", "eap-gp", "gim"]
 """Edge attributions by name; each is some gradients (three queries) on the episode's batch."""
 
-PATHS: dict[Attribution, tuple[Straight | GradPath, Literal["task", "kl"]]] = {
-    "eap": (Straight(), "task"),
-    "eap-ig": (Straight(tuple(k / 5 for k in range(5))), "task"),
-    "eap-ig-kl": (Straight(tuple(k / 5 for k in range(5))), "kl"),
-    "eap-gp": (GradPath(5), "task"),
+
+class Asked(NamedTuple):
+    """How an attribution is asked for, see :meth:`circuitbench.EdgeOracle.attribution`."""
+
+    path: Straight | GradPath = Straight()
+    of: Literal["task", "kl"] = "task"
+    rule: RuleName = "exact"
+
+
+_INPUTS = Straight(tuple(k / 5 for k in range(5)))
+
+ASKED: dict[Attribution, Asked] = {
+    "eap": Asked(),
+    "eap-ig": Asked(_INPUTS),
+    "eap-ig-kl": Asked(_INPUTS, "kl"),
+    "eap-gp": Asked(GradPath(5)),
+    "gim": Asked(rule="gim"),
 }
 """EAP (Syed et al. 2023, arXiv 2310.10348), EAP-IG with five points (Hanna et al. 2024, arXiv
-2403.17806) of the metric and of the KL divergence, EAP-GP (Zhang et al. 2025, arXiv 2502.06852).
+2403.17806) of the metric and of the KL divergence, EAP-GP (Zhang et al. 2025, arXiv 2502.06852),
+GIM (Edin et al. 2025, arXiv 2505.17630).
 """
 
-N_PLACED = 12  # features of an edge that come from its place in the graph
-N_PLACED_NODE = 5  # the same of a node
+Probe = Literal["gates", "atp-star"]
+"""What else may be asked about heads: slopes of their gates, and AtP*."""
+
+OPENNESS: tuple[tuple[float, AblationName], ...] = (
+    (1.0, "zero"),
+    (1.0, "resample"),
+    (0.75, "resample"),
+    (0.5, "resample"),
+    (0.25, "resample"),
+)
+"""Where ``gates`` takes the metric's slope: all heads' gates open so far, and what they mix in."""
+
+PLACED = 9  # features of an edge that come from its place in the graph
+PLACED_NODE = 5
+PER_ATTRIBUTION, PER_ATTRIBUTION_NODE, PER_SLOPE = 3, 7, 3
+SMALLEST = 1e-4  # of the largest size, below which sizes are not told apart
+CLIP = 2.0  # of a slope, in clean metrics
 
 
-def cost(attributions: tuple[Attribution, ...]) -> int:
-    """Queries that some attributions take."""
-    return sum(GRADIENT_COST * PATHS[name][0].passes for name in attributions)
+def cost(
+    attributions: tuple[Attribution, ...], probes: tuple[Probe, ...] = (), n_layers: int = 0
+) -> int:
+    """Queries that attributions, and probes of a model of so many layers, take."""
+    passes = sum(ASKED[name].path.passes for name in attributions)
+    passes += sum(n_layers if probe == "atp-star" else len(OPENNESS) for probe in probes)
+    return GRADIENT_COST * passes
+
+
+def edge_features(a: int) -> int:
+    """How many features an edge has with ``a`` attributions."""
+    return PLACED + PER_ATTRIBUTION * a
+
+
+def node_features(a: int, probes: tuple[Probe, ...]) -> int:
+    """How many features a node has with ``a`` attributions and some probes."""
+    slopes = sum(1 if probe == "atp-star" else len(OPENNESS) for probe in probes)
+    return PLACED_NODE + PER_ATTRIBUTION_NODE * a + PER_SLOPE * slopes
 
 
 def effects(
@@ -42,11 +93,11 @@ def effects(
 
     Raises :class:`InvalidSpec` for an unknown one, or as ``oracle.edges`` does.
     """
-    if name not in PATHS:
-        raise InvalidSpec(f"no attribution {name!r}; valid: {', '.join(PATHS)}")
-    path, of = PATHS[name]
-    found = oracle.edges.attribution(path, of=of, ablation=ablation, batch=batch).mean(0)
-    return found.double().numpy()
+    if name not in ASKED:
+        raise InvalidSpec(f"no attribution {name!r}; valid: {', '.join(ASKED)}")
+    path, of, rule = ASKED[name]
+    found = oracle.edges.attribution(path, of=of, ablation=ablation, batch=batch, rule=rule)
+    return found.mean(0).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -60,12 +111,15 @@ class Candidates:
         oracle, batch: where questions are asked.
         edges: ``[k]`` places in ``oracle.edges.edges``, the strongest attribution first.
         ends: ``[k, 2]`` each edge's sender, and the node that hears through it.
-        features: ``[k, N_PLACED + 2 a]``: the edge's place in the graph, then for each of ``a``
-            attributions its size as a fraction of the largest, and its rank in [0, 1] (1 = top).
-        node_features: ``[n_nodes, N_PLACED_NODE + a]``: a node's place, then the size of the
-            strongest edge that leaves it, as a fraction of the largest.
+        features: ``[k, edge_features]``: the edge's place in the graph, then for each attribution
+            its size as a fraction of the largest, that on a log scale, and its rank.
+        node_features: ``[n_nodes, node_features]``: a node's place; for each attribution the
+            same three of the strongest edge that leaves the node and of the strongest into it,
+            and the sum over the edges that leave it, in clean metrics; for each slope that in
+            clean metrics, its rank, and its size on a log scale.
         n_nodes: senders of the model.
-        n_layers, n_heads: of the model.
+        worth, node_worth: ``[k]`` and ``[n_nodes]``, how surely each belongs to the circuit as far
+            as is known, in [0, 1]; at first the size by the first attribution.
     """
 
     oracle: Oracle
@@ -75,8 +129,8 @@ class Candidates:
     features: np.ndarray
     node_features: np.ndarray
     n_nodes: int
-    n_layers: int
-    n_heads: int
+    worth: np.ndarray
+    node_worth: np.ndarray
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -108,63 +162,100 @@ def candidates(
     k: int,
     attributions: tuple[Attribution, ...],
     ablation: AblationName | None,
+    probes: tuple[Probe, ...] = (),
 ) -> Candidates:
     """Choose the ``k`` strongest edges by the first of some attributions, on a batch.
 
-    The queries are :func:`cost` of the attributions.
+    The queries are :func:`cost` of the attributions and probes.
     """
-    found = np.stack([np.abs(effects(oracle, batch, name, ablation)) for name in attributions])
-    best = np.argsort(-found[0], kind="stable")[:k]
-    scale = np.maximum(found.max(1, keepdims=True), 1e-12)
-    sizes = found / scale
-    graph = oracle.edges.graph
-    ends = graph.ends[best]
-    n_nodes = len(graph.senders)
-    ranks = np.stack([_ranks(size[best]) for size in sizes], axis=1)
-    placed, node_placed = _places(oracle, best, ends)
-    strongest = np.zeros((n_nodes, len(attributions)))
-    for a, size in enumerate(sizes):
-        np.maximum.at(strongest[:, a], graph.ends[:, 0], size)
+    graph, unit = oracle.edges.graph, max(abs(batch.metric), 1e-9)
+    found = np.stack([effects(oracle, batch, name, ablation) for name in attributions])
+    best = np.argsort(-np.abs(found[0]), kind="stable")[:k]
+    edges, nodes = _places(oracle, best)
+    n_nodes, (source, target) = len(graph.senders), graph.ends.T
+    for effect in found:
+        size = np.abs(effect) / max(np.abs(effect).max(), 1e-12)
+        edges += [size[best], _logs(size[best]), _ranks(size[best])]
+        for end in (source, target):
+            strongest = np.zeros(n_nodes + 1)
+            np.maximum.at(strongest, end, size)
+            nodes += [strongest[:-1], _logs(strongest[:-1]), _ranks(strongest[:-1])]
+        summed = np.bincount(source, effect, minlength=n_nodes)
+        nodes.append(np.clip(summed / unit, -CLIP, CLIP))
+    heads = [i for i, name in enumerate(graph.senders) if "." in name]
+    for slope in _slopes(oracle, batch, probes):
+        size = np.abs(slope)
+        told = (
+            np.clip(slope / unit, -CLIP, CLIP),
+            _ranks(size),
+            _logs(size / max(size.max(), 1e-12)),
+        )
+        for column in told:
+            nodes.append(np.zeros(n_nodes))
+            nodes[-1][heads] = column
     return Candidates(
         oracle,
         batch,
         best,
-        ends,
-        np.concatenate((placed, sizes[:, best].T, ranks), axis=1, dtype=np.float32),
-        np.concatenate((node_placed, strongest), axis=1, dtype=np.float32),
+        graph.ends[best],
+        np.stack(edges, axis=1).astype(np.float32),
+        np.stack(nodes, axis=1).astype(np.float32),
         n_nodes,
-        oracle.n_layers,
-        oracle.n_heads,
+        edges[PLACED + 1],
+        nodes[PLACED_NODE + 1],
     )
 
 
+def _slopes(oracle: Oracle, batch: Batch, probes: tuple[Probe, ...]) -> list[np.ndarray]:
+    """What probes say of all heads, ``[n_heads in all]`` each."""
+    found = []
+    for probe in probes:
+        if probe not in get_args(Probe):
+            raise InvalidSpec(f"no probe {probe!r}; valid: {', '.join(get_args(Probe))}")
+        if probe == "gates":
+            for openness, ablation in OPENNESS:
+                gates = torch.full((1, *oracle.shape), openness)
+                slope = oracle.gradient(gates, ablation=ablation, batch=batch)
+                found.append(slope.double().numpy().ravel())
+            continue
+        rule, gates = rule_named("atp-qk"), torch.ones(1, *oracle.shape)
+        layers = [
+            oracle.gradient(gates, ablation="resample", rule=rule.dropping(layer), batch=batch)
+            for layer in range(oracle.n_layers)
+        ]
+        effects = torch.cat(layers).double().abs().sum(0) / max(1, oracle.n_layers - 1)
+        found.append(effects.numpy().ravel())
+    return found
+
+
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """The share of entries that each one is at least as large as."""
-    return np.searchsorted(np.sort(x), x, side="right") / max(len(x), 1)
+    """The share of entries that each one exceeds, in [0, 1)."""
+    return np.searchsorted(np.sort(x), x) / max(len(x), 1)
 
 
-def _places(oracle: Oracle, best: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where edges ``[k, N_PLACED]`` and nodes ``[n_nodes, N_PLACED_NODE]`` stand in the graph.
+def _logs(sizes: np.ndarray) -> np.ndarray:
+    """Fractions of the largest on a log scale, 0 for the smallest told apart, 1 for 1."""
+    return 1 + np.log10(sizes + SMALLEST) / -np.log10(SMALLEST)
 
-    An edge: depth of both ends and their distance, whether the sender is the embedding, a head or
-    an MLP, whether the receiver is a query, key, value, an MLP or the logits, and one. A node:
-    depth, whether it is the embedding, a head or an MLP, and one.
+
+def _places(oracle: Oracle, best: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Where edges and nodes stand in the graph, feature by feature ``[k]`` and ``[n_nodes]``.
+
+    An edge: depth of both ends, whether the sender is a head or an MLP (else the embedding),
+    whether the receiver is a query, key, value, MLP or the logits. A node: its depth, cosines of
+    twice and four times that, whether it is a head or an MLP.
     """
     graph, layers = oracle.edges.graph, oracle.n_layers
-    depth, kind = [], []
-    for name in graph.senders:
-        kind.append(0 if name == "embed" else 2 if name.startswith("m") else 1)
-        layer = -1 if name == "embed" else int(name.lstrip("m").split(".")[0])
-        depth.append((layer + 1) / (layers + 1))
-    depths, kinds = np.array([*depth, 1.0]), np.eye(3)[kind]
-    letters = {"q": 0, "k": 1, "v": 2}
-    receivers = [graph.receivers[graph.pairs[i][0]] for i in best]
-    hears = np.eye(5)[
-        [4 if r == "logits" else 3 if r.startswith("m") else letters[r[-1]] for r in receivers]
-    ]
-    sender, receiver = depths[ends[:, 0]], depths[ends[:, 1]]
-    one = np.ones((len(best), 1))
-    between = np.stack((sender, receiver, receiver - sender), axis=1)
-    edges = np.concatenate((between, kinds[ends[:, 0]], hears.reshape(-1, 5), one), axis=1)
-    n = len(graph.senders)
-    return edges, np.concatenate((depths[:n, None], kinds, np.ones((n, 1))), axis=1)
+    mlp = np.array([name.startswith("m") for name in graph.senders])
+    head = np.array(["." in name for name in graph.senders])
+    layer = np.array(
+        [-1 if n == "embed" else int(n.lstrip("m").split(".")[0]) for n in graph.senders]
+    )
+    depth = (layer + 1) / (layers + 1)
+    sender, receiver = graph.ends[best].T
+    names = [graph.receivers[graph.pairs[i][0]] for i in best]
+    hears = ["logits" if n == "logits" else "m" if n.startswith("m") else n[-1] for n in names]
+    kinds = [np.array([h == kind for h in hears]) for kind in ("q", "k", "v", "m", "logits")]
+    edges = [depth[sender], np.append(depth, 1.0)[receiver], head[sender], mlp[sender], *kinds]
+    nodes = [depth, np.cos(2 * np.pi * depth), np.cos(4 * np.pi * depth), head, mlp]
+    return edges, nodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from circuitbench import Batch, Meter, Oracle
 
 
+Judge = Callable[[Sequence[Candidates]], Sequence[Candidates]]
+"""Says of candidates what they are worth: the same with another ``worth`` and ``node_worth``."""
+
+
 class EdgeEpisodes:
     """``n`` episodes of EdgePruning side by side, each on a task, model and batch of its own.
 
@@ -37,10 +41,13 @@ class EdgeEpisodes:
         n: number of episodes.
         rng: draws the place of every new episode.
         pool: different batches of each oracle; None draws a fresh one for every episode.
+        judge: says of new candidates what they are worth; None leaves them as they are.
 
     Raises:
         InvalidSpec: no oracle or no episode; a model without edges to ask about.
     """
+
+    observation = "graph"
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class EdgeEpisodes:
         rng: np.random.Generator,
         *,
         pool: int | None = None,
+        judge: Judge | None = None,
     ) -> None:
         if not oracles:
             raise InvalidSpec("an environment needs at least one oracle")
@@ -58,6 +66,7 @@ class EdgeEpisodes:
         if pool is not None and pool < 1:
             raise InvalidSpec(f"pool must be 1 or more, not {pool}")
         self.oracles, self.rules, self.rng, self.pool = list(oracles), rules, rng, pool
+        self.judge = judge
         self.n_nodes = max(len(oracle.edges.graph.senders) for oracle in oracles)
         self.episodes: list[EdgeEpisode | None] = [None] * n
         self.places = [Place(0, 0)] * n
@@ -111,7 +120,7 @@ class EdgeEpisodes:
                 Place(int(self.rng.integers(len(self.oracles))), int(self.rng.integers(seeds)))
                 for _ in index
             ]
-        self._survey(places)
+        self.survey(places)
         for i, place in zip(index, places, strict=True):
             found, levels = self._known[place]
             episode = EdgeEpisode(self.rules, found, self.n_nodes)
@@ -146,25 +155,50 @@ class EdgeEpisodes:
         graphs = {
             i: None if cut is None else self._running(i).after(cut) for i, cut in cuts.items()
         }
-        kl = self.divergences(
-            {
-                i: graph
-                for i, graph in graphs.items()
-                if graph is not None and (graph != self.episode(i).kept).any()
-            }
-        )
+        asked = [
+            (i, graph)
+            for i, graph in graphs.items()
+            if graph is not None and (graph != self.episode(i).kept).any()
+        ]
+        answers = self._ask([(self.episode(i).found, graph) for i, graph in asked])
+        kl = dict(zip((i for i, _ in asked), answers, strict=True))
         return {i: self.episode(i).settle(graph, kl.get(i)) for i, graph in graphs.items()}
 
-    def divergences(self, graphs: Mapping[int, np.ndarray]) -> dict[int, float]:
-        """The KL divergence of a graph ``[k]`` in each of some episodes, without going there."""
-        asked = list(graphs)
-        answers = self._ask([(self.episode(i).found, graphs[i]) for i in asked])
-        return dict(zip(asked, answers, strict=True))
+    def potentials(self, options: Sequence[tuple[int, int]]) -> list[float]:
+        """What the potential would be after an action ``(episode, action)``, without taking it.
+
+        One query each, in one call; stopping and cutting nothing ask nothing.
+        """
+        graphs = []
+        for i, action in options:
+            episode = self._running(i)
+            stays = action == episode.stop
+            graphs.append(episode.kept if stays else episode.after(episode.cut(action)))
+        asked = [k for k, (i, _) in enumerate(options) if (graphs[k] != self.episode(i).kept).any()]
+        answers = self._ask([(self.episode(options[k][0]).found, graphs[k]) for k in asked])
+        known = dict(zip(asked, answers, strict=True))
+        return [
+            self.episode(i).potential_of(graphs[k], known[k])
+            if k in known
+            else self.episode(i).potential
+            for k, (i, _) in enumerate(options)
+        ]
+
+    def judge_again(self, judge: Judge) -> None:
+        """From the next episodes on, let ``judge`` say what candidates are worth."""
+        self.judge = judge
+        judged = judge([found for found, _ in self._known.values()])
+        levels = [levels for _, levels in self._known.values()]
+        self._known = dict(zip(self._known, zip(judged, levels, strict=True), strict=True))
 
     def observe(self) -> dict[str, np.ndarray]:
         """Observations, each ``[n, ...]``, fresh."""
         seen = [self.episode(i).observe() for i in range(len(self))]
         return {name: np.stack([one[name] for one in seen]) for name in seen[0]}
+
+    def last(self, i: int) -> tuple[dict[str, np.ndarray], int]:
+        """The observation of one episode, and how many steps it has taken."""
+        return self.episode(i).observe(), self.episode(i).steps
 
     def legal(self) -> np.ndarray:
         """Legal actions ``[n, n_actions]``."""
@@ -200,8 +234,11 @@ class EdgeEpisodes:
             raise InvalidSpec("step() after the end of the episode; call reset() first")
         return episode
 
-    def _survey(self, places: Sequence[Place]) -> None:
-        """Learn what new places say: candidates, then how faithful all and none of them are."""
+    def survey(self, places: Sequence[Place]) -> list[Candidates]:
+        """The candidates of places; asks what is not known of them yet.
+
+        That is the attributions and probes, and how faithful all candidates and none of them are.
+        """
         rules = self.rules
         new = [place for place in dict.fromkeys(places) if place not in self._known]
         found = []
@@ -209,14 +246,24 @@ class EdgeEpisodes:
             oracle = self.oracles[place.oracle]
             batch = oracle.draw(place.seed)
             found.append(
-                candidates(oracle, batch, rules.candidates, rules.attributions, rules.ablation)
+                candidates(
+                    oracle,
+                    batch,
+                    rules.candidates,
+                    rules.attributions,
+                    rules.ablation,
+                    rules.probes,
+                )
             )
+        if self.judge is not None and found:
+            found = list(self.judge(found))
         asked = [(one, graph) for one in found for graph in _all_and_none(one)]
         divergences = iter(self._ask(asked))
         for place, one in zip(new, found, strict=True):
             all_, none = next(divergences), next(divergences)
             span = none if none > 1e-9 else 1.0
             self._known[place] = one, Levels(none, 1.0 - all_ / span)
+        return [self._known[place][0] for place in places]
 
     def _ask(self, asked: Sequence[tuple[Candidates, np.ndarray]]) -> list[float]:
         """KL divergences of graphs, in one call."""

@@ -15,16 +15,17 @@ import numpy as np
 
 from circuitbench import AblationName, InvalidSpec
 from circuitbench_agents.environments.edge_candidates import (
-    N_PLACED,
-    N_PLACED_NODE,
     Attribution,
     Candidates,
+    Probe,
+    edge_features,
+    node_features,
 )
 from circuitbench_baselines.episodes.rules import Outcome, require_positive
 
 LOWEST_TAU, HIGHEST_TAU = 0.5, 0.98
-N_STATE = 2  # features of an edge that change as it is cut, after those of the candidates
-N_STATE_NODE = 4
+STATE = 3  # features of an edge that change as edges are cut, after those of the candidates
+STATE_NODE = 6
 N_GLOBALS = 7
 
 
@@ -42,8 +43,9 @@ class EdgePruningRules:
         candidates: the edges an episode starts from, the strongest by the first of
             ``attributions``; 3,000 of GPT-2's 32,491 there.
         attributions: what is known of every edge at the start; the first chooses.
+        probes: what else is known of every head.
         batches: sizes of a cut. One edge is an action of its own for every edge; a larger cut
-            takes the weakest that are left by the first attribution, unless the player picks.
+            takes those worth least of what is left, see :class:`Candidates`.
         tau: the faithfulness that is enough; None takes that of all candidates less ``margin``,
             within 0.5 and 0.98, for every episode.
         margin: see ``tau``.
@@ -56,6 +58,7 @@ class EdgePruningRules:
 
     candidates: int = 300
     attributions: tuple[Attribution, ...] = ("eap-ig", "eap", "eap-ig-kl")
+    probes: tuple[Probe, ...] = ()
     batches: tuple[int, ...] = (1, 3, 10, 30, 100)
     tau: float | None = None
     margin: float = 0.05
@@ -144,8 +147,15 @@ class EdgeEpisode:
     @property
     def potential(self) -> float:
         """Of the graph now kept."""
-        short = max(0.0, self.tau - self.faithfulness)
-        return self.minimality - self.rules.price * short
+        return self._potential(self.kept, self.faithfulness)
+
+    def potential_of(self, graph: np.ndarray, kl: float) -> float:
+        """Of a graph ``[k]`` whose divergence is known."""
+        return self._potential(graph, 1.0 - kl / self.corrupted)
+
+    def _potential(self, graph: np.ndarray, faithfulness: float) -> float:
+        short = max(0.0, self.tau - faithfulness)
+        return 1.0 - float(graph.sum()) / self.n - self.rules.price * short
 
     @property
     def stop(self) -> int:
@@ -164,7 +174,8 @@ class EdgeEpisode:
             left = np.flatnonzero(self.kept)
             size = self.rules.groups[action - groups]
             if size <= len(left):
-                gone[left[-size:]] = True  # candidates are sorted
+                worst = np.argsort(self.found.worth[left], kind="stable")
+                gone[left[worst[:size]]] = True
         elif action < self.stop:
             gone[self.found.ends[:, 0] == action - nodes + 1] = True
         return gone & self.kept
@@ -213,9 +224,11 @@ class EdgeEpisode:
     def observe(self) -> dict[str, np.ndarray]:
         """What a player sees, fresh float32 arrays; padding is zero.
 
-        ``edges [candidates, features]``: the candidates' own, whether it is kept, what it cost.
-        ``nodes [n_nodes, features]``: the nodes' own, share of the kept edges into it and out of
-        it, what was lost as edges out of it went, whether any is left.
+        ``edges [candidates, features]``: the candidates' own, what it is worth, what was lost as
+        it went, whether it is kept.
+        ``nodes [n_nodes, features]``: the nodes' own, what it is worth, the shares of its edges
+        out and in that are kept, what was lost as edges out of it went, whether any is left,
+        whether it is a node.
         ``ends [candidates, 2]``: each edge's sender and the node that hears, -1 where padded; the
         logits are ``n_nodes``.
         ``globals [7]``: faithfulness, minimality, tau, their difference, the last fall, the share
@@ -223,22 +236,25 @@ class EdgeEpisode:
         """
         rules, found = self.rules, self.found
         k, (source, target) = len(found), found.ends.T
-        edges = np.zeros((rules.candidates, found.features.shape[1] + N_STATE), np.float32)
-        edges[:k, :-N_STATE] = found.features
-        edges[:k, -2] = self.kept
-        edges[:k, -1] = self.fall * self.n / 10
+        edges = np.zeros((rules.candidates, found.features.shape[1] + STATE), np.float32)
+        edges[:k, :-STATE] = found.features
+        edges[:k, -3] = found.worth
+        edges[:k, -2] = self.fall * self.n / 10
+        edges[:k, -1] = self.kept
         width = found.node_features.shape[1]
-        nodes = np.zeros((self.n_nodes, width + N_STATE_NODE), np.float32)
+        nodes = np.zeros((self.n_nodes, width + STATE_NODE), np.float32)
         n = found.n_nodes
         nodes[:n, :width] = found.node_features
         first = np.maximum(np.bincount(source, minlength=n), 1)
         out = np.bincount(source[self.kept], minlength=n)
         into = np.bincount(target[self.kept], minlength=n + 1)[:n]
         hears = np.maximum(np.bincount(target, minlength=n + 1)[:n], 1)
-        nodes[:n, width] = out / first
-        nodes[:n, width + 1] = into / hears
-        nodes[:n, width + 2] = np.bincount(source, self.fall, minlength=n)
-        nodes[:n, width + 3] = out > 0
+        nodes[:n, width] = found.node_worth
+        nodes[:n, width + 1] = out / first
+        nodes[:n, width + 2] = into / hears
+        nodes[:n, width + 3] = np.bincount(source, self.fall, minlength=n)
+        nodes[:n, width + 4] = out > 0
+        nodes[:n, width + 5] = 1.0
         ends = np.full((rules.candidates, 2), -1.0, np.float32)
         ends[:k, 0] = source
         ends[:k, 1] = np.where(target == n, self.n_nodes, target)
@@ -286,8 +302,8 @@ def observation_shapes(rules: EdgePruningRules, n_nodes: int) -> dict[str, tuple
     """The shapes of :meth:`EdgeEpisode.observe`, for models of up to so many nodes."""
     a = len(rules.attributions)
     return {
-        "edges": (rules.candidates, N_PLACED + 2 * a + N_STATE),
-        "nodes": (n_nodes, N_PLACED_NODE + a + N_STATE_NODE),
+        "edges": (rules.candidates, edge_features(a) + STATE),
+        "nodes": (n_nodes, node_features(a, rules.probes) + STATE_NODE),
         "ends": (rules.candidates, 2),
         "globals": (N_GLOBALS,),
     }
