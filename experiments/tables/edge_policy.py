@@ -82,11 +82,11 @@ def survey(model: str, task: str, folder: Path) -> Surveyed:
         assert truth is not None  # planted
         lesson = lesson_of(found, truth)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {name: getattr(found, name) for name in STORED}
-        spent = {f"spent/{name}": value for name, value in vars(oracle.meter).items()}
-        labels = {"true_edges": lesson.edges, "true_nodes": lesson.nodes}
-        count = {"n_true": len(truth.edges or ()), "levels": np.array(levels)}
-        np.savez_compressed(path, **kept, **labels, **count, **spent)
+        stored: dict[str, Any] = {name: getattr(found, name) for name in STORED}
+        stored |= {"true_edges": lesson.edges, "true_nodes": lesson.nodes}
+        stored |= {"n_true": len(truth.edges or ()), "levels": np.array(levels)}
+        stored |= {f"spent/{name}": value for name, value in vars(oracle.meter).items()}
+        np.savez_compressed(path, **stored)
         print(f"asked {model} {task}", flush=True)
     data = np.load(path)
     kept = {name: data[name] for name in STORED}
@@ -231,8 +231,8 @@ def _show(
     for name, which in (("heads", 0), ("edges", 1)):
         mean = np.mean([pair[which] for pair in precision], axis=0)
         by_task = [mean[[one.task == task for one in held]].mean() for task in TASKS]
-        cells = " | ".join(f"{x:.3f}" for x in by_task)
-        print(f"| {name} | {_interval([pair[which].mean() for pair in precision])} | {cells} |")
+        mean_of_all = _interval([pair[which].mean() for pair in precision])
+        print(f"| {name} | {mean_of_all} | {' | '.join(f'{x:.3f}' for x in by_task)} |")
     print(flush=True)
 
 

@@ -191,7 +191,8 @@ def test_a_budget_ends_the_pruning_but_not_the_answer() -> None:
     (episode,) = play_graphs(batch, [Place(0, 0)], cuts, Acting(), rng(), left)
     assert (oracle.remaining, episode.steps <= 1) == (0, True)
     method = replace(METHOD)
-    method.learnt = Trained(*networks(), ("small@101",), ("induction",), {}, {})
+    scorer, policy = networks()
+    method.learnt = Trained(scorer, policy, ("small@101",), ("induction",), {}, {})
     found = method.discover(oracle_on(budget=described), rng())
     assert found.scores.shape == (4, 4)
 

@@ -178,7 +178,7 @@ class EdgeEpisode:
                 gone[left[worst[:size]]] = True
         elif action < self.stop:
             gone[self.found.ends[:, 0] == action - nodes + 1] = True
-        return gone & self.kept
+        return np.asarray(gone & self.kept)
 
     def after(self, cut: np.ndarray) -> np.ndarray:
         """The graph ``[k]`` that a cut leaves, what is dead then removed too."""

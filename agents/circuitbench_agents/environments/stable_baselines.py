@@ -19,8 +19,6 @@ class Episodes(Protocol):
     Observations are arrays ``[n, ...]``, or several by name.
     """
 
-    observation: str
-
     @property
     def observation_space(self) -> gymnasium.Space[Any]:
         """Of one episode."""
