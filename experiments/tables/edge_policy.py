@@ -37,13 +37,14 @@ from circuitbench_agents.environments.episode_batch import Place
 from circuitbench_agents.learning.graph_network import GraphPolicy
 from circuitbench_agents.learning.graph_play import chances_of, demonstrate, play_graphs
 from circuitbench_agents.learning.graph_scorer import LearntJudge, Lesson, lesson_of
+from circuitbench_agents.learning.graph_training import GraphTraining
 from circuitbench_agents.learning.graph_weights import SHIPPED, Trained, save
 from circuitbench_agents.learning.rollouts import Acting
 from circuitbench_baselines.other_plantings import TASKS
 
 PRESETS = ("planted-hard", "planted-graded", "planted-diffuse")
 FAMILY = tuple(f"{p}@{s}" for s in (*range(120, 127), *range(160, 164)) for p in PRESETS)
-PLAYED = tuple(f"{p}@120" for p in PRESETS)
+PLAYED = tuple(f"{p}@{s}" for s in (120, 121, 122) for p in PRESETS)
 HELD_OUT = tuple(f"{p}@{s}" for s in (190, 191) for p in PRESETS)
 PROMPTS = 4
 
@@ -120,12 +121,11 @@ def seats(known: Sequence[Surveyed], judge: LearntJudge, n: int, seed: int) -> E
     return batch
 
 
-def trained_policy(known: Sequence[Surveyed], judge: LearntJudge, seed: int, steps: int) -> Any:
-    """A policy that imitates, and after ``steps`` of PPO; its batch has the meters."""
-    method = replace(METHOD, training=replace(METHOD.training, total_steps=steps))
-    batch = seats(known, judge, method.training.n_envs, seed)
+def imitating(known: Sequence[Surveyed], judge: LearntJudge, seed: int) -> GraphTraining:
+    """A training that has imitated, and not begun with PPO."""
+    batch = seats(known, judge, METHOD.training.n_envs, seed)
     places = [Place(i, 0) for i in range(len(known))]
-    return method.learn_to_prune(batch, places, seed, np.random.default_rng(seed))
+    return METHOD.imitating(batch, places, seed, np.random.default_rng(seed))
 
 
 class Played(NamedTuple):
@@ -169,7 +169,8 @@ def train(folder: Path, out: Path) -> None:
     scorer = METHOD.learn_worth([one.lesson for one in known], np.random.default_rng(0))
     judge = LearntJudge(scorer)
     played = [one for one in known if one.model in PLAYED]
-    run = trained_policy(played, judge, 0, METHOD.training.total_steps)
+    run = imitating(played, judge, 0)
+    run.learn()
     spent = {name: sum(one.spent[name] for one in known) for name in known[0].spent}
     for meter in run.batch.meters:
         spent = {name: value + getattr(meter, name) for name, value in spent.items()}
@@ -201,9 +202,10 @@ def compare(folder: Path, seeds: int) -> None:
         demonstrate(batch, [Place(i, 0) for i in range(len(held))])
         episodes = [batch.episode(i) for i in range(len(held))]
         rows.setdefault("looking ahead", []).append(judged(episodes, held, batch.queries - before))
-        for name, steps in (("imitation alone", 0), ("with PPO", METHOD.training.total_steps)):
-            run = trained_policy(played, judge, seed, steps)
-            rows.setdefault(name, []).append(play(run.model.policy, batch, held))
+        run = imitating(played, judge, seed)
+        rows.setdefault("imitation alone", []).append(play(run.model.policy, batch, held))
+        run.learn()
+        rows.setdefault("with PPO", []).append(play(run.model.policy, batch, held))
         _show(rows, precision, held)
 
 
