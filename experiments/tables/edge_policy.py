@@ -30,7 +30,11 @@ from sklearn.metrics import average_precision_score
 
 from circuitbench import Meter, Oracle, load_model, load_task
 from circuitbench_agents.edges import EdgePolicyDiscovery
-from circuitbench_agents.environments.edge_candidates import Candidates
+from circuitbench_agents.environments.edge_candidates import (
+    PER_ATTRIBUTION_NODE,
+    PLACED_NODE,
+    Candidates,
+)
 from circuitbench_agents.environments.edge_episodes import EdgeEpisodes
 from circuitbench_agents.environments.edge_rules import EdgeEpisode, Levels
 from circuitbench_agents.environments.episode_batch import Place
@@ -190,6 +194,7 @@ def compare(folder: Path, seeds: int) -> None:
     """See the module."""
     known, held = surveys(FAMILY, folder), surveys(HELD_OUT, folder)
     played = [one for one in known if one.model in PLAYED]
+    described(held)
     rows: dict[str, list[Played]] = {}
     precision: list[tuple[np.ndarray, np.ndarray]] = []
     for seed in range(seeds):
@@ -207,6 +212,28 @@ def compare(folder: Path, seeds: int) -> None:
         run.learn()
         rows.setdefault("with PPO", []).append(play(run.model.policy, batch, held))
         _show(rows, precision, held)
+
+
+def described(held: Sequence[Surveyed]) -> None:
+    """Average precision of heads by each description alone, which methods without training ask.
+
+    Attributions by a head's strongest edge, as their methods rank heads.
+    """
+    print("| heads by | all | " + " | ".join(TASKS) + " |")
+    columns = {
+        name: PLACED_NODE + PER_ATTRIBUTION_NODE * a for a, name in enumerate(RULES.attributions)
+    }
+    for name, column in {**columns, "atp-star": -1}.items():
+        found = np.array(
+            [
+                average_precision_score(
+                    one.lesson.nodes[1:], one.lesson.found.node_features[1:, column]
+                )
+                for one in held
+            ]
+        )
+        by_task = [found[[one.task == task for one in held]].mean() for task in TASKS]
+        print(f"| {name} | {found.mean():.3f} | {' | '.join(f'{x:.3f}' for x in by_task)} |")
 
 
 def _show(
