@@ -13,7 +13,6 @@ from circuitbench.core.errors import InvalidSpec, RunFailed, UnknownName
 from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.plugins.registry import method_class
 from circuitbench.runs.spec import configure
-from circuitbench_agents.dqn import DQNHeadDiscovery, DQNSettings, Replay, double_q_target
 from circuitbench_agents.knockout import KnockoutDiscovery
 from circuitbench_agents.learning import checkpoint
 from circuitbench_agents.policy_gradient import (
@@ -42,7 +41,6 @@ AGENTS: dict[str, tuple[type, dict[str, Any]]] = {
         FEW | ROLLOUT | {"discovery.episodes": 4, "explore": 40, "knockout.steps": 4},
     ),
     "rl-pruning": (PruningDiscovery, FEW | ROLLOUT),
-    "rl-dqn": (DQNHeadDiscovery, SEARCH | {"dqn.warm_up": 32, "dqn.minibatch": 8}),
 }
 
 
@@ -70,13 +68,12 @@ def test_they_are_registered_under_their_own_name(name: str) -> None:
     assert isinstance(agent(name), Learner)
 
 
-@pytest.mark.parametrize("name", ["rl-a2c", "rl-reinforce", "rl-dqn"])
+@pytest.mark.parametrize("name", ["rl-a2c", "rl-reinforce"])
 def test_they_learn_which_heads_pay(name: str, make_oracle: Any) -> None:
     gains = np.zeros((3, 3))
     gains[1] = 2.0
-    rate = {"dqn.learning_rate": 2e-3} if name == "rl-dqn" else {"ppo.learning_rate": 5e-3}
     longer = {"training.total_steps": 1600, "training.n_envs": 8, "search.steps": 3}
-    method = agent(name, longer | rate)
+    method = agent(name, longer | {"ppo.learning_rate": 5e-3})
     fit(method, make_oracle, gains=gains)
     returns = [p.episode_return for p in method.learnt.curve if p.episode_return is not None]
     assert np.mean(returns[-3:]) > 4.5  # six is the best, two is chance
@@ -97,65 +94,6 @@ def test_a_policy_can_pretend_a_training_task_but_no_other(make_oracle: Any) -> 
     assert method.seat(oracle, np.random.default_rng(0), shown_as="b").task_ids == [1]
     with pytest.raises(InvalidSpec, match="cannot pretend 'd'; trained on a, b"):
         method.seat(oracle, np.random.default_rng(0), shown_as="d")
-
-
-def test_dqn_resumes_bit_exactly(make_oracle: Any, tmp_path: Path) -> None:
-    def weights(method: Any) -> Any:
-        return torch.cat([p.detach().ravel() for p in method.learnt.online.parameters()])
-
-    def die(fraction: Any, text: str) -> None:
-        raise KeyboardInterrupt
-
-    def make(steps: int = 600) -> Any:
-        return agent("rl-dqn", {"training.total_steps": steps})
-
-    whole = fit(make(), make_oracle)
-    killed = make()
-    with pytest.raises(KeyboardInterrupt):
-        fit(killed, make_oracle, tools=TrainingTools(die, tmp_path))
-    killed.learnt.save(tmp_path)
-    resumed = fit(make(), make_oracle, tools=TrainingTools(checkpoints=tmp_path))
-    assert torch.equal(weights(resumed), weights(whole))
-    assert [p.loss for p in resumed.learnt.curve] == [p.loss for p in whole.learnt.curve]
-    with pytest.raises(InvalidSpec, match=r"another training\.total_steps"):
-        fit(make(700), make_oracle, tools=TrainingTools(checkpoints=tmp_path))
-
-
-def test_dqn_divergence_fails(make_oracle: Any, tmp_path: Path) -> None:
-    method = agent("rl-dqn", {"training.total_steps": 2000})
-
-    def poison(fraction: Any, text: str) -> None:
-        if not checkpoint.exists(tmp_path):
-            method.learnt.save(tmp_path)
-        with torch.no_grad():
-            next(iter(method.learnt.online.parameters())).fill_(float("nan"))
-
-    with pytest.raises(RunFailed, match="rl-dqn: training failed"):
-        fit(method, make_oracle, tools=TrainingTools(poison, tmp_path))
-    tensors = checkpoint.load(tmp_path).tensors
-    assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
-
-
-def test_the_double_q_target_prices_the_online_choice_among_legal_actions() -> None:
-    online = torch.tensor([[9.0, 2.0, 3.0], [1.0, 5.0, 0.0]])
-    target = torch.tensor([[7.0, 8.0, 4.0], [1.0, 6.0, 9.0]])
-    legal = torch.tensor([[False, True, True], [True, True, True]])
-    got = double_q_target(
-        online, target, legal, torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 0.5
-    )
-    assert got.tolist() == [1.0 + 0.5 * 4.0, 2.0]
-
-
-def test_replay_forgets_the_oldest() -> None:
-    replay = Replay(3, 1, 1)
-    for k in range(5):
-        row = np.full((1, 1), float(k))
-        replay.add(
-            before=row, after=row, legal=row > 0, action=np.array([k]),
-            reward=np.array([0.0]), ended=np.array([0.0]),
-        )  # fmt: skip
-    drawn = replay.sample(100, np.random.default_rng(0))["action"]
-    assert set(drawn.tolist()) == {2, 3, 4}
 
 
 def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle: Any) -> None:
@@ -212,7 +150,5 @@ def test_an_unknown_baseline_is_refused(make_oracle: Any) -> None:
 
 
 def test_bad_settings_are_refused(make_oracle: Any) -> None:
-    with pytest.raises(InvalidSpec, match="temperature"):
-        DQNSettings(temperature=0.0)
     with pytest.raises(InvalidSpec, match="at least one training oracle"):
         PPOHeadDiscovery().train([], np.random.default_rng(0))

@@ -47,7 +47,6 @@ QUICK = {
     "training.n_envs": 2,
     "ppo.n_steps": 10,
     "ppo.minibatch": 10,
-    "dqn.minibatch": 10,
     "search.steps": 5,
     "knockout.steps": 5,
     "pruning.steps": 5,
