@@ -59,7 +59,6 @@ ALL_RUNS = for tier in $(TIERS); do \
 	  $(SWEEP) --tier $$tier --methods $(COMPARED) $(1) || exit; \
 	  $(SWEEP) --tier $$tier --methods $(TRAINED) --set training.pool=16 --set training.total_steps=10000 $(1) || exit; \
 	  $(SWEEP) --tier $$tier --methods rl-knockout --set training.pool=16 $(1) || exit; \
-	  $(SWEEP) --tier $$tier --methods rl-pruning --set training.pool=16 --set training.total_steps=4000 $(1) || exit; \
 	done; \
 	for ablation in mean resample; do \
 	  $(SWEEP) --tier standard --methods $(COMPARED) --ablation $$ablation $(1) || exit; \

@@ -49,9 +49,10 @@ class _Curve:
         names = tuple(point)
         if self.points == 0:
             if not 0 < len(names) <= WIDEST or not all(map(_is_name, names)):
+                given = ", ".join(map(repr, names))[:200] or "none"
                 raise InvalidSpec(
                     f"a point of a learning curve has 1 to {WIDEST} figures, each named by a word "
-                    f"like episode_return; this one has {', '.join(map(repr, names))[:200] or 'none'}"
+                    f"like episode_return; this one has {given}"
                 )
             self.names = names
         if names != self.names:

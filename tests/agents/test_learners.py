@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from agents_kit import GAINS
 
 from circuitbench.core.circuit import Head
-from circuitbench.core.errors import InvalidSpec, RunFailed, UnknownName
+from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.plugins.method import Learner, TrainingTools
 from circuitbench.plugins.registry import method_class
 from circuitbench.runs.spec import configure
 from circuitbench_agents.knockout import KnockoutDiscovery
-from circuitbench_agents.learning import checkpoint
 from circuitbench_agents.policy_gradient import (
     A2CHeadDiscovery,
     PPOPlanning,
@@ -22,7 +20,6 @@ from circuitbench_agents.policy_gradient import (
     TransformerHeadDiscovery,
 )
 from circuitbench_agents.ppo import PPOHeadDiscovery
-from circuitbench_agents.pruning import PruningDiscovery
 
 FEW = {
     "training.total_steps": 96,
@@ -40,7 +37,6 @@ AGENTS: dict[str, tuple[type, dict[str, Any]]] = {
         KnockoutDiscovery,
         FEW | ROLLOUT | {"discovery.episodes": 4, "explore": 40, "knockout.steps": 4},
     ),
-    "rl-pruning": (PruningDiscovery, FEW | ROLLOUT),
 }
 
 
@@ -104,27 +100,6 @@ def test_knockout_scores_the_largest_fall_a_head_ever_caused(make_oracle: Any) -
     assert found.selected == {Head(0, 0), Head(0, 1)}
 
 
-def test_pruning_learns_to_keep_what_matters(make_oracle: Any) -> None:
-    gains = np.zeros((2, 4))
-    gains[0, 1] = gains[1, 2] = 2.0
-    method = agent(
-        "rl-pruning",
-        {
-            "training.total_steps": 3200,
-            "training.n_envs": 8,
-            "ppo.n_steps": 8,
-            "ppo.learning_rate": 5e-3,
-            "discovery.episodes": 3,
-        },
-    )
-    fit(method, make_oracle, gains=gains)
-    oracle = make_oracle(gains)
-    found = method.discover(oracle, np.random.default_rng(0))
-    assert {Head(0, 1), Head(1, 2)} <= found.selected
-    assert found.scores[gains > 0].min() > found.scores[gains == 0].max()
-    assert found.trace[-1].queries == oracle.meter.queries
-
-
 @pytest.mark.parametrize("name", ["rl-a2c", "rl-transformer"])
 def test_a_warm_start_begins_at_the_baselines_ranking(name: str, make_oracle: Any) -> None:
     gains = np.zeros((3, 3))
@@ -142,6 +117,19 @@ def test_a_warm_start_begins_at_the_baselines_ranking(name: str, make_oracle: An
     steps = method.learnt.curve[-1].steps
     shown = 9 if name == "rl-transformer" else 4  # a sweep to rehearse on, or one episode
     assert oracle.meter.queries == method.learnt.queries == 9 + shown + steps
+
+
+@pytest.mark.parametrize("name", ["rl-ppo-plan", "rl-transformer", "rl-knockout"])
+def test_a_checkpoint_of_another_warm_start_is_refused(
+    name: str, make_oracle: Any, tmp_path: Path
+) -> None:
+    tools = TrainingTools(checkpoints=tmp_path)
+    warm = {"rehearsal.rounds": 1} if name == "rl-transformer" else {}
+    fit(agent(name, warm | {"warm_start": "head-ablation"}), make_oracle, tools=tools)
+    for other in ("", "random"):
+        with pytest.raises(InvalidSpec, match="was trained with another warm_start; use"):
+            fit(agent(name, warm | {"warm_start": other}), make_oracle, tools=tools)
+    fit(agent(name, warm | {"warm_start": "head-ablation"}), make_oracle, tools=tools)
 
 
 def test_an_unknown_baseline_is_refused(make_oracle: Any) -> None:

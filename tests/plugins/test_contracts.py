@@ -49,7 +49,6 @@ QUICK = {
     "ppo.minibatch": 10,
     "search.steps": 5,
     "knockout.steps": 5,
-    "pruning.steps": 5,
     "network.width": 8,
     "explore": 20,
 }

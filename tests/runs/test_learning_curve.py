@@ -64,7 +64,8 @@ def test_numbers_come_back_as_they_were_and_an_earlier_file_goes(tmp_path: Path)
     outside = tmp_path / "outside"
     outside.write_text("kept")
     (tmp_path / f"run{SUFFIX}").symlink_to(outside)
-    lines = write(tmp_path, {"steps": 8, "loss": 0.1, "gain": None}, {"steps": 16.0, "loss": float("nan"), "gain": 1e-300})  # fmt: skip
+    first = {"steps": 8, "loss": 0.1, "gain": None}
+    lines = write(tmp_path, first, {"steps": 16.0, "loss": float("nan"), "gain": 1e-300})
     assert lines == ["steps,loss,gain", "8,0.1,", "16,nan,1e-300"]
     assert outside.read_text() == "kept"
 

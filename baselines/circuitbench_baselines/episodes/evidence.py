@@ -41,9 +41,6 @@ class Evidence:
                 self.add(action, reward)
         self.spent(queries)
 
-    def ended(self, episode: Episode) -> None:
-        """Take in a finished episode."""
-
     def spent(self, queries: int) -> None:
         """Count queries; leaves a trace point at every tenth."""
         before, self.queries = self.queries, self.queries + queries
@@ -84,46 +81,3 @@ class LargestEvidence(Evidence):
         """One more reward of one head."""
         self.sums[head] = reward if self.counts[head] == 0 else max(self.sums[head], reward)
         self.counts[head] = 1
-
-
-class KeptEvidence(Evidence):
-    """For CircuitPruning: the share of episodes that kept a head, plus what its removal cost.
-
-    The cost is the mean fall of faithfulness over the episodes that removed it. Before the
-    first episode ends, what it has not yet removed counts as kept. Ties go against the
-    policy's first choices for removal.
-    """
-
-    def __init__(self, shape: tuple[int, int], preference: np.ndarray | None = None) -> None:
-        super().__init__(shape, preference)
-        n = shape[0] * shape[1]
-        self.kept, self.falls, self.episodes = np.zeros(n), np.zeros(n), 0
-        self.order = 1e-9 * np.argsort(np.argsort(self.preference)) / n
-
-    def step(self, asked: Sequence[tuple[int, float]], episode: Episode, queries: int) -> None:
-        """Only the episode's own state counts; candidates not taken leave no trace."""
-        if self.episodes == 0:
-            self.kept, self.falls = _left(episode)
-        self.spent(queries)
-
-    def ended(self, episode: Episode) -> None:
-        """Count who was left."""
-        kept, falls = _left(episode)
-        if self.episodes:
-            kept, falls = self.kept + kept, self.falls + falls
-        self.kept, self.falls = kept, falls
-        self.episodes += 1
-
-    def scores(self) -> np.ndarray:
-        """``[n_layers, n_heads]``, mostly between 0 and 1."""
-        scores = (self.kept + self.falls) / max(1, self.episodes) - self.order
-        return scores.reshape(self.shape)
-
-    def asked(self) -> np.ndarray:
-        """Every head is either removed or kept."""
-        return np.ones(self.shape, dtype=bool)
-
-
-def _left(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
-    """Which heads are left, and the falls of faithfulness where one went, each ``[n]``."""
-    return (~episode.chosen).astype(float), np.where(episode.chosen, episode.signal, 0.0)
