@@ -2,10 +2,11 @@
 
 ``python experiments/tables/unasked.py [--models planted@100 ...] [--tasks ioi ...] [--steps 4000]``
 plays the same episodes (MechRL's, 50 heads each) with several players and ranks their evidence
-twice. *Asked first*: an unasked head is presumed to do nothing and stands just below zero, as
-:mod:`circuitbench_baselines.episodes.evidence` has it. *Unasked first*: it stands above every head
-that was seen to do less than 2 % of the clean metric. Prints average precision of both, means over
-models, tasks and episodes, with the 95 % t interval of the difference over models.
+twice. *Asked first*: an unasked head is presumed to do nothing and stands just below zero.
+*Unasked first*: it stands between 1 and 2 % of the clean metric, above every head that was seen to
+do less (see :mod:`circuitbench_baselines.episodes.evidence`). Prints average precision of both,
+and with scores rounded to 1e-4 of the largest; means over models, tasks and episodes, with the
+95 % t interval of the difference over models.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ from circuitbench_experiments.mechrl.matched_episodes import (
     random_control,
 )
 
-Pair = tuple[float, float]  # average precision, asked first and unasked first
+Pair = tuple[float, ...]  # average precision: asked first, rounded; unasked first, rounded
 EPISODES = 5
 
 
 def both(evidence: Evidence, oracle: Oracle, truth: np.ndarray) -> Pair:
-    """Average precision of one evidence under both rules."""
-    first = evidence.scores()
-    presumed = np.where(evidence.asked(), first, HIT * abs(oracle.clean_metric) + first)
-    one, other = (average_precision(tied_ranking(s, truth)) for s in (first, presumed))
-    return one, other
+    """Average precision of one evidence under both rules, and of both rounded."""
+    found = []
+    for presumed in (0.0, HIT * abs(oracle.clean_metric)):
+        evidence.presumed = presumed
+        scores = evidence.scores()
+        rounded = np.round(scores / np.abs(scores).max(), 4)
+        found += [average_precision(tied_ranking(s, truth)) for s in (scores, rounded)]
+    return tuple(found)
 
 
 def played(control: Contender, stage: Stage, seed: int) -> Evidence:
@@ -96,8 +100,7 @@ def measured(model: str, task_name: str, options: argparse.Namespace) -> dict[st
 
 def mean(pairs: list[Pair]) -> Pair:
     """Over episodes."""
-    one, other = np.mean(pairs, axis=0)
-    return float(one), float(other)
+    return tuple(map(float, np.mean(pairs, axis=0)))
 
 
 def main() -> None:
@@ -118,13 +121,14 @@ def main() -> None:
             pair = mean([pairs[player] for pairs in by_task])
             rows.setdefault((model.partition("@")[0], player), []).append(pair)
         print(f"done: {model}", flush=True)
-    print("| models | player | asked first | unasked first | difference |\n|---|---|---|---|---|")
+    print("| models | player | asked first | rounded | unasked first | rounded | difference |")
+    print("|---|---|---|---|---|---|---|")
     for (preset, player), pairs in rows.items():
         values = np.array(pairs)
-        gain = values[:, 1] - values[:, 0]
+        gain = values[:, 2] - values[:, 0]
         half = stats.sem(gain) * stats.t.ppf(0.975, len(gain) - 1) if len(gain) > 1 else np.nan
-        before, after = (f"{value:.3f}" for value in values.mean(0))
-        print(f"| {preset} | {player} | {before} | {after} | {gain.mean():+.3f} ± {half:.3f} |")
+        means = " | ".join(f"{value:.3f}" for value in values.mean(0))
+        print(f"| {preset} | {player} | {means} | {gain.mean():+.3f} ± {half:.3f} |")
 
 
 if __name__ == "__main__":
