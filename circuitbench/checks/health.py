@@ -34,7 +34,16 @@ from circuitbench.oracle.ablations import ABLATIONS, ablation_named
 from circuitbench.tasks.base import Prompts, Task
 from circuitbench.tasks.text.task import TextTask
 
-__all__ = ["Card", "Check", "Limits", "RoleReport", "figure", "render", "validate_task"]
+__all__ = [
+    "Card",
+    "Check",
+    "Limits",
+    "RoleReport",
+    "figure",
+    "groups_while_damaged",
+    "render",
+    "validate_task",
+]
 
 Context = frozenset[Head]
 EDGE_PROMPTS = 8
@@ -359,7 +368,7 @@ def _others_do_not(
         context = half | broken if i % 2 else half
         pairs.append((head, context - {head}))
     shared = bench.effects(halves)
-    damaged = _groups_while_damaged(bench, truth, subsets, rng)
+    damaged = _groups_while_damaged(bench, subsets, rng)
     marginal = [abs(x) for x in bench.marginals(pairs)]
     return [
         Check(
@@ -384,24 +393,36 @@ def _others_do_not(
             f"{subsets} subsets",
         ),
         Check(
-            "random half of the other heads, the circuit damaged",
+            "groups of the other heads, the circuit damaged",
             max(abs(x) for x in damaged),
             "<=",
             limits.damaged,
-            f"{subsets} subsets",
+            f"{subsets} subsets, {len(bench.truth.roles)} roles gone",
         ),
     ]
 
 
-def _groups_while_damaged(
-    bench: _Bench, truth: list[Head], subsets: int, rng: np.random.Generator
+def groups_while_damaged(
+    oracle: Oracle, truth: Circuit, subsets: int, rng: np.random.Generator
 ) -> list[float]:
-    """What random halves of the others lose beyond what the damage to the circuit lost.
+    """What groups of heads outside the truth lose beyond what damage to the circuit lost.
 
     Groups may stand in for a circuit that is broken, which none of their members does alone.
+    Random halves of the others are ablated on top of ``subsets`` random sets of truth heads (three
+    in ten), and all of the others on top of every role.
+
+    Returns:
+        ``subsets`` effects and one per role, in units of the gap; below 0 the metric rises.
     """
-    broken = [_some(truth, 0.3, rng) for _ in range(subsets)]
+    return _groups_while_damaged(_Bench(oracle, truth), subsets, rng)
+
+
+def _groups_while_damaged(bench: _Bench, subsets: int, rng: np.random.Generator) -> list[float]:
+    heads, roles = sorted(bench.truth.heads), bench.truth.roles.values()
+    broken = [_some(heads, 0.3, rng) for _ in range(subsets)]
     groups = [_some(bench.others, 0.5, rng) for _ in range(subsets)]
+    broken += [frozenset(role.heads) for role in roles]
+    groups += [frozenset(bench.others)] * len(roles)
     before = bench.effects(broken)
     after = bench.effects(b | g for b, g in zip(broken, groups, strict=True))
     return [a - b for a, b in zip(after, before, strict=True)]
