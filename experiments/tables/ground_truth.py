@@ -178,7 +178,7 @@ def cards(presets: Iterable[str]) -> None:
                 figure(card).savefig(FIGURES / f"planted-{task}.png", dpi=80)
 
 
-def damaged(presets: Iterable[str], subsets: int = 24, prompts: int = 16) -> None:
+def damaged(presets: Iterable[str], subsets: int = 12, prompts: int = 32) -> None:
     """What groups of outsiders lose beyond the damage: the largest effect of each preset and task,
     the planting it is on, and how many of its plantings and ablations are over the limit.
     """
