@@ -52,14 +52,13 @@ $(VENV)/.installed-docs: $(VENV)/.python pyproject.toml constraints.txt
 # `literature` needs weights: make published TIERS="easy standard hard trained literature".
 TIERS := easy standard hard trained
 COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,edge-attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search,layer-prior,descriptor-forest
-TRAINED := rl-ppo,rl-ppo-plan,rl-a2c,rl-reinforce,rl-transformer,rl-dqn
+TRAINED := rl-ppo,rl-ppo-plan,rl-a2c,rl-reinforce,rl-transformer
 PUBLISHED := leaderboard/published
 SWEEP := $(BIN)/circuitbench sweep --seeds 0-4 --batch-size 16 --workers 2 --threads 1 --out $(PUBLISHED)/records
 ALL_RUNS = for tier in $(TIERS); do \
 	  $(SWEEP) --tier $$tier --methods $(COMPARED) $(1) || exit; \
 	  $(SWEEP) --tier $$tier --methods $(TRAINED) --set training.pool=16 --set training.total_steps=10000 $(1) || exit; \
 	  $(SWEEP) --tier $$tier --methods rl-knockout --set training.pool=16 $(1) || exit; \
-	  $(SWEEP) --tier $$tier --methods rl-pruning --set training.pool=16 --set training.total_steps=4000 $(1) || exit; \
 	done; \
 	for ablation in mean resample; do \
 	  $(SWEEP) --tier standard --methods $(COMPARED) --ablation $$ablation $(1) || exit; \

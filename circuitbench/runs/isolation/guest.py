@@ -80,6 +80,12 @@ class _Line:
         with self._lock:
             self.channel.send({"report": [float(fraction), str(text)[:500]]})
 
+    def plot(self, point: Mapping[str, float | None]) -> None:
+        """Tell a point of the learning curve; nothing is answered."""
+        told = {str(k): None if v is None else float(v) for k, v in point.items()}
+        with self._lock:
+            self.channel.send({"point": told})
+
     def oracle(self, told: Mapping[str, Any]) -> RemoteOracle:
         """The oracle that the other side describes."""
         number = told["meter"]
@@ -164,8 +170,8 @@ class _Guest:
             )
             decoder = Decoder(memoryview(b""), self.line.handle)
             truths = tuple(decoder.decode(truth) for truth in tools["truths"])
-            report, told = self.line.report, tools["run"]
-            given = TrainingTools(report, checkpoints, tensorboard, told, truths)
+            report, told, plot = self.line.report, tools["run"], self.line.plot
+            given = TrainingTools(report, checkpoints, tensorboard, told, truths, plot)
             method.train(oracles, rng, given)
         return {"done": None}, []
 
