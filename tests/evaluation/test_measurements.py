@@ -12,9 +12,9 @@ import torch
 from circuitbench.core.circuit import Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec, RunFailed
-from circuitbench.evaluation.without_truth import faithfulness as fn
 from circuitbench.evaluation.metrics import metric
 from circuitbench.evaluation.outcome import Outcome
+from circuitbench.evaluation.without_truth import faithfulness as fn
 from circuitbench.evaluation.without_truth.measurements import (
     QUICK,
     MeasurementSettings,
