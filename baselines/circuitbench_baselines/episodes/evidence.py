@@ -3,8 +3,8 @@
 The rule of :class:`Evidence`: a head that was asked about scores the mean of what it earned. A head
 nobody asked about may still matter, which one that was seen to do nothing does not: it scores
 between half and all of what a head must earn to be committed to, and among those the agent's own
-preference decides (``experiments/tables/unasked.py`` measures what that is worth). The committed set
-is every asked head whose mean exceeds that fraction of the clean metric.
+preference decides (``experiments/tables/unasked.py`` measures what that is worth). The committed
+set is every asked head whose mean exceeds that fraction of the clean metric.
 """
 
 from __future__ import annotations
