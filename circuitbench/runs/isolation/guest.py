@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -186,7 +187,7 @@ class _Guest:
         edges = None if found.edges is None else [str(edge) for edge in found.edges]
         content = {
             "scores": np.asarray(found.scores),
-            "selected": [tuple(map(int, head)) for head in found.selected],
+            "selected": [tuple(map(index, head)) for head in found.selected],
             "edges": edges,
             "edge_scores": None if found.edges is None else _floats(found.edges.values()),
             "trace_queries": [point.queries for point in found.trace],

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -371,7 +372,7 @@ def _loaded(guest: Guest, name: str, hyperparameters: Mapping[str, Any]) -> Meth
 def _discovery(told: Mapping[str, Any]) -> Discovery:
     return Discovery(
         scores=told["scores"],
-        selected=frozenset(Head(int(layer), int(head)) for layer, head in told["selected"]),
+        selected=frozenset(Head(index(layer), index(head)) for layer, head in told["selected"]),
         edges=_edges(told["edges"], told["edge_scores"]),
         trace=[
             TracePoint(queries, scores)
