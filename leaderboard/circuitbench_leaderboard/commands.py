@@ -1,4 +1,4 @@
-"""The verbs of this package: leaderboard, compare, submit, verify."""
+"""The verbs of this package: leaderboard, predict-truth, compare, submit, verify."""
 
 from __future__ import annotations
 
@@ -54,6 +54,27 @@ def leaderboard(
         options["seeds"] = parse_seeds(seeds)
     options |= {"workers": os.cpu_count() or 1, "commit": commit, "health": health}
     click.echo(render(results, format_, out, warn=warn, **options).rstrip("\n"))
+
+
+@click.command(name="predict-truth")
+@click.argument("results", type=Path)
+@click.option(
+    "--format", "format_", default="markdown", show_default=True, help="markdown, html, json."
+)
+@click.option("--commit", help="The commit or version that counts, or any (default: of most).")
+@click.option("--out", type=Path, help="Folder for the page.")
+def predict_truth(results: Path, format_: str, commit: str | None, out: Path | None) -> None:
+    """Say whether numbers that need no truth predict those that do.
+
+    \b
+    Example:
+      circuitbench predict-truth results/
+      circuitbench predict-truth results/ --format html --out site/
+    """
+    from circuitbench_leaderboard.truth_free_page import render_report
+
+    workers = os.cpu_count() or 1
+    click.echo(render_report(results, format_, out, warn, workers, commit).rstrip("\n"))
 
 
 @click.command()

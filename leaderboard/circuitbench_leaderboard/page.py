@@ -75,7 +75,7 @@ def single_page(
 ) -> str:
     """The same as one text that needs no other file: with all details, tables and figures."""
     chunks, asked = _loaded(board, base, health)
-    return _shell(board, tables, drawings, chunks, asked, _data_address, _every(board, tables))
+    return _shell(board, tables, drawings, chunks, asked, data_address, _every(board, tables))
 
 
 def remove_stale_details(base: Path, files: Collection[str]) -> None:
@@ -106,11 +106,11 @@ def _shell(
     plain: Sequence[Table] = (),
 ) -> str:
     """The main page. ``plain`` tables, and with them all details, are put inside."""
-    environment = _environment()
+    environment = new_environment()
     script = _script(environment)
     return environment.get_template("page.html.j2").render(
         board=board,
-        style=Markup(_source(environment, "page.css")),
+        style=Markup(source_text(environment, "page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         choices=[m for m in _shown(board) if m == board.by or (m.sign and not m.is_cost)],
@@ -128,15 +128,16 @@ def _shell(
 
 
 def _plain(board: Board, tables: Sequence[Table]) -> str:
-    environment = _environment()
+    environment = new_environment()
     return environment.get_template("tables.html.j2").render(
         tables=_every(board, tables),
-        style=Markup(_source(environment, "page.css")),
+        style=Markup(source_text(environment, "page.css")),
         shell_file=SHELL,
     )
 
 
-def _environment() -> Environment:
+def new_environment() -> Environment:
+    """Where templates come from; everything they are given is escaped."""
     return Environment(
         loader=PackageLoader("circuitbench_leaderboard"),
         autoescape=True,
@@ -148,16 +149,18 @@ def _environment() -> Environment:
 
 def _script(environment: Environment) -> str:
     """The page's script: its parts share one scope, and leave nothing in the global one."""
-    parts = "".join(_source(environment, f"script/{name}.js") for name in SCRIPTS)
+    parts = "".join(source_text(environment, f"script/{name}.js") for name in SCRIPTS)
     return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
-def _source(environment: Environment, name: str) -> str:
+def source_text(environment: Environment, name: str) -> str:
+    """A template's own text."""
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
 
 
-def _data_address(drawing: Drawing) -> str:
+def data_address(drawing: Drawing) -> str:
+    """A figure as an address that needs no file."""
     return "data:image/svg+xml;base64," + base64.b64encode(drawing.svg().encode()).decode()
 
 
