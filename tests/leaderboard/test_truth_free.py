@@ -123,7 +123,7 @@ def test_formats_and_files(tmp_path: Path) -> None:
     assert 'src="data:image/svg+xml;base64,' in html
     with pytest.raises(UnknownName, match="html"):
         render_report(folder, "htlm")
-    with pytest.raises(InvalidSpec, match="no records"):
+    with pytest.raises(InvalidSpec, match="no such results folder"):
         render_report(tmp_path / "nothing")
 
 
