@@ -25,6 +25,7 @@ from circuitbench.runs.sweep_file import parse_seeds
 @click.option("--by", help="The metric that ranks (default: average precision).")
 @click.option("--tasks", help="Only these tasks, separated by commas.")
 @click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
+@click.option("--tier", help="Only this tier: easy, standard, hard, trained, literature.")
 @click.option("--commit", help="The commit or version that is ranked, or any (default: of most).")
 @click.option("--health", type=Path, help="Folder of health cards (validate-task --json) to show.")
 @click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
@@ -34,6 +35,7 @@ def leaderboard(
     by: str | None,
     tasks: str | None,
     seeds: str | None,
+    tier: str | None,
     commit: str | None,
     health: Path | None,
     out: Path | None,
@@ -52,7 +54,7 @@ def leaderboard(
         options["tasks"] = parse_names(tasks)
     if seeds is not None:
         options["seeds"] = parse_seeds(seeds)
-    options |= {"workers": os.cpu_count() or 1, "commit": commit, "health": health}
+    options |= {"workers": os.cpu_count() or 1, "commit": commit, "health": health, "tier": tier}
     click.echo(render(results, format_, out, warn=warn, **options).rstrip("\n"))
 
 

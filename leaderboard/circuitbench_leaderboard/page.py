@@ -25,7 +25,14 @@ from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
 from circuitbench_leaderboard.groups import TRACKS, tiers_in_order, track_of
 from circuitbench_leaderboard.sources import source_of
-from circuitbench_leaderboard.standing import Estimate, Ranking, Standing, main_metrics, value_of
+from circuitbench_leaderboard.standing import (
+    PLACED_BY,
+    Estimate,
+    Ranking,
+    Standing,
+    main_metrics,
+    value_of,
+)
 from circuitbench_leaderboard.table import (
     Board,
     Column,
@@ -92,8 +99,8 @@ def _loaded(
 
 
 def _tasks(board: Board) -> list[TaskOnModel]:
-    """The tasks of the ranking, then those that only runs of other versions are about."""
-    return [*board.by_task, *(t for t in all_tasks(board.elsewhere) if t not in board.by_task)]
+    """The tasks of the ranking, then those that only runs beside it are about."""
+    return [*board.by_task, *(t for t in all_tasks(board.beside) if t not in board.by_task)]
 
 
 def _shell(
@@ -184,8 +191,8 @@ def _data(
         for standing in within.standings
     ]
     standings += [
-        _standing(_elsewhere(board, entry, shown), entries[id(entry)], None, shown)
-        for entry in board.elsewhere
+        _standing(_beside(board, entry, shown), entries[id(entry)], None, shown)
+        for entry in board.beside
     ]
     runs = [
         _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id], shown)
@@ -202,6 +209,7 @@ def _data(
         "tracks": list(TRACKS.values()),
         "cost": COST,
         "source": board.source,
+        "placing": PLACED_BY,
         "version": __version__,
         "cards": [asked.name, asked.integrity],
         "standings": standings,
@@ -234,8 +242,8 @@ def _metric(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _elsewhere(board: Board, entry: Entry, shown: Sequence[Metric]) -> Standing:
-    """An entry of another version: its means over the board's grid, and no place."""
+def _beside(board: Board, entry: Entry, shown: Sequence[Metric]) -> Standing:
+    """An entry that is not ranked: its means over the board's grid, and no place."""
     found = {m.key: on_the_grid(board, entry, m) for m in shown}
     grid = board.overall.grid
     done = grid.covered(entry.values(value_of(board.by)))

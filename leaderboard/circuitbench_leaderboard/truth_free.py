@@ -7,7 +7,6 @@ apart, and what choosing by it would earn.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,12 @@ from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import Entry, Grid, gather, widest_grid
 from circuitbench_leaderboard.groups import tier_of, tiers_in_order
-from circuitbench_leaderboard.sources import choose_source, source_of
+from circuitbench_leaderboard.sources import (
+    ablation_of,
+    choose_source,
+    main_ablation,
+    source_of,
+)
 from circuitbench_leaderboard.standing import plantings, resamples, value_of
 from circuitbench_leaderboard.table import Column, Field, Row, Table, count
 
@@ -221,9 +225,8 @@ def report(runs: Sequence[RunRow], commit: str | None = None) -> Report:
     ours = [run for run in runs if not run.external and run.status == "done" and not run.truthless]
     source = choose_source(ours, commit)
     ours = [run for run in ours if source in ("", source_of(run))]
-    kinds = Counter(str(run.spec.get("ablation")) for run in ours)
-    ablation = max(kinds, key=lambda kind: (kinds[kind], kind), default="")
-    ours = [run for run in ours if str(run.spec.get("ablation")) == ablation]
+    ablation = main_ablation(ours)
+    ours = [run for run in ours if ablation_of(run) == ablation]
     found = []
     for tier in tiers_in_order(tier_of(run) for run in ours):
         answers = _answers(tier, [run for run in ours if tier_of(run) == tier])
