@@ -54,6 +54,12 @@ DAMAGED_TOO = {"planted-hard": ("10113",)}  # for which .31 was reported
 DIAL_TASKS = ("ioi", "two-hop")
 DIAL_METHODS = ("head-ablation", "acdc", "integrated-gradients")
 PROMPTS = 4
+CARDS_PAGE = """# Health cards
+
+What the health gate says of five presets, written by
+`python experiments/tables/ground_truth.py cards > docs/health-cards.md`.
+[ground-truth.md](ground-truth.md) explains the checks.
+"""
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 
 
@@ -167,7 +173,8 @@ def dials(seeds: int) -> None:
 
 
 def cards(presets: Iterable[str]) -> None:
-    """The full gate for presets, and heat maps of the default one."""
+    """The full gate for presets, and heat maps of the default one: docs/health-cards.md."""
+    print(CARDS_PAGE)
     FIGURES.mkdir(parents=True, exist_ok=True)
     for preset in presets:
         model = load_model(preset)
