@@ -20,6 +20,7 @@ from synthetic_records import TRUTHS, light, record, rows, store, sweep
 from circuitbench.core.circuit import Circuit, Edge
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation.metrics import metric
+from circuitbench.plugins.registry import method_class
 from circuitbench.plugins.tiers import model_for, places, planting
 from circuitbench.results import write_record
 from circuitbench.results.record import truth_of
@@ -409,6 +410,19 @@ def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path: Path) -> 
 def test_one_method_one_seed_in_every_format(tmp_path: Path, format: Any, no_figures: Any) -> None:
     text = render(store([record("acdc")], tmp_path), format)
     assert "acdc" in text
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_records_of_a_method_that_is_gone_are_still_shown(
+    tmp_path: Path, format: Any, no_figures: Any
+) -> None:
+    """Published records keep the names they were made under, ``rl-dqn`` for one."""
+    with pytest.raises(UnknownName):
+        method_class("rl-dqn")
+    folder = store(sweep(("acdc", "rl-dqn"), seeds=range(2)), tmp_path)
+    assert validate(folder).ok
+    assert "rl-dqn" in render(folder, format)
+    assert ranks(rows(sweep(("acdc", "rl-dqn"), seeds=range(2)))).keys() == {"acdc", "rl-dqn"}
 
 
 def test_every_format_parses(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_brackets_close_the_innermost() -> None:
     assert int((Brackets().answers(drawn) == 7).sum()) > 0
 
 
+def test_brackets_are_read_where_the_answer_needs_a_head() -> None:
+    drawn = Brackets().draw(200, np.random.default_rng(0))
+    assert drawn.positions.shape == (200, 4)
+    assert (drawn.tokens.gather(1, drawn.positions) > 3).all()
+
+
 @pytest.mark.parametrize("name", PUZZLES)
 def test_puzzle_models_are_healthy(name: str) -> None:
     task, model = load_task(name), MODELS[name, training_seeds(name)[-1]]

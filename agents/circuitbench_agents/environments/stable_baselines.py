@@ -14,7 +14,7 @@ class OracleVecEnv(VecEnv):
     """An :class:`EpisodeBatch` for stable-baselines3, with ``action_masks``.
 
     Finished episodes restart at once; their last observation is in the info dict under
-    ``terminal_observation`` and their return and length under ``episode``.
+    ``terminal_observation``, and their return, length and hits under ``episode``.
     """
 
     def __init__(self, batch: EpisodeBatch) -> None:
@@ -45,7 +45,11 @@ class OracleVecEnv(VecEnv):
             infos[i] = {
                 "terminal_observation": episode.observe(self.batch.observation),
                 "TimeLimit.truncated": outcomes[i].truncated and not outcomes[i].terminated,
-                "episode": {"r": float(self.returns[i]), "l": episode.steps},
+                "episode": {
+                    "r": float(self.returns[i]),
+                    "l": episode.steps,
+                    "hits": episode.hits(),
+                },
             }
             self.returns[i] = 0.0
         if finished:
