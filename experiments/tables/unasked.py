@@ -29,6 +29,7 @@ from circuitbench_experiments.mechrl.matched_episodes import (
     Contender,
     Stage,
     bandit_control,
+    by_value,
     random_control,
 )
 
@@ -52,9 +53,9 @@ def played(control: Contender, stage: Stage, seed: int) -> Evidence:
     rng = generator(seed, "unasked", stage.oracle.task_name, control.name)
     batch = EpisodeBatch([stage.oracle], SearchRules(), 1, rng, task_ids=[None], n_tasks=1)
     evidence = Evidence(stage.oracle.shape)
-    assert control.policy is not None
-    policy = control.policy(stage, np.zeros(stage.relevant.size), rng)
-    play_episode(batch, Place(0, seed), policy, Acting(), rng, evidence)
+    assert control.values is not None
+    policy = by_value(control.values(stage, np.zeros(stage.relevant.size), rng))
+    play_episode(batch, Place(0, seed), policy, Acting(greedy=True), rng, evidence)
     return evidence
 
 
