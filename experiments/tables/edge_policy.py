@@ -5,7 +5,7 @@ task of :data:`FAMILY` (kept in the folder, so that it can be broken off), learn
 heads are worth from their circuits, lets the policy imitate episodes that look ahead on
 :data:`PLAYED`, and goes on with PPO. Without ``--out`` the package's own weights are replaced.
 
-``python experiments/tables/edge_policy.py compare --surveys FOLDER [--seeds 3]``: on plantings that
+``python experiments/tables/edge_policy.py compare --surveys FOLDER [--seeds 0 1 2]``: on plantings that
 no weight was trained on (:data:`HELD_OUT`): average precision of heads and edges beside methods
 that do not learn; and the potential, the edges kept and the queries of a policy that only
 imitates, of the same after PPO, and of the episodes that look ahead. A seed trains another policy.
@@ -190,14 +190,14 @@ def train(folder: Path, out: Path) -> None:
     )
 
 
-def compare(folder: Path, seeds: int) -> None:
+def compare(folder: Path, seeds: Sequence[int]) -> None:
     """See the module."""
     known, held = surveys(FAMILY, folder), surveys(HELD_OUT, folder)
     played = [one for one in known if one.model in PLAYED]
     described(held)
     rows: dict[str, list[Played]] = {}
     precision: list[tuple[np.ndarray, np.ndarray]] = []
-    for seed in range(seeds):
+    for seed in seeds:
         scorer = METHOD.learn_worth([one.lesson for one in known], np.random.default_rng(seed))
         judge = LearntJudge(scorer)
         found = judge([one.lesson.found for one in held])
@@ -268,7 +268,7 @@ def _show(
 def _interval(values: Sequence[float]) -> str:
     """Mean and 95 % t interval over seeds."""
     if len(values) < 2:
-        return f"{np.mean(values):.3f}"
+        return f"{np.mean(values):.4f}"
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "compare"))
     parser.add_argument("--surveys", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.what == "train":

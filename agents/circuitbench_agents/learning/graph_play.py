@@ -63,7 +63,8 @@ class _Best:
     """The best graph that each of some episodes has met, to return to in the end."""
 
     def __init__(self, batch: EdgeEpisodes, index: Sequence[int]) -> None:
-        self.batch, self.met = batch, {i: self._now(i) for i in index}
+        self.batch = batch
+        self.met = {i: self._now(i) for i in index}
 
     def note(self, index: Sequence[int]) -> None:
         for i in index:
