@@ -102,6 +102,10 @@ class EdgeOracle:
             mask[self._place[edge]] = False
         return mask
 
+    def afford(self, queries: int) -> None:
+        """Raise :class:`BudgetExceeded` if so many queries are not left."""
+        self._account.afford(queries)
+
     def query(
         self,
         masks: Tensor,
@@ -459,7 +463,7 @@ def query_edges_together(
     for i, (edges, _, batch) in enumerate(requests):
         groups.setdefault((edges, batch), []).append(i)
     for edges in {edges for edges, _ in groups}:
-        edges._account.afford(sum(other is edges for other, _, _ in requests))
+        edges.afford(sum(other is edges for other, _, _ in requests))
     answers: dict[int, Damages] = {}
     for (edges, batch), members in groups.items():
         masks = torch.stack([requests[i][1] for i in members])

@@ -180,6 +180,10 @@ class RemoteEdges(EdgeOracle):
         self._oracle = oracle
         self.graph = graph_of(*oracle.shape, mlps)
 
+    def afford(self, queries: int) -> None:
+        """See :meth:`EdgeOracle.afford`."""
+        self._oracle._account.afford(queries)
+
     def query(self, masks: Tensor, **options: Any) -> Damages:
         """See :meth:`EdgeOracle.query`."""
         damages: Damages = self._ask("query", options, masks)
