@@ -345,7 +345,7 @@ def _ablation(shown: Board, found: Shift, several: bool) -> Table:
                 _plain(m.after, digits),
                 _plain(m.place_before, 0),
                 _plain(m.place_after, 0),
-                Field(f"{m.place_before - m.place_after:+d}", m.place_before - m.place_after),
+                _moved(m.place_before - m.place_after),
             ),
             m.entry.runs,
         )
@@ -730,6 +730,10 @@ def _number(estimate: Estimate | None, digits: int = 3) -> Field:
         low, high = estimate.interval
         text += f" ({low:.{digits}f}–{high:.{digits}f})"
     return Field(text, estimate.mean, estimate.interval, estimate.mark)
+
+
+def _moved(places: int) -> Field:
+    return Field(f"{places:+d}" if places else "0", places)
 
 
 def _means(found: Sequence[Any]) -> list[float | None]:
