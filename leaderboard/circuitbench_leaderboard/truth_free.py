@@ -236,8 +236,8 @@ def report(runs: Sequence[RunRow], commit: str | None = None) -> Report:
             found.append(forecast(answers))
     if not found:
         raise InvalidSpec(
-            f"no tier has {LEAST_METHODS} methods that finished the same runs with a known "
-            "circuit; make some with 'circuitbench sweep --tier easy --methods random,acdc,relp,atp-star'"
+            f"no tier has {LEAST_METHODS} methods that finished the same runs of known circuits; "
+            "make some with 'circuitbench sweep --tier easy --methods random,acdc,relp,atp-star'"
         )
     return Report(source, ablation, tuple(found))
 

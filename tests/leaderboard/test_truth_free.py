@@ -89,7 +89,7 @@ def test_only_what_finished_the_same_runs_under_one_ablation_counts(found: Repor
 
 
 def test_three_methods_are_too_few() -> None:
-    with pytest.raises(InvalidSpec, match="4 methods that finished the same runs"):
+    with pytest.raises(InvalidSpec, match="4 methods that finished the same runs of known"):
         report(runs(2, a=0.1, b=0.9, c=0.5))
 
 

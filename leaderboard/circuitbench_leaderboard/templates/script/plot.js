@@ -58,10 +58,10 @@ function plot(place, points, across, up, lines, about) {
   picture.append(
     svg("text", { class: "title", x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, named(across)),
     svg("text", { class: "title", x: 13, y: (top + height - bottom) / 2, transform: `rotate(-90 13 ${(top + height - bottom) / 2})`, "text-anchor": "middle" }, named(up)));
-  for (const line of lines) {
+  for (const [i, line] of lines.entries()) {
     let path = "";
-    line.forEach((point, i) => { path += i ? `H${x(point.x)}V${y(point.y)}` : `M${x(point.x)} ${y(point.y)}`; });
-    picture.append(svg("path", { class: "step", d: `${path}H${width - right}` }));
+    line.forEach((point, j) => { path += j ? `H${x(point.x)}V${y(point.y)}` : `M${x(point.x)} ${y(point.y)}`; });
+    picture.append(svg("path", { class: "step", d: `${path}H${width - right}`, "stroke-dasharray": ["", "7 4", "2 4"][i] ?? "" }));
   }
   const tip = svg("g", { class: "tip", "aria-hidden": "true" });
   for (const point of points) {
