@@ -26,6 +26,7 @@ from synthetic_records import record, store, sweep
 
 from circuitbench_leaderboard import render
 from circuitbench_leaderboard.details import FOLDER
+from circuitbench_leaderboard.truth_free_page import render_report
 
 
 @pytest.fixture(scope="module")
@@ -668,4 +669,23 @@ def test_rows_of_another_commit_are_marked_and_have_no_place(browser: Any, tmp_p
     assert not browser.find_elements("css selector", "#heat [data-label=rl-ppo]")
     press(browser, "#standings [data-label=rl-ppo] .name")
     assert "not ranked with it" in find(browser, "#card").text
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_on_numbers_without_truth_fits_and_is_quiet(
+    browser: Any, screen: Any, tmp_path: Path, width: int
+) -> None:
+    told = {"mib": {"zero": {"cmd": 0.3, "cpr": 0.6}}, "completeness": {"relative_mean": 0.1}}
+    records = [
+        one.replace(measurements=told) for one in sweep(tasks=("ioi", "induction"), seeds=range(2))
+    ]
+    written = render_report(store(records, tmp_path / "results"), "html", tmp_path / "site")
+    screen(width)
+    browser.get(f"file://{written}")
+    assert "trust" in find(browser, ".said").text
+    assert len(browser.find_elements("css selector", "table")) == 4
+    overflow = "return document.documentElement.scrollWidth - innerWidth"
+    assert browser.execute_script(overflow) <= 0
+    assert browser.execute_script("return document.images[0].complete")
     assert browser.get_log("browser") == []
