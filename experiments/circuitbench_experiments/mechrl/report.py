@@ -204,8 +204,8 @@ def verdicts(table: Sequence[Line]) -> list[tuple[str, bool, str]]:
         reached = planned["ratio"].low > chance["ratio"].high
         found.append((text, reached, f"{planned['ratio']} against {chance['ratio']}"))
         text = f"{held_out}, task unknown, K=5: steps to 90 % below random planning's"
-        ours, theirs = planned["steps_to_90"], chance["steps_to_90"]
-        found.append((text, ours.high < theirs.low, f"{ours} against {theirs}"))
+        steps, by_chance = planned["steps_to_90"], chance["steps_to_90"]
+        found.append((text, steps.high < by_chance.low, f"{steps} against {by_chance}"))
     tokens = at.get((HELD_OUT, "rl-transformer (K=1)"))
     if tokens is not None:
         for metric in ("average_precision", "recall"):
