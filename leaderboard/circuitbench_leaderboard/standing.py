@@ -131,7 +131,7 @@ def ranking(
         key: [e if rank is not None else None for e, rank in zip(column, ranks, strict=True)]
         for key, column in {by.key: main, **others}.items()
     }
-    taken = Counter((e.track, rank) for e, rank in zip(entries, ranks, strict=True) if rank)
+    taken = Counter((e.track, rank) for e, rank in zip(entries, ranks, strict=True))
     standings = [
         Standing(
             entry,
@@ -140,7 +140,7 @@ def ranking(
             grid.size,
             {key: column[i] for key, column in shown.items()},
             tuple(runs[id(entry)]),
-            taken[entry.track, ranks[i]] > 1,
+            ranks[i] is not None and taken[entry.track, ranks[i]] > 1,
         )
         for i, entry in enumerate(entries)
     ]

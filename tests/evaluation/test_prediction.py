@@ -24,7 +24,9 @@ def value(found: p.Spread | None) -> float:
 def test_what_orders_methods_alike_predicts_perfectly_whatever_its_scale() -> None:
     for measure in (p.over_methods, p.within_places):
         found = measure(100 + TRUTH**3, TRUTH, weights())
-        assert found == p.Spread(pytest.approx(1.0), None)  # in every resample too
+        assert value(found) == pytest.approx(1)
+        assert found is not None
+        assert found.interval is None or found.interval == pytest.approx((1, 1))
         assert value(measure(-TRUTH, TRUTH, NONE)) == pytest.approx(-1)
     assert value(p.over_everything(TRUTH, TRUTH, weights())) == pytest.approx(1)
 

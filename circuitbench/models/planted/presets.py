@@ -182,8 +182,8 @@ FADING_LIMITS = Limits(
 """Where shares are unequal the smallest are small, those of edges more so; look-alikes leak."""
 
 GRADED_LIMITS = replace(FADING_LIMITS, damaged=0.35)
-"""Heads of the other tasks' circuits, stand-ins of name movers above all, wake where a soft circuit is
-broken.
+"""Heads of the other tasks' circuits, stand-ins of name movers above all, wake where a soft
+circuit is broken.
 """
 
 LARGE = replace(
