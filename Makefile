@@ -59,6 +59,7 @@ published: $(VENV)/.installed
 	$(BIN)/circuitbench archive $(PUBLISHED)/records --remove
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
+	$(BIN)/circuitbench predict-truth $(PUBLISHED)/records --format html --out $(PUBLISHED)
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .*_cache .hypothesis

@@ -543,6 +543,12 @@ def test_the_first_screen_tells_the_story(page: Any, screen: Any, width: int) ->
         assert find(page, "#frontier svg").rect["y"] < 900
 
 
+def test_each_track_has_its_own_line_of_quality_against_cost(page: Any) -> None:
+    note = find(page, "#frontier-note").text
+    assert "trained on the model it is scored on: rl-ppo" in note
+    assert len(page.find_elements("css selector", "#frontier path.step")) == 2
+
+
 def test_costs_on_the_first_screen_include_training(page: Any) -> None:
     point = find(page, "#frontier [data-method=rl-ppo]")
     assert point.get_attribute("aria-label").endswith("training included 4,108")
