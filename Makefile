@@ -57,6 +57,7 @@ plan: $(VENV)/.installed
 published: $(VENV)/.installed
 	$(REFERENCE)
 	$(BIN)/circuitbench archive $(PUBLISHED)/records --remove
+	rm -f $(PUBLISHED)/records/*.curve.csv
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 	$(BIN)/circuitbench predict-truth $(PUBLISHED)/records --format html --out $(PUBLISHED)
