@@ -23,6 +23,14 @@ class Place(NamedTuple):
     seed: int
 
 
+class Last(NamedTuple):
+    """How an episode stands: its observation, steps taken, and those that showed something."""
+
+    seen: Any
+    steps: int
+    hits: int
+
+
 class EpisodeBatch:
     """``n`` episodes side by side, each on a task and a fresh batch of its own.
 
@@ -158,6 +166,11 @@ class EpisodeBatch:
     def observe(self) -> np.ndarray:
         """Observations ``[n, ...]``, fresh."""
         return np.stack([episode.observe(self.observation) for episode in self.episodes])
+
+    def last(self, i: int) -> Last:
+        """How one episode stands."""
+        episode = self.episodes[i]
+        return Last(episode.observe(self.observation), episode.steps, episode.hits())
 
     def legal(self) -> np.ndarray:
         """Legal actions ``[n, n_actions]``."""

@@ -151,6 +151,7 @@ class _Guest:
                 curriculum.pool,
                 list(curriculum.models),
                 curriculum.labelled,
+                dict(curriculum.spent),
             ],
         }
         return {"done": Encoder(dict).encode(content)}, []
