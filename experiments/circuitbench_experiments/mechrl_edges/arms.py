@@ -1,0 +1,105 @@
+"""Who takes part: methods with their settings, and whether they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from circuitbench import InvalidSpec, load_method, method_class
+from circuitbench.plugins.method import Method, TrainableMethod
+from circuitbench.runs.spec import setting_names
+from circuitbench_experiments.folder import identity_of
+
+if TYPE_CHECKING:
+    from circuitbench_experiments.mechrl_edges.settings import Edges
+
+Learning = Literal["none", "frozen", "warm"]
+
+FROZEN, WARM = "policy-frozen", "policy-warm"
+ARMS = (
+    FROZEN,
+    WARM,
+    "acdc-edges",
+    "eap-ig",
+    "eap-ig-kl",
+    "edge-pruning",
+    "random-edges",
+    "cut-search",
+    "descriptor-forest",
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with settings.
+
+    Args:
+        name: for tables.
+        method: its registered name.
+        hyperparameters: that differ from its own.
+        learning: ``frozen`` learns on the training targets and stays as it is, ``warm`` goes on
+            learning, for a short time, on every target.
+    """
+
+    name: str
+    method: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    learning: Learning = "none"
+
+    @property
+    def key(self) -> str:
+        """A name for files; other settings have another."""
+        said = identity_of([self.method, dict(self.hyperparameters), self.learning])
+        return f"{self.name.replace(' ', '-')}-{said}"
+
+    @property
+    def training_key(self) -> str:
+        """The same of its training: the frozen policy and the warm one share theirs."""
+        return f"{self.method}-{identity_of([self.method, dict(self.hyperparameters)])}"
+
+    def make(self, n_edges: int | None = None) -> Method:
+        """The method, which lists ``n_edges`` edges if it lists any and nothing else is said."""
+        changes = dict(self.hyperparameters)
+        if n_edges is not None and "listed" in setting_names(method_class(self.method)):
+            changes.setdefault("listed", n_edges)
+        return load_method(self.method, **changes)
+
+
+def arms(settings: Edges) -> list[Arm]:
+    """The arms of the settings, several of one method where it has a threshold.
+
+    Raises:
+        UnknownName: a method that does not exist, or a hyperparameter it does not have.
+        InvalidSpec: the policy is a method that does not learn; a value of the wrong type.
+    """
+    found = []
+    for name in settings.arms:
+        if name in (FROZEN, WARM):
+            learning: Learning = "frozen" if name == FROZEN else "warm"
+            found.append(Arm(name, settings.policy, learning=learning))
+        elif name == "acdc-edges":
+            for threshold in settings.acdc_thresholds:
+                found.append(Arm(f"acdc-edges {threshold:g}", name, {"threshold": threshold}))
+        elif name in ("eap-ig", "eap-ig-kl"):
+            of = "kl" if name == "eap-ig-kl" else "task"
+            found.append(Arm(name, "eap-ig-inputs", {"of": of}))
+        elif name == "edge-pruning":
+            steps, sparsity = settings.pruning_steps, settings.pruning_sparsity
+            found.append(Arm(name, name, {"steps": steps, "sparsity": sparsity}))
+        else:
+            learns = isinstance(load_method(name), TrainableMethod)
+            found.append(Arm(name, name, learning="frozen" if learns else "none"))
+    merged = [
+        Arm(
+            arm.name,
+            arm.method,
+            {**arm.hyperparameters, **settings.hyperparameters.get(arm.method, {})},
+            arm.learning,
+        )
+        for arm in found
+    ]
+    for arm in merged:
+        if arm.learning != "none" and not isinstance(arm.make(), TrainableMethod):
+            raise InvalidSpec(f"{arm.method} does not learn, so it is no policy")
+    return merged
