@@ -66,7 +66,7 @@ def contest(
     out: Path,
     tell: Report = unreported,
 ) -> list[dict[str, Any]]:
-    """Every rival and the policy on every place; what is in ``out/contest`` is not run again.
+    """Every rival and the policy on every place; what ``out`` holds is not run again.
 
     Args:
         settings: of the experiment.
@@ -84,8 +84,10 @@ def contest(
         players.insert(0, policy)
     asked = [(s, p, a) for s in settings.seeds for p in places(settings, s) for a in players]
     found = []
+    s = settings
+    folder = out / f"contest-{s.head_queries}-{s.head_prompts}-{s.head_ablation}"
     for done, (seed, place, arm) in enumerate(asked):
-        path = out / "contest" / f"{place.key(seed)}-{arm.key}.json"
+        path = folder / f"{place.key(seed)}-{arm.key}.json"
         if not path.is_file():
             tell(done / len(asked), f"{arm.name} on seed {seed}, {place.task} of {place.model}")
             cell = {"seed": seed, **vars(place), "arm": arm.name, "failed": ""}

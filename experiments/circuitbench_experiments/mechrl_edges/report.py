@@ -87,8 +87,8 @@ def _cell(estimate: Estimate | None) -> str:
 def _reading(results: Mapping[str, Any]) -> str:
     seeds = len(results["settings"]["seeds"])
     return (
-        f"Means over {seeds} seeds and all tasks of a group with 95 % intervals; of sizes, queries "
-        "and passes geometric ones. Edges at tau: the smallest circuit of the arm whose "
+        f"Means over {seeds} seeds and all tasks of a group with 95 % intervals; of sizes "
+        "geometric ones. Edges at tau: the smallest circuit of the arm whose "
         "faithfulness is tau or more on the prompts for choosing; the whole model where there is "
         "none (`of them a circuit` is the share of runs where there is one). Faithfulness is that "
         "circuit's on the prompts for judging. Queries and passes include those for choosing, and "
@@ -135,8 +135,8 @@ def _contest(results: Mapping[str, Any], found: Sequence[Duel]) -> str:
     out = [
         "### Heads at equal queries\n",
         f"{settings['head_queries']} queries each on {', '.join(settings['presets'])}, planted "
-        f"anew for each of {len(settings['seeds'])} seeds; the best of {rivals} methods that do not "
-        "learn. Average precision.\n",
+        f"anew for each of {len(settings['seeds'])} seeds; {rivals} methods that do not learn. "
+        "Average precision.\n",
         "| task | policy, frozen | best rival | next | reached |",
         "|---|---|---|---|---|",
     ]

@@ -17,8 +17,9 @@ class Edges:
     """What is run; the defaults are for planted models.
 
     Args:
-        model: a planted preset, planted anew for training, for every seed, and in other sizes; or
-            a model that is what it is (``gpt2``), where there are no other plantings.
+        model: a planted preset (``planted-hard``, ``planted-hard-10x10``), planted anew for
+            training, for every seed, and in other sizes; or a model that is what it is (``gpt2``),
+            where there are no other plantings.
         train_tasks, held_out_tasks: those the policy learns on, and those it never sees.
         seeds: each with a training, a planting and prompts of its own.
         train_plantings: models that are learnt on, ``PRESET@101`` on.
@@ -89,11 +90,15 @@ class Edges:
         for arm in self.arms:
             if arm not in ARMS:
                 raise UnknownName("arm", arm, ARMS)
-        for preset in (*self.presets, *([self.model] if self.planted else [])):
+        for preset in self.presets:
             if preset not in PRESETS:
                 raise UnknownName("planted preset", preset, list(PRESETS))
         for size in self.sizes:
             shape_of(size)
+        if self.planted:
+            preset_of(self.model)
+        elif self.sizes:
+            raise InvalidSpec(f"sizes are of planted models; {self.model} has one")
 
     @property
     def planted(self) -> bool:
@@ -124,9 +129,6 @@ SHAPING = (
     "margin",
     "least",
     "most",
-    "head_queries",
-    "head_prompts",
-    "head_ablation",
 )
 
 TEXT: dict[str, Any] = {
@@ -151,7 +153,7 @@ def on_model(model: str) -> dict[str, Any]:
 
 QUICK: dict[str, Any] = {
     "seeds": (0, 1),
-    "train_plantings": 2,
+    "train_plantings": 6,
     "prompts": 8,
     "acdc_thresholds": (0.01, 0.1),
     "pruning_steps": 40,
@@ -183,6 +185,20 @@ def by_method(overrides: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return {**found, "hyperparameters": methods} if methods else found
+
+
+def preset_of(model: str) -> tuple[str, str]:
+    """A planted preset and its size: ``planted-hard``, or ``planted-hard-10x10``.
+
+    The size is empty where it is the preset's own. Raises :class:`UnknownName`.
+    """
+    if model in PRESETS:
+        return model, ""
+    preset, _, size = model.rpartition("-")
+    if preset not in PRESETS:
+        raise UnknownName("planted preset", model, list(PRESETS))
+    shape_of(size)
+    return preset, size
 
 
 def shape_of(size: str) -> tuple[int, int]:

@@ -37,7 +37,7 @@ RECOVERY = {
     "head_recall": "head recall",
     "head_f1": "head F1",
 }
-LOGARITHMIC = ("size", "passes", "queries", "asked")  # their mean is the geometric one
+LOGARITHMIC = ("size",)  # its mean is the geometric one
 REPETITIONS = 2_000
 
 
@@ -99,7 +99,7 @@ def estimated(
     Places weigh the same. The hierarchical bootstrap of
     :func:`~circuitbench.evaluation.statistics.resampling_weights`: plantings, places, prompts. A
     seed brings a planting, prompts and a training of its own, so these are resampled together.
-    Sizes and costs have geometric means, for they differ by orders of magnitude.
+    Sizes have geometric means, for they differ by orders of magnitude.
     """
     values = [of(cell, figure) for cell in cells]
     if any(value is None for value in values):
@@ -140,7 +140,7 @@ class Payback:
     Args:
         group, arm: names.
         training: passes, once; the mean over seeds.
-        discovery: passes of one discovery, the geometric mean.
+        discovery: passes of one discovery, the mean.
         shared: passes per discovery with a share of the training, by how many share it.
         against: by arm that does not learn, after how many discoveries (see :func:`.paid_back`).
     """

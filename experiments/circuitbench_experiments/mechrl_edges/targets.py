@@ -9,7 +9,7 @@ from functools import lru_cache
 from circuitbench import Model, load_model
 from circuitbench.models.planted.presets import PRESETS, planted_model
 from circuitbench.plugins.tiers import planting
-from circuitbench_experiments.mechrl_edges.settings import Edges, shape_of
+from circuitbench_experiments.mechrl_edges.settings import Edges, preset_of, shape_of
 
 GROUPS = (
     "training tasks and plantings",
@@ -60,8 +60,9 @@ def targets(settings: Edges, seed: int) -> list[Target]:
     if settings.planted:
         fresh = planting("mechrl", seed)
         found += [Target(plantings, task, f"{settings.model}@{fresh}", task) for task in known]
+        preset, _ = preset_of(settings.model)
         found += [
-            Target(sizes, task, f"{settings.model}-{size}@{fresh}", f"{task}, {size}")
+            Target(sizes, task, f"{preset}-{size}@{fresh}", f"{task}, {size}")
             for size in settings.sizes
             for task in known
         ]
@@ -75,9 +76,11 @@ def model_of(name: str) -> Model:
     Raises :class:`InvalidSpec` for a size that its circuits do not fit into.
     """
     base, _, variant = name.partition("@")
-    preset, _, size = base.rpartition("-")
-    if preset in PRESETS and "x" in size:
-        layers, heads = shape_of(size)
-        config = replace(PRESETS[preset], n_layers=layers, n_heads=heads)
-        return planted_model(base, config, variant)
-    return load_model(name)
+    if not base.startswith("planted"):
+        return load_model(name)
+    preset, size = preset_of(base)
+    if not size:
+        return load_model(name)
+    layers, heads = shape_of(size)
+    config = replace(PRESETS[preset], n_layers=layers, n_heads=heads)
+    return planted_model(base, config, variant)

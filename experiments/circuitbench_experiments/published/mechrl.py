@@ -47,7 +47,7 @@ def edge_table(settings: Edges, results: dict[str, Any]) -> Table:
     other, missing = {}, {}
     for task in said.columns:
         if task not in (*settings.train_tasks, *settings.held_out_tasks):
-            why = f"{task} is not asked of {model.name}"
+            why = f"not asked of {model.name}"
             missing |= {(str(f.ours), task): why for f in said.figures}
             continue
         oracle = Oracle(
