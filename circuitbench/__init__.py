@@ -72,6 +72,7 @@ if TYPE_CHECKING:  # one list, for type checkers, for editors and for `_homes`
     from circuitbench.oracle.derivatives import Derivatives as Derivatives
     from circuitbench.oracle.derivatives import derivatives_cost as derivatives_cost
     from circuitbench.oracle.edges import EdgeOracle as EdgeOracle
+    from circuitbench.oracle.edges import query_edges_together as query_edges_together
     from circuitbench.oracle.heads import Oracle as Oracle
     from circuitbench.oracle.heads import query_together as query_together
     from circuitbench.oracle.meter import Meter as Meter

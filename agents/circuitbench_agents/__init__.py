@@ -6,11 +6,13 @@ made of loads when ``gymnasium.make("circuitbench/HeadDiscovery-v0", oracles=[..
 
 from gymnasium.envs.registration import register, registry
 
-_MODULE = "circuitbench_agents.environments.gymnasium_envs"
+_HOME = "circuitbench_agents.environments"
+_MODULE = f"{_HOME}.gymnasium_envs"
 ENVIRONMENTS = {
     "circuitbench/HeadDiscovery-v0": f"{_MODULE}:HeadDiscoveryEnv",
     "circuitbench/HeadKnockout-v0": f"{_MODULE}:HeadKnockoutEnv",
     "circuitbench/CircuitPruning-v0": f"{_MODULE}:CircuitPruningEnv",
+    "circuitbench/EdgePruning-v0": f"{_HOME}.edge_env:EdgePruningEnv",
 }
 
 for _name, _entry_point in ENVIRONMENTS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from circuitbench.core.circuit import Direction
 from circuitbench.core.edges import Graph
 from circuitbench.oracle.ablations import Ablation, Half
 from circuitbench.oracle.batch import Batch
+from circuitbench.oracle.edge_few import FewEdges
 from circuitbench.oracle.edge_flow import proximities
 from circuitbench.oracle.edge_states import Known, Layout, States, Written
 from circuitbench.oracle.engine import readout
@@ -23,6 +25,7 @@ _Note = Callable[[np.ndarray, Tensor], None]
 """Takes the places of some masks and what the logits hear under them."""
 
 FEW = 3  # receivers: a mask that differs by more from every known run becomes one itself
+KEPT_SHARE = 16  # of the edges, at most one in so many is kept: only who is heard is run
 _OTHERS = 3  # known runs of a block besides the intact one
 _LOOKED_AT = 64  # masks that are compared with a run that was made for one of them
 _WORK_SHARE = 4  # of the memory for known runs, one part in so many is for work
@@ -77,6 +80,7 @@ class EdgeAnswers:
         self._blocks = self._in_blocks()
         self._log_p: dict[int, Tensor] = {}
         self._known: OrderedDict[tuple[int, bytes], Known] = OrderedDict()
+        self._few: dict[int, FewEdges] = {}
 
     @torch.no_grad()
     def values(self, masks: np.ndarray, kl: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +103,11 @@ class EdgeAnswers:
                 if divergence is not None:
                     divergence[index, rows] = self._divergence(block, rows, normed)
 
-            self._ask(block, states, masks, note)
+            few = masks.sum(1) * KEPT_SHARE <= masks.shape[1]
+            self._ask_few(block, states, masks, np.flatnonzero(few), note)
+            others = np.flatnonzero(~few)
+            if len(others):
+                self._ask(block, states, masks[others], partial(_renumbered, others, note))
         return values.cpu(), None if divergence is None else divergence.cpu()
 
     @torch.no_grad()
@@ -110,6 +118,27 @@ class EdgeAnswers:
             states = self._states(rows)
             total = total + proximities(states, self._intact_run(block, states)).cpu()
         return total / len(self.tokens)
+
+    def _ask_few(
+        self, block: int, states: States, masks: np.ndarray, which: np.ndarray, note: _Note
+    ) -> None:
+        """Those of the masks that keep few edges, many at a time."""
+        if len(which) == 0:
+            return
+        if block not in self._few:
+            self._few[block] = FewEdges(states)
+        few, start = self._few[block], 0
+        needed = few.heard_by_someone(masks[which])
+        at_once = max(1, self.limit // _WORK_SHARE // few.bytes_each(needed))
+        while start < len(which):
+            place = slice(start, start + at_once)
+
+            def answer(size: int, place: slice = place) -> int:
+                chosen, rows = which[place][:size], needed[place][:size]
+                note(chosen, few.finals(masks[chosen], rows))
+                return size
+
+            start += halving(answer, len(which[place]), self._recover)[0]
 
     def _ask(self, block: int, states: States, masks: np.ndarray, note: _Note) -> None:
         """Every mask from the run it differs least from, or as a run of its own."""
@@ -267,3 +296,8 @@ class EdgeAnswers:
             self._log_p[block] = readout.log_probabilities(unembed, self.f.final(clean))
         self.f.flops += 2.0 * normed[..., 0].numel() * unembed.rows.numel()
         return readout.divergence_from(self._log_p[block], unembed, normed)
+
+
+def _renumbered(places: np.ndarray, note: _Note, which: np.ndarray, finals: Tensor) -> None:
+    """Note what is known of some masks of some masks."""
+    note(places[which], finals)

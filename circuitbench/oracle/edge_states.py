@@ -41,7 +41,7 @@ class Layout:
         self.senders = n_layers * (n_heads + mlps) + 1
         self.logits = self.receivers - 1
         receiver, sender = np.array(pairs).T
-        self._pairs = receiver, sender
+        self.pairs = receiver, sender
         self._starts = np.flatnonzero(np.diff(receiver, prepend=-1))
 
     def inputs(self, layer: int) -> slice:
@@ -65,7 +65,7 @@ class Layout:
     def rows(self, masks: np.ndarray) -> np.ndarray:
         """Masks ``[n, n_edges]`` as ``[n, receivers, senders]``; what is no edge counts as kept."""
         keep = np.ones((len(masks), self.receivers, self.senders), bool)
-        keep[:, self._pairs[0], self._pairs[1]] = masks
+        keep[:, self.pairs[0], self.pairs[1]] = masks
         return keep
 
     def changed(self, masks: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -261,11 +261,11 @@ class States:
         if missing is not None:
             missing += x
             heard = {inputs.start + int(r): h for r, h in zip(which, missing, strict=True)}
-            own = self._projected(layer, which, missing)
+            own = self.projected(layer, which, missing)
             for letter, whole in enumerate((q, k, v)):
                 mine = which % 3 == letter
                 whole[_index(which[mine] // 3, x)] = own[_index(np.flatnonzero(mine), x)]
-        z = self._attention(q, k, v, last)
+        z = self.attention(q, k, v, last)
         before = self.at_reads(x) if last else x
         mid = f.add_attention(layer, before, z.permute(1, 2, 0, 3))
         written.z.append(z)
@@ -348,7 +348,7 @@ class States:
         k, v = (t.repeat_interleave(cfg.n_heads // cfg.n_kv_heads, 0) for t in (k, v))
         return q, k, v
 
-    def _projected(self, layer: int, which: np.ndarray, heard: Tensor) -> Tensor:
+    def projected(self, layer: int, which: np.ndarray, heard: Tensor) -> Tensor:
         """The query, key or value of some of a layer's inputs, each by what it hears.
 
         Args:
@@ -378,7 +378,7 @@ class States:
             out[..., turned, :, :, :] = rotate(out[..., turned, :, :, :], *angles)
         return out
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, last: bool) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, last: bool) -> Tensor:
         """``z`` of queries, keys and values ``[..., rows, pos, d_head]``."""
         allowed = None
         if last and self.reads is not None:
@@ -512,7 +512,7 @@ class _Different:
         """By how much ``z`` of some heads changes, ``[n, heads, rows, pos or k, d_head]``."""
         s, known = self.s, self.known.layers[layer]
         rows = which + s.layout.inputs(layer).start
-        own = s._projected(layer, which, self._heard(rows, known.x, at_reads=False))
+        own = s.projected(layer, which, self._heard(rows, known.x, at_reads=False))
         index = _index(heads, own)
 
         def mixed(letter: int, whole: Tensor) -> Tensor:
@@ -528,7 +528,7 @@ class _Different:
             return part
 
         q, k, v = mixed(0, known.q), mixed(1, known.k), mixed(2, known.v)
-        return s._attention(q, k, v, s._is_last(layer)) - known.z[index]
+        return s.attention(q, k, v, s._is_last(layer)) - known.z[index]
 
     def _summed(self, layer: int, heads: Tensor, z: Tensor) -> Tensor:
         """What some heads write together, ``[n, heads, rows, pos, d_head]`` to ``d_model``."""

@@ -432,3 +432,43 @@ class EdgeOracle:
         if not ((soft >= 0) & (soft <= 1)).all():
             raise InvalidSpec("edge masks must lie in [0, 1]")
         return soft
+
+
+def query_edges_together(
+    requests: Sequence[tuple[EdgeOracle, Tensor, Batch]],
+    *,
+    ablation: str | None = None,
+    kl: bool = False,
+) -> list[Damages]:
+    """Answer edge masks on many batches, tasks and models in one call.
+
+    Masks on the same batch are computed together.
+
+    Args:
+        requests: ``(oracle.edges, mask [n_edges], batch)``, each one query of its oracle.
+        ablation, kl: as in :meth:`EdgeOracle.query`.
+
+    Returns:
+        One :class:`Damages` of one mask each, in order.
+
+    Raises:
+        BudgetExceeded: if any oracle's budget does not cover its share; nothing is spent then.
+        InvalidSpec: as :meth:`EdgeOracle.query` does.
+    """
+    groups: dict[tuple[EdgeOracle, Batch], list[int]] = {}
+    for i, (edges, _, batch) in enumerate(requests):
+        groups.setdefault((edges, batch), []).append(i)
+    for edges in {edges for edges, _ in groups}:
+        edges._account.afford(sum(other is edges for other, _, _ in requests))
+    answers: dict[int, Damages] = {}
+    for (edges, batch), members in groups.items():
+        masks = torch.stack([requests[i][1] for i in members])
+        found = edges.query(masks, ablation=ablation, kl=kl, batch=batch)
+        for row, i in enumerate(members):
+            answers[i] = Damages(
+                found.task[row : row + 1],
+                None,
+                found.weight,
+                kl=None if found.kl is None else found.kl[row : row + 1],
+            )
+    return [answers[i] for i in range(len(requests))]

@@ -159,6 +159,10 @@ class EpisodeBatch:
         """Observations ``[n, ...]``, fresh."""
         return np.stack([episode.observe(self.observation) for episode in self.episodes])
 
+    def last(self, i: int) -> tuple[np.ndarray, int]:
+        """The observation of one episode, and how many steps it has taken."""
+        return self.episodes[i].observe(self.observation), self.episodes[i].steps
+
     def legal(self) -> np.ndarray:
         """Legal actions ``[n, n_actions]``."""
         return np.stack([episode.legal() for episode in self.episodes])

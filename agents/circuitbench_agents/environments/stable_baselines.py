@@ -1,29 +1,86 @@
-"""An :class:`EpisodeBatch` as stable-baselines3 wants to see it."""
+"""Episodes side by side as stable-baselines3 wants to see them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from circuitbench_agents.environments.episode_batch import EpisodeBatch
+from circuitbench_agents.environments.episode_batch import Place
+from circuitbench_baselines.episodes.rules import Outcome
+
+
+class Episodes(Protocol):
+    """``n`` episodes side by side: of heads :class:`EpisodeBatch`, of edges :class:`EdgeEpisodes`.
+
+    Observations are arrays ``[n, ...]``, or several by name.
+    """
+
+    observation: str
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """Of one episode."""
+        ...
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Discrete:
+        """Of one episode."""
+        ...
+
+    @property
+    def queries(self) -> int:
+        """Queries counted by the oracles' meters."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def begin(self, index: Sequence[int], places: Sequence[Place] | None = None) -> None:
+        """Start some anew."""
+        ...
+
+    def advance(self, actions: Mapping[int, int]) -> dict[int, Outcome]:
+        """Take one action in each of some."""
+        ...
+
+    def observe(self) -> Any:
+        """Of all, each ``[n, ...]``."""
+        ...
+
+    def last(self, i: int) -> tuple[Any, int]:
+        """The observation of one, and how many steps it has taken."""
+        ...
+
+    def legal(self) -> np.ndarray:
+        """Legal actions ``[n, n_actions]``."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on exactly from here, JSON-able."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a :meth:`state`."""
+        ...
 
 
 class OracleVecEnv(VecEnv):
-    """An :class:`EpisodeBatch` for stable-baselines3, with ``action_masks``.
+    """:class:`Episodes` for stable-baselines3, with ``action_masks``.
 
     Finished episodes restart at once; their last observation is in the info dict under
     ``terminal_observation`` and their return and length under ``episode``.
     """
 
-    def __init__(self, batch: EpisodeBatch) -> None:
+    def __init__(self, batch: Episodes) -> None:
         self.batch = batch
         self.returns = np.zeros(len(batch))
         self.actions: dict[int, int] = {}
         super().__init__(len(batch), batch.observation_space, batch.action_space)
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Any:
         """Start all episodes anew."""
         self.returns[:] = 0.0
         self.batch.begin(range(self.num_envs))
@@ -33,7 +90,7 @@ class OracleVecEnv(VecEnv):
         """Remember what to do."""
         self.actions = {i: int(action) for i, action in enumerate(actions)}
 
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Do it: observations, rewards, dones, infos."""
         outcomes = self.batch.advance(self.actions)
         rewards = np.array([outcomes[i].reward for i in range(self.num_envs)], dtype=np.float32)
@@ -41,11 +98,11 @@ class OracleVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         finished = [i for i, outcome in outcomes.items() if outcome.terminated or outcome.truncated]
         for i in finished:
-            episode = self.batch.episodes[i]
+            seen, steps = self.batch.last(i)
             infos[i] = {
-                "terminal_observation": episode.observe(self.batch.observation),
+                "terminal_observation": seen,
                 "TimeLimit.truncated": outcomes[i].truncated and not outcomes[i].terminated,
-                "episode": {"r": float(self.returns[i]), "l": episode.steps},
+                "episode": {"r": float(self.returns[i]), "l": steps},
             }
             self.returns[i] = 0.0
         if finished:
@@ -81,7 +138,8 @@ class OracleVecEnv(VecEnv):
         """Answers ``action_masks`` for each episode."""
         if method_name != "action_masks":
             raise AttributeError(method_name)
-        return [self.batch.episodes[i].legal() for i in self._get_indices(indices)]
+        legal = self.batch.legal()
+        return [legal[i] for i in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
         """No episode is wrapped."""

@@ -148,14 +148,15 @@ class AttentionBlock(nn.Module):
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.mlp = nn.Sequential(nn.Linear(d, 2 * d), nn.ReLU(), nn.Linear(2 * d, d))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[batch, n, d] -> [batch, n, d]``."""
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """``[batch, n, d] -> [batch, n, d]``; what is ``hidden [batch, 1, 1, n]`` is not seen."""
         batch, n, d = x.shape
         q, k, v = (
             part.view(batch, n, self.heads, d // self.heads).transpose(1, 2)
             for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
         )
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        shown = None if hidden is None else ~hidden
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, shown)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, n, d))
         mlp: Tensor = self.mlp(self.norm2(x))
         return x + mlp
