@@ -25,7 +25,7 @@ from circuitbench_experiments.mechrl_edges.recovery import recovery
 from circuitbench_experiments.mechrl_edges.report import markdown
 from circuitbench_experiments.mechrl_edges.settings import Edges, on_model, quick
 from circuitbench_experiments.mechrl_edges.table import duels, lines, paybacks
-from circuitbench_experiments.mechrl_edges.targets import GROUPS, model_of, targets
+from circuitbench_experiments.mechrl_edges.targets import GROUPS, model_of, targets, training_models
 from circuitbench_experiments.published.figures import paper
 
 TINY = [
@@ -181,7 +181,7 @@ def test_a_contest_is_won_above_all_rivals() -> None:
 
 def test_one_thing_is_new_at_a_time() -> None:
     settings = Edges(seeds=(3,), train_plantings=2, sizes=("10x10",))
-    found = targets(settings, 3)
+    found = targets(settings, 3, training_models(settings))
     assert {t.group for t in found} == set(GROUPS)
     by_group = {g: [t for t in found if t.group == g] for g in GROUPS}
     assert {t.model for t in by_group[GROUPS[0]]} == {"planted-hard@102"}
@@ -193,7 +193,7 @@ def test_one_thing_is_new_at_a_time() -> None:
     sized = model_of("planted-easy-4x9@1")
     assert (sized.n_layers, sized.n_heads, sized.name) == (4, 9, "planted-easy-4x9@1")
     others = Edges(**on_model("gpt2"), seeds=(0,))
-    assert {t.group for t in targets(others, 0)} == set(GROUPS[:2])
+    assert {t.group for t in targets(others, 0, ["gpt2"])} == set(GROUPS[:2])
 
 
 def test_the_papers_table_is_of_arms_and_tasks_that_exist() -> None:

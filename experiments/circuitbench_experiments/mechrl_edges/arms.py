@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 Learning = Literal["none", "frozen", "warm"]
 
-FROZEN, WARM = "policy-frozen", "policy-warm"
+FROZEN, BEST, WARM = "policy-frozen", "policy-best-of-16", "policy-warm"
+POLICIES = (FROZEN, BEST, WARM)
 ARMS = (
-    FROZEN,
-    WARM,
+    *POLICIES,
     "acdc-edges",
     "eap-ig",
     "eap-ig-kl",
@@ -38,8 +38,8 @@ class Arm:
         name: for tables.
         method: its registered name.
         hyperparameters: that differ from its own.
-        learning: ``frozen`` learns on the training targets and stays as it is, ``warm`` goes on
-            learning, for a short time, on every target.
+        learning: ``frozen`` learns on the training tasks and plantings and stays as it is,
+            ``warm`` goes on learning, for a short time, on every target.
     """
 
     name: str
@@ -55,8 +55,14 @@ class Arm:
 
     @property
     def training_key(self) -> str:
-        """The same of its training: the frozen policy and the warm one share theirs."""
-        return f"{self.method}-{identity_of([self.method, dict(self.hyperparameters)])}"
+        """The same of its training, which all arms of the policy share."""
+        return f"{self.method}-{identity_of([self.method, self.shaping])}"
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """The hyperparameters of its training: all but how it discovers."""
+        said = self.hyperparameters.items()
+        return {k: v for k, v in said if not k.startswith("discovery.")}
 
     def make(self, n_edges: int | None = None) -> Method:
         """The method, which lists ``n_edges`` edges if it lists any and nothing else is said."""
@@ -75,9 +81,8 @@ def arms(settings: Edges) -> list[Arm]:
     """
     found = []
     for name in settings.arms:
-        if name in (FROZEN, WARM):
-            learning: Learning = "frozen" if name == FROZEN else "warm"
-            found.append(Arm(name, settings.policy, learning=learning))
+        if name in POLICIES:
+            found.append(_policy(settings.policy, name))
         elif name == "acdc-edges":
             for threshold in settings.acdc_thresholds:
                 found.append(Arm(f"acdc-edges {threshold:g}", name, {"threshold": threshold}))
@@ -103,3 +108,19 @@ def arms(settings: Edges) -> list[Arm]:
         if arm.learning != "none" and not isinstance(arm.make(), TrainableMethod):
             raise InvalidSpec(f"{arm.method} does not learn, so it is no policy")
     return merged
+
+
+def _policy(method: str, name: str) -> Arm:
+    """An arm of the policy; ``rl-edges`` is trained here, not taken as it comes."""
+    own = {"frozen": False} if method == "rl-edges" else {}
+    if name == WARM:
+        return Arm(name, method, own, "warm")
+    if name == FROZEN:
+        return Arm(name, method, own, "frozen")
+    known = setting_names(method_class(method))
+    if "discovery.rollouts" not in known:
+        raise InvalidSpec(
+            f"{method} plays no rollouts, so it has no best; leave {name} out of arms"
+        )
+    best = {"discovery.rollouts": 16, "discovery.greedy": False}
+    return Arm(name, method, {**own, **best}, "frozen")

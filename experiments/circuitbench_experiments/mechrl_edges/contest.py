@@ -62,7 +62,7 @@ def places(settings: Edges, seed: int) -> list[Target]:
 def contest(
     settings: Edges,
     policy: Arm | None,
-    trained: Callable[[int], Method],
+    frozen: Callable[[int, Arm, Report], Method],
     out: Path,
     tell: Report = unreported,
 ) -> list[dict[str, Any]]:
@@ -70,8 +70,8 @@ def contest(
 
     Args:
         settings: of the experiment.
-        policy: the frozen one; None leaves it out.
-        trained: the frozen policy of a seed.
+        policy: None leaves it out.
+        frozen: makes it with what it learnt with a seed.
         out: the experiment's folder.
         tell: progress.
 
@@ -92,9 +92,8 @@ def contest(
             tell(done / len(asked), f"{arm.name} on seed {seed}, {place.task} of {place.model}")
             cell = {"seed": seed, **vars(place), "arm": arm.name, "failed": ""}
             try:
-                cell |= _play(
-                    settings, seed, place, arm.make() if arm is not policy else trained(seed)
-                )
+                method = frozen(seed, arm, tell) if arm is policy else arm.make()
+                cell |= _play(settings, seed, place, method)
             except CircuitBenchError as error:
                 cell["failed"] = str(error)
             write_json(path, cell)

@@ -10,7 +10,7 @@ of its own; training is paid for.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 
 from circuitbench import (
     CircuitBenchError,
+    Curriculum,
+    InvalidSpec,
     Meter,
     Oracle,
     TrainingTools,
@@ -28,10 +30,11 @@ from circuitbench import (
 )
 from circuitbench.plugins.method import Learner, Method, Report, TrainableMethod, unreported
 from circuitbench_experiments.folder import claim, read_json, write_json
-from circuitbench_experiments.mechrl_edges.arms import FROZEN, Arm, arms
+from circuitbench_experiments.mechrl_edges.arms import FROZEN, POLICIES, Arm, arms
 from circuitbench_experiments.mechrl_edges.circuits import circuits_of, faithfulness, judge
 from circuitbench_experiments.mechrl_edges.contest import contest, rivals
 from circuitbench_experiments.mechrl_edges.cost import passes
+from circuitbench_experiments.mechrl_edges.policy import asked_for, warmed, with_memory_of
 from circuitbench_experiments.mechrl_edges.recovery import recovery
 from circuitbench_experiments.mechrl_edges.settings import Edges
 from circuitbench_experiments.mechrl_edges.targets import Target, model_of, targets, training_models
@@ -53,11 +56,12 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
     """
     chosen = arms(settings)
     rivals(settings)
+    models = _models(settings, chosen)
     for task in (*settings.train_tasks, *settings.held_out_tasks, *settings.head_tasks):
         load_task(task)
     claim(out, settings.identity, settings.stated())
-    lab = Lab(settings, out)
-    places = [(seed, target) for seed in settings.seeds for target in targets(settings, seed)]
+    lab = Lab(settings, models, out)
+    places = [(seed, t) for seed in settings.seeds for t in targets(settings, seed, models)]
     found: list[dict[str, Any]] = []
     aims: list[dict[str, Any]] = []
     for done, (seed, target) in enumerate(places):
@@ -66,13 +70,13 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
             where = f"seed {seed}, {target.place} of {target.model}"
             found.append(lab.cell(seed, target, arm, lambda f, text, s=share: tell(s, text), where))
         aims.append(lab.aim(seed, target))
-    policy = next((arm for arm in chosen if arm.name == FROZEN), None)
-
-    def frozen(seed: int) -> TrainableMethod:
-        assert policy is not None  # asked for by the contest only if there is one
-        return lab.trained(seed, policy, tell)
-
-    players = contest(settings, policy, frozen, out, tell) if settings.presets else []
+    players: list[dict[str, Any]] = []
+    if settings.presets:
+        # As it comes: there nothing but the plantings is held out.
+        policy = (
+            Arm(FROZEN, settings.policy, learning="frozen") if FROZEN in settings.arms else None
+        )
+        players = contest(settings, policy, lab.frozen, out, tell)
     tell(1.0, "done")
     return {
         "settings": settings.stated(),
@@ -86,8 +90,8 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
 class Lab:
     """Everything that is made once and kept: trainings, what a target asks for, cells."""
 
-    def __init__(self, settings: Edges, out: Path) -> None:
-        self.settings, self.out = settings, out
+    def __init__(self, settings: Edges, models: Sequence[str], out: Path) -> None:
+        self.settings, self.models, self.out = settings, models, out
         self.learnt: dict[str, TrainableMethod] = {}
 
     def oracle(
@@ -197,7 +201,7 @@ class Lab:
             "choosing_queries": choosing.queries,
             "choosing_passes": passes(choosing.as_dict()),
             "training_queries": training.queries,
-            "training_passes": passes(training.as_dict()) if arm.learning == "warm" else 0,
+            "training_passes": passes(training.as_dict()),
             "seconds": seconds,
             **judged,
             **recovery(discovery, truth, graph),
@@ -214,13 +218,22 @@ class Lab:
     ) -> Method:
         if arm.learning == "none":
             return arm.make(aim["n_edges"])
-        return self.trained(seed, arm, tell)
+        method = asked_for(self.frozen(seed, arm, tell), aim["tau"])
+        if arm.learning == "frozen":
+            return method
+        oracle = self.oracle(target.model, target.task, seed, "warm", meter)
+        rng = generator(seed, "mechrl-edges", target.model, target.task, "warm")
+        return warmed(method, oracle, self.settings.warm_steps, rng, tell)
+
+    def frozen(self, seed: int, arm: Arm, tell: Report) -> Method:
+        """An arm that learns, ready to discover."""
+        return with_memory_of(arm.make(), self.trained(seed, arm, tell))
 
     def trained(self, seed: int, arm: Arm, tell: Report) -> TrainableMethod:
         """The method after its training with a seed, on the training tasks and plantings."""
         name = f"{seed}-{arm.training_key}"
         if name not in self.learnt:
-            method = arm.make()
+            method = Arm(arm.name, arm.method, arm.shaping).make()
             assert isinstance(method, TrainableMethod)  # arms() refuses others
             meter = Meter()
             started = time.perf_counter()
@@ -249,10 +262,17 @@ class Lab:
         folder: Path,
         tell: Report,
     ) -> None:
-        pool = method.curriculum().pool if isinstance(method, Learner) else None
-        lessons = list(self._lessons())
-        oracles = [self.oracle(m, task, seed, "training", meter, pool) for m, task in lessons]
         rng = generator(seed, "mechrl-edges", name, "training")
+        curriculum = method.curriculum() if isinstance(method, Learner) else Curriculum()
+        if curriculum.spent:  # it brings what it learnt
+            meter.at_least(curriculum.spent)
+            method.train([], rng)
+            return
+        lessons = [(model, task) for model in self.models for task in self.settings.train_tasks]
+        oracles = [
+            self.oracle(model, task, seed, "training", meter, curriculum.pool)
+            for model, task in lessons
+        ]
         if not isinstance(method, Learner):
             method.train(oracles, rng)
             return
@@ -268,8 +288,21 @@ class Lab:
             ),
         )
 
-    def _lessons(self) -> Iterator[tuple[str, str]]:
-        """Models and tasks that are learnt on."""
-        for model in training_models(self.settings):
-            for task in self.settings.train_tasks:
-                yield model, task
+
+def _models(settings: Edges, chosen: Sequence[Arm]) -> list[str]:
+    """The models that are learnt on: of the settings, or those a policy that is ready was taught.
+
+    Raises :class:`InvalidSpec` for a held-out task that such a policy has seen, or another preset.
+    """
+    for arm in chosen:
+        method = arm.make() if arm.name in POLICIES else None
+        if not isinstance(method, Learner) or not (known := method.curriculum()).spent:
+            continue
+        seen = [task for task in settings.held_out_tasks if task in known.tasks]
+        if seen:
+            raise InvalidSpec(f"{arm.method} comes trained on {', '.join(seen)}: nothing held out")
+        models = [m for m in known.models if m.partition("@")[0] == settings.model]
+        if not models:
+            raise InvalidSpec(f"{arm.method} comes trained on no model of {settings.model}")
+        return models
+    return training_models(settings)

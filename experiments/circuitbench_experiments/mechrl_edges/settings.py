@@ -9,7 +9,7 @@ from typing import Any
 from circuitbench import AblationName, InvalidSpec, UnknownName, list_plugins
 from circuitbench.models.planted.presets import PRESETS
 from circuitbench_experiments.folder import identity_of
-from circuitbench_experiments.mechrl_edges.arms import ARMS, FROZEN, WARM
+from circuitbench_experiments.mechrl_edges.arms import ARMS
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Edges:
         margin, least, most: ``tau`` is that faithfulness less the margin, within these.
         arms: who takes part, see :data:`.arms.ARMS`.
         policy: the method that is the policy.
-        training_steps, warm_steps: of the policy's training, and of the short one on a target.
+        warm_steps: of the environment in the short training on a target.
         acdc_thresholds: nats; each is an arm.
         pruning_steps, pruning_sparsity: of edge pruning.
         hyperparameters: more of them, by method.
@@ -55,6 +55,7 @@ class Edges:
     most: float = 0.98
     arms: tuple[str, ...] = ARMS
     policy: str = "rl-edges"
+    warm_steps: int = 512
     acdc_thresholds: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     pruning_steps: int = 200
     pruning_sparsity: float = 0.99
@@ -68,7 +69,13 @@ class Edges:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("train_plantings", "candidates", "pruning_steps", "head_queries"):
+        for name in (
+            "train_plantings",
+            "candidates",
+            "warm_steps",
+            "pruning_steps",
+            "head_queries",
+        ):
             if getattr(self, name) < 1:
                 raise InvalidSpec(f"{name} must be 1 or more, not {getattr(self, name)}")
         for name in ("prompts", "head_prompts"):
@@ -104,11 +111,6 @@ class Edges:
     def planted(self) -> bool:
         """Whether there are other plantings of the model."""
         return self.model.startswith("planted")
-
-    @property
-    def learns(self) -> bool:
-        """Whether the policy takes part."""
-        return bool({FROZEN, WARM} & set(self.arms))
 
     def stated(self) -> dict[str, Any]:
         """All settings, JSON-able."""

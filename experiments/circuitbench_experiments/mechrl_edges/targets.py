@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -49,10 +50,15 @@ def training_models(settings: Edges) -> list[str]:
     return [f"{settings.model}@{TRAINED_FROM + k}" for k in range(settings.train_plantings)]
 
 
-def targets(settings: Edges, seed: int) -> list[Target]:
-    """The targets of a seed: one thing is new at a time, but that a new size is a new planting."""
+def targets(settings: Edges, seed: int, models: Sequence[str]) -> list[Target]:
+    """The targets of a seed: one thing is new at a time, but that a new size is a new planting.
+
+    Args:
+        settings: of the experiment.
+        seed: draws the new planting.
+        models: that are learnt on.
+    """
     known, held_out = settings.train_tasks, settings.held_out_tasks
-    models = training_models(settings)
     here = models[seed % len(models)]
     trained, tasks, plantings, sizes = GROUPS
     found = [Target(trained, task, here, task) for task in known]
