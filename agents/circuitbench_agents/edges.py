@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from circuitbench import Curriculum, Discovery, Head, Info, InvalidSpec, TrainingTools
 from circuitbench_agents.environments.edge_episodes import EdgeEpisodes
 from circuitbench_agents.environments.edge_rules import EdgeEpisode, EdgePruningRules
 from circuitbench_agents.environments.episode_batch import Place
-from circuitbench_agents.learning.graph_network import GraphSizes
+from circuitbench_agents.learning.graph_network import GraphScorer, GraphSizes
 from circuitbench_agents.learning.graph_play import (
     ImitationSettings,
+    chances_of,
     demonstrate,
     imitate_graphs,
     play_graphs,
@@ -28,10 +31,10 @@ from circuitbench_agents.learning.graph_scorer import (
     taught_by,
 )
 from circuitbench_agents.learning.graph_training import GraphNetwork, GraphTraining
+from circuitbench_agents.learning.graph_weights import SHIPPED, Trained, load, new_scorer
 from circuitbench_agents.learning.policy_training import PPOSettings
 from circuitbench_agents.learning.rollouts import Acting
 from circuitbench_agents.learning.settings import require_at_least_1
-from circuitbench_baselines.other_plantings import TASKS, plantings
 
 if TYPE_CHECKING:
     from circuitbench import Oracle
@@ -66,21 +69,17 @@ class FamilySettings:
         models: other models, whose true circuits are told; none trains on the model that is
             scored, whose circuit is not.
         tasks: of these models; none means the one that is to be discovered.
-        pool: prompts in the pool that training batches are drawn from.
+        pool: prompts in the pool that training batches are drawn from; None draws them afresh.
         batches: different batches of every task and model.
         total_steps: environment steps of PPO, over all episodes side by side; 0 leaves it out.
         n_envs: episodes side by side.
     """
 
-    models: tuple[str, ...] = (
-        *plantings("planted-hard", range(120, 130)),
-        *plantings("planted-graded", range(120, 130)),
-        *plantings("planted-diffuse", range(120, 130)),
-    )
-    tasks: tuple[str, ...] = TASKS
+    models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
     pool: int | None = None
-    batches: int = 1
-    total_steps: int = 6_000
+    batches: int = 4
+    total_steps: int = 2_048
     n_envs: int = 8
 
     def __post_init__(self) -> None:
@@ -101,6 +100,10 @@ class FamilySettings:
 class EdgePolicyDiscovery:
     """``rl-edges``: masked PPO on EdgePruning, after MechRL's second version (Khadka 2026).
 
+    By default it is frozen: the weights come with the package. They were trained on other models,
+    which :meth:`curriculum` names, and what that cost counts as training. With ``frozen=false`` it
+    is trained in the run, on ``training.models`` or on the model that is scored.
+
     Attributions and slopes describe every edge and head (arXiv 2605.26343 describes edges by
     EAP-IG and their place). A network that attends over the graph's nodes learns what they are
     worth from the circuits of other models, or, on the model that is scored, from EAP-IG and
@@ -113,8 +116,10 @@ class EdgePolicyDiscovery:
 
     Args:
         discovery: how the learnt policy discovers.
-        training: what it learns on, and for how long.
-        pruning: the environment.
+        frozen: use the weights that come with the package.
+        training: what it learns on, and for how long; this and what follows, but the environment's
+            constants, shape a training and are refused where it is frozen.
+        pruning: the environment; frozen weights fit any number of candidates.
         scorer: how what edges are worth is learnt.
         imitation: of episodes that look ahead.
         ppo: how the policy learns.
@@ -122,6 +127,7 @@ class EdgePolicyDiscovery:
     """
 
     discovery: EdgeDiscoverySettings = EdgeDiscoverySettings()
+    frozen: bool = True
     training: FamilySettings = FamilySettings()
     pruning: EdgePruningRules = EdgePruningRules(
         attributions=("eap-ig", "eap-gp", "eap", "gim"), probes=("gates", "atp-star"), steps=40
@@ -134,14 +140,20 @@ class EdgePolicyDiscovery:
     network: GraphSizes = GraphSizes()
 
     # What training leaves behind.
-    judge: LearntJudge | None = field(default=None, init=False, repr=False, compare=False)
-    learnt: GraphTraining | None = field(default=None, init=False, repr=False, compare=False)
-    agreement: float | None = field(default=None, init=False, repr=False, compare=False)
+    learnt: Trained | None = field(default=None, init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "rl-edges"
 
     def curriculum(self) -> Curriculum:
-        """The family with its truths, or the model that is scored without."""
+        """The family, with its truths; or the model that is scored, without.
+
+        Raises :class:`InvalidSpec` for settings of a training where there is none.
+        """
+        if self.frozen:
+            shipped = self._shipped()
+            return Curriculum(
+                shipped.tasks, models=shipped.models, labelled=True, spent=shipped.spent
+            )
         t = self.training
         return Curriculum(t.tasks, t.pool, t.models, labelled=bool(t.models))
 
@@ -158,6 +170,9 @@ class EdgePolicyDiscovery:
             CorruptRecord: a checkpoint that cannot be read.
             RunFailed: training diverged.
         """
+        if self.frozen:
+            self.learnt = self._shipped()
+            return
         if not oracles:
             raise InvalidSpec(f"{self.name} needs at least one training oracle")
         seed = int(rng.integers(2**31))
@@ -170,39 +185,78 @@ class EdgePolicyDiscovery:
         )
         places = [Place(i, s) for s in range(self.training.batches) for i in range(len(oracles))]
         lessons = self._lessons(batch, places, rng, tools)
-        tools.report(0.4, "learns what edges are worth")
-        self.judge = LearntJudge(fit(lessons, self.scorer, self.network, rng))
-        batch.judge_again(self.judge)
-        sizes = GraphNetwork(self.network.width, self.network, len(self.pruning.groups))
-        run = GraphTraining(
-            batch, self.ppo, sizes, self.training.total_steps, seed, self.name, dict(tools.run)
+        scorer = self.learn_worth(lessons, rng)
+        batch.judge_again(LearntJudge(scorer))
+        run = self.learn_to_prune(batch, places, seed, rng, tools)
+        self.learnt = Trained(
+            scorer,
+            run.model.policy,
+            self.training.models,
+            tuple(dict.fromkeys(oracle.task_name for oracle in oracles)),
+            {},
+            {"learning_curve": [asdict(point) for point in run.curve]},
         )
+
+    def learn_worth(self, lessons: Sequence[Lesson], rng: np.random.Generator) -> GraphScorer:
+        """The first part of a training: what edges and nodes are worth."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**31)))
+            scorer = new_scorer(self.pruning, self.network)
+        return fit(scorer, lessons, self.scorer, rng)
+
+    def learn_to_prune(
+        self,
+        batch: EdgeEpisodes,
+        places: Sequence[Place],
+        seed: int,
+        rng: np.random.Generator,
+        tools: TrainingTools = TrainingTools(),
+    ) -> GraphTraining:
+        """The second part: imitate episodes that look ahead at ``places``, then PPO."""
+        network = GraphNetwork(self.network.width, self.network, len(self.pruning.groups))
+        steps = max(self.training.total_steps, 1)
+        run = GraphTraining(batch, self.ppo, network, steps, seed, self.name, dict(tools.run))
         if self.imitation.epochs:
             tools.report(0.5, "imitates")
-            shown = demonstrate(batch, places)
-            self.agreement = imitate_graphs(run.model.policy, shown, self.imitation, rng)
+            imitate_graphs(run.model.policy, demonstrate(batch, places), self.imitation, rng)
         if self.training.total_steps:
             run.learn(tools)
-        self.learnt = run
+        return run
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """Describe edges and heads, then prune: one query per step and rollout (K with planning).
 
         Raises:
-            InvalidSpec: not trained.
+            InvalidSpec: not trained, or a model without edges to ask about.
             BudgetExceeded: the budget does not cover the descriptions.
         """
-        if self.learnt is None or self.judge is None:
+        learnt = self.learnt
+        if learnt is None:
             raise InvalidSpec(
                 f"{self.name} has not been trained; call train() with oracles of the training tasks"
             )
         rollouts = self.discovery.rollouts
-        batch = EdgeEpisodes([oracle], self.pruning, rollouts, rng, judge=self.judge)
-        places = [Place(0, oracle.batch.seed)] * rollouts
+        judge = LearntJudge(learnt.scorer)
+        batch = EdgeEpisodes([oracle], self.pruning, rollouts, rng, judge=judge)
         episodes = play_graphs(
-            batch, places, self.learnt.chances, self.discovery, rng, lambda: oracle.remaining
+            batch,
+            [Place(0, oracle.batch.seed)] * rollouts,
+            partial(chances_of, learnt.policy),
+            self.discovery,
+            rng,
+            lambda: oracle.remaining,
         )
-        return self._answer(oracle, episodes)
+        return self._answer(oracle, episodes, learnt.facts)
+
+    def _shipped(self) -> Trained:
+        shaping = "training", "scorer", "imitation", "ppo"
+        changed = [name for name in shaping if getattr(self, name) != getattr(type(self), name)]
+        if changed:
+            raise InvalidSpec(
+                f"{self.name} is frozen, so {', '.join(changed)} would change nothing; "
+                "set frozen=false to train"
+            )
+        return load(SHIPPED, self.pruning, self.network)
 
     def _lessons(
         self,
@@ -222,7 +276,9 @@ class EdgePolicyDiscovery:
                 lessons.append(taught_by(self.scorer.teacher, oracle, found, rng))
         return lessons
 
-    def _answer(self, oracle: Oracle, episodes: Sequence[EdgeEpisode]) -> Discovery:
+    def _answer(
+        self, oracle: Oracle, episodes: Sequence[EdgeEpisode], facts: Mapping[str, Any]
+    ) -> Discovery:
         edges, found = oracle.edges.edges, episodes[0].found
         best = max(episodes, key=lambda episode: episode.potential)
         heads = np.zeros(oracle.shape)
@@ -237,8 +293,7 @@ class EdgePolicyDiscovery:
             "tau": best.tau,
             "potential": best.potential,
             "steps": [episode.steps for episode in episodes],
-            "agreement_with_demonstrations": self.agreement,
-            "learning_curve": [asdict(point) for point in self.learnt.curve] if self.learnt else [],
+            **facts,
         }
         return Discovery(
             heads,

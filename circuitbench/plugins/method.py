@@ -38,14 +38,20 @@ class Curriculum:
             them. The one that is scored is refused. None means that one, and no other.
         labelled: whether the learner is told the true circuits of the tasks on those models
             (:attr:`TrainingTools.truths`); never that of the model it is scored on.
+        spent: what a learner that brings what it learnt has cost whoever trained it, by the
+            counters of a :class:`Meter`. It is handed no oracle, and the costs of its training are
+            these. Only with ``models`` and ``tasks``, which say what it was trained on.
     """
 
     tasks: tuple[str, ...] = ()
     pool: int | None = None
     models: tuple[str, ...] = ()
     labelled: bool = False
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.spent and not (self.models and self.tasks):
+            raise InvalidSpec("what was trained elsewhere must name its models and tasks")
         if self.labelled and not self.models:
             raise InvalidSpec("true circuits are told of other models only; name some in models")
         if self.pool is not None and self.pool < 1:
@@ -108,7 +114,10 @@ class Learner(TrainableMethod, Protocol):
         rng: np.random.Generator,
         tools: TrainingTools = TrainingTools(),
     ) -> None:
-        """Learn on one oracle per task of the curriculum, and per model if it names some."""
+        """Learn on one oracle per task of the curriculum, and per model if it names some.
+
+        There is none where all was :attr:`Curriculum.spent` before.
+        """
         ...
 
 

@@ -62,6 +62,10 @@ def train(
     method, spec = prepared.method, prepared.spec
     assert isinstance(method, TrainableMethod)
     curriculum = method.curriculum() if isinstance(method, Learner) else Curriculum()
+    if curriculum.spent:  # it brings what it learnt; prepare refused the scored model by name
+        meter.at_least(curriculum.spent)
+        method.train([], generator(spec.seed, spec.method, "training"))
+        return
     pool = None if curriculum.pool is None else max(curriculum.pool, spec.batch_size)
     tasks = {
         name: prepared.task if name == spec.task else load_task(name)

@@ -184,6 +184,15 @@ class EdgeEpisodes:
             for k, (i, _) in enumerate(options)
         ]
 
+    def levels(self, place: Place) -> Levels:
+        """How faithful all candidates and none of them are at a place that was surveyed."""
+        return self._known[place][1]
+
+    def know(self, place: Place, found: Candidates, levels: Levels) -> None:
+        """Take over what was asked about a place before."""
+        (judged,) = (found,) if self.judge is None else self.judge([found])
+        self._known[place] = judged, levels
+
     def judge_again(self, judge: Judge) -> None:
         """From the next episodes on, let ``judge`` say what candidates are worth."""
         self.judge = judge

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from circuitbench import Circuit, Discovery, Head, method_class
 from circuitbench_agents.environments.edge_candidates import Candidates
-from circuitbench_agents.learning.graph_network import GraphScorer, GraphSizes
+from circuitbench_agents.learning.graph_network import GraphScorer
 from circuitbench_agents.learning.settings import require_above_0, require_at_least_1
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ class ScorerSettings:
         noise: added to every feature while it learns (sd).
         teacher: on the model that is ranked, the methods whose edges and heads are taken for the
             circuit.
-        share: of the candidates and of the heads that a teacher's best are taken from, where it
-            commits to none.
     """
 
     epochs: int = 60
@@ -91,23 +89,12 @@ def taught_by(
 
 
 def fit(
+    network: GraphScorer,
     lessons: Sequence[Lesson],
     settings: ScorerSettings,
-    sizes: GraphSizes,
     rng: np.random.Generator,
 ) -> GraphScorer:
     """Train a scorer by cross-entropy; draws from ``rng`` alone."""
-    first = lessons[0].found
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**31)))
-        network = GraphScorer(
-            first.features.shape[1],
-            first.node_features.shape[1] + 1,
-            1,
-            sizes.width,
-            sizes.layers,
-            sizes.heads,
-        )
     draws = torch.Generator().manual_seed(int(rng.integers(2**31)))
     optimizer = torch.optim.AdamW(
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from circuitbench_agents.environments.edge_episodes import EdgeEpisodes
 from circuitbench_agents.learning.graph_network import GraphPolicy, GraphSizes
-from circuitbench_agents.learning.graph_play import Seen, chances_of
 from circuitbench_agents.learning.policies import Network
 from circuitbench_agents.learning.policy_training import PolicyTraining
 
@@ -54,7 +51,3 @@ class GraphTraining(PolicyTraining):
             "width": self.network.width,
             "features": {name: list(space.shape or ())[-1] for name, space in spaces.items()},
         }
-
-    def chances(self, seen: Seen, legal: np.ndarray) -> np.ndarray:
-        """The policy ``[n, n_actions]`` for observations, each ``[n, ...]``; 0 where not legal."""
-        return chances_of(self.model.policy, seen, legal)

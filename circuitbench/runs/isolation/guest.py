@@ -144,6 +144,7 @@ class _Guest:
                 curriculum.pool,
                 list(curriculum.models),
                 curriculum.labelled,
+                dict(curriculum.spent),
             ],
         }
         return {"done": Encoder(dict).encode(content)}, []

@@ -346,9 +346,9 @@ def _loaded(guest: Guest, name: str, hyperparameters: Mapping[str, Any]) -> Meth
     try:
         stated, curriculum = dict(said["hyperparameters"]), said["curriculum"]
         if curriculum is not None:
-            tasks, pool, models, labelled = curriculum
+            tasks, pool, models, labelled, spent = curriculum
             names = tuple(map(str, tasks)), tuple(map(str, models))
-            said_so = Curriculum(names[0], pool, names[1], bool(labelled))
+            said_so = Curriculum(names[0], pool, names[1], bool(labelled), dict(spent))
             return _Learner(guest, stated, said_so)
         return _Trainable(guest, stated) if said["trainable"] else _Isolated(guest, stated)
     except (LookupError, TypeError, ValueError) as error:
