@@ -42,9 +42,9 @@ from circuitbench_agents.learning.rollouts import Acting
 from circuitbench_baselines.other_plantings import TASKS
 
 PRESETS = ("planted-hard", "planted-graded", "planted-diffuse")
-FAMILY = tuple(f"{p}@{s}" for s in (120, 121, 122, 160, 161, 162) for p in PRESETS)
+FAMILY = tuple(f"{p}@{s}" for s in (*range(120, 127), *range(160, 164)) for p in PRESETS)
 PLAYED = tuple(f"{p}@120" for p in PRESETS)
-HELD_OUT = tuple(f"{p}@{s}" for s in (190, 191, 192) for p in PRESETS)
+HELD_OUT = tuple(f"{p}@{s}" for s in (190, 191) for p in PRESETS)
 PROMPTS = 4
 
 METHOD = EdgePolicyDiscovery(frozen=False)

@@ -37,7 +37,7 @@ class ScorerSettings:
             circuit.
     """
 
-    epochs: int = 60
+    epochs: int = 40
     minibatch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
