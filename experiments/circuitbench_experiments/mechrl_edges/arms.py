@@ -105,13 +105,14 @@ def arms(settings: Edges) -> list[Arm]:
         for arm in found
     ]
     for arm in merged:
-        if arm.learning != "none" and not isinstance(arm.make(), TrainableMethod):
-            raise InvalidSpec(f"{arm.method} does not learn, so it is no policy")
+        arm.make()
     return merged
 
 
 def _policy(method: str, name: str) -> Arm:
     """An arm of the policy; ``rl-edges`` is trained here, not taken as it comes."""
+    if not isinstance(load_method(method), TrainableMethod):
+        raise InvalidSpec(f"{method} does not learn, so it is no policy")
     own = {"frozen": False} if method == "rl-edges" else {}
     if name == WARM:
         return Arm(name, method, own, "warm")

@@ -197,7 +197,7 @@ def preset_of(model: str) -> tuple[str, str]:
     if model in PRESETS:
         return model, ""
     preset, _, size = model.rpartition("-")
-    if preset not in PRESETS:
+    if preset not in PRESETS or not size[:1].isdecimal():
         raise UnknownName("planted preset", model, list(PRESETS))
     shape_of(size)
     return preset, size
