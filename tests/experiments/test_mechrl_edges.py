@@ -12,7 +12,7 @@ from circuitbench import Circuit, Discovery, Edge, Head, Role
 from circuitbench.cli import main
 from circuitbench.core.edges import graph_of
 from circuitbench_experiments.mechrl_edges import protocol
-from circuitbench_experiments.mechrl_edges.arms import FROZEN, Arm, arms
+from circuitbench_experiments.mechrl_edges.arms import BEST, FROZEN, WARM, Arm, arms
 from circuitbench_experiments.mechrl_edges.circuits import (
     COMMITTED,
     WHOLE,
@@ -263,6 +263,54 @@ def test_the_whole_experiment(tmp_path: Path, monkeypatch: Any, capsys: Any) -> 
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert main([*command, chosen, "--set=prompts=6"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+SMALL_POLICY = {
+    "pruning.candidates": 30,
+    "pruning.attributions": ("eap-ig",),
+    "pruning.probes": (),
+    "pruning.steps": 4,
+    "training.batches": 1,
+    "training.total_steps": 8,
+    "training.n_envs": 2,
+    "scorer.epochs": 2,
+    "imitation.epochs": 1,
+    "ppo.n_steps": 4,
+    "ppo.minibatch": 4,
+    "ppo.epochs": 1,
+    "network.width": 8,
+    "network.layers": 1,
+    "network.heads": 2,
+}
+
+
+def test_the_policy_takes_part_frozen_warm_and_at_its_best(tmp_path: Path) -> None:
+    settings = Edges(
+        model="planted-easy-4x9",
+        train_tasks=("induction",),
+        held_out_tasks=(),
+        sizes=(),
+        seeds=(0,),
+        train_plantings=1,
+        prompts=2,
+        presets=(),
+        arms=(FROZEN, BEST, WARM),
+        warm_steps=8,
+        hyperparameters={"rl-edges": SMALL_POLICY},
+    )
+    found = protocol.reproduce(settings, tmp_path)
+    cells = {(x["group"], x["arm"]): x for x in found["cells"]}
+    assert len(cells) == 2 * 3
+    assert not any(x["failed"] for x in cells.values())
+    (training,) = found["training"]  # one serves all three
+    assert training["passes"] > 0
+    for group in (GROUPS[0], GROUPS[2]):
+        frozen, best, warm = (cells[group, arm] for arm in (FROZEN, BEST, WARM))
+        assert frozen["training_passes"] == best["training_passes"] == 0
+        assert warm["training_passes"] > 8
+        assert best["queries"] > frozen["queries"]
+        assert warm["passes"] <= frozen["passes"] + 8
+        assert frozen["tau"] == warm["tau"]
 
 
 def test_the_contest_of_heads(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
