@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from circuitbench import InvalidSpec, load_method, method_class
@@ -40,17 +40,19 @@ class Arm:
         hyperparameters: that differ from its own.
         learning: ``frozen`` learns on the training tasks and plantings and stays as it is,
             ``warm`` goes on learning, for a short time, on every target.
+        steps: of that short time.
     """
 
     name: str
     method: str
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     learning: Learning = "none"
+    steps: int = 0
 
     @property
     def key(self) -> str:
         """A name for files; other settings have another."""
-        said = identity_of([self.method, dict(self.hyperparameters), self.learning])
+        said = identity_of([self.method, dict(self.hyperparameters), self.learning, self.steps])
         return f"{self.name.replace(' ', '-')}-{said}"
 
     @property
@@ -82,7 +84,7 @@ def arms(settings: Edges) -> list[Arm]:
     found = []
     for name in settings.arms:
         if name in POLICIES:
-            found.append(_policy(settings.policy, name))
+            found.append(_policy(settings.policy, name, settings.warm_steps))
         elif name == "acdc-edges":
             for threshold in settings.acdc_thresholds:
                 found.append(Arm(f"acdc-edges {threshold:g}", name, {"threshold": threshold}))
@@ -95,13 +97,9 @@ def arms(settings: Edges) -> list[Arm]:
         else:
             learns = isinstance(load_method(name), TrainableMethod)
             found.append(Arm(name, name, learning="frozen" if learns else "none"))
+    more = settings.hyperparameters
     merged = [
-        Arm(
-            arm.name,
-            arm.method,
-            {**arm.hyperparameters, **settings.hyperparameters.get(arm.method, {})},
-            arm.learning,
-        )
+        replace(arm, hyperparameters={**arm.hyperparameters, **more.get(arm.method, {})})
         for arm in found
     ]
     for arm in merged:
@@ -109,19 +107,17 @@ def arms(settings: Edges) -> list[Arm]:
     return merged
 
 
-def _policy(method: str, name: str) -> Arm:
+def _policy(method: str, name: str, steps: int) -> Arm:
     """An arm of the policy; ``rl-edges`` is trained here, not taken as it comes."""
     if not isinstance(load_method(method), TrainableMethod):
         raise InvalidSpec(f"{method} does not learn, so it is no policy")
     own = {"frozen": False} if method == "rl-edges" else {}
     if name == WARM:
-        return Arm(name, method, own, "warm")
+        return Arm(name, method, own, "warm", steps)
     if name == FROZEN:
         return Arm(name, method, own, "frozen")
     known = setting_names(method_class(method))
     if "discovery.rollouts" not in known:
-        raise InvalidSpec(
-            f"{method} plays no rollouts, so it has no best; leave {name} out of arms"
-        )
+        raise InvalidSpec(f"{method} plays no rollouts; leave {name} out of arms")
     best = {"discovery.rollouts": 16, "discovery.greedy": False}
     return Arm(name, method, {**own, **best}, "frozen")

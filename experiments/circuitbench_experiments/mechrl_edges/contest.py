@@ -88,7 +88,7 @@ def contest(
     folder = out / f"contest-{s.head_queries}-{s.head_prompts}-{s.head_ablation}"
     for done, (seed, place, arm) in enumerate(asked):
         path = folder / f"{place.key(seed)}-{arm.key}.json"
-        if not path.is_file():
+        if not path.is_file() or read_json(path)["failed"]:
             tell(done / len(asked), f"{arm.name} on seed {seed}, {place.task} of {place.model}")
             cell = {"seed": seed, **vars(place), "arm": arm.name, "failed": ""}
             try:

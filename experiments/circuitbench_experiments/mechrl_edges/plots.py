@@ -43,7 +43,7 @@ def size_against_faith(results: Mapping[str, Any]) -> Figure:
                     markeredgewidth=0.6,
                     linestyle="none",
                 )
-        taus = [aim["tau"] for aim in results["targets"] if aim["group"] == group]
+        taus = [cell["tau"] for cell in here]
         axis.axhspan(min(taus), max(taus) + 1e-3, color="0.5", alpha=0.25, linewidth=0)
         axis.set(xscale="log", xlabel="edges kept", title=group, ylim=(-0.25, 1.05))
     axes[0].set_ylabel("faithfulness (band: tau)")
@@ -55,7 +55,7 @@ def recovery_against_passes(results: Mapping[str, Any]) -> Figure:
 
     Hollow markers add a share of the training, over 10, 100 and 1,000 discoveries.
     """
-    table = lines(results)
+    table = [line for line in lines(results) if line.estimates]
     groups = [g for g in GROUPS if any(line.group == g for line in table)]
     figure, axes = _panels(groups, rows=2)
     looks = _looks([line.arm for line in table])

@@ -10,7 +10,7 @@ of its own; training is paid for.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from circuitbench import (
     InvalidSpec,
     Meter,
     Oracle,
+    RunFailed,
     TrainingTools,
     derive_seed,
     generator,
@@ -46,9 +47,9 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
     A finished arm on a target is kept in ``out/cells`` and not run again.
 
     Returns:
-        JSON-able: ``settings``; ``targets`` with their ``tau``; ``cells``, one for every arm on a
-        target and seed; ``training``, the cost of every training; ``contest``, see
-        :mod:`.contest`.
+        JSON-able: ``settings``; ``targets`` with their ``tau``, or why they are left out;
+        ``cells``, one for every arm on a target and seed; ``training``, the cost of every training;
+        ``contest``, see :mod:`.contest`.
 
     Raises:
         UnknownName, InvalidSpec, ModelUnavailable: the request is wrong, or ``out`` holds a run
@@ -65,17 +66,17 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
     found: list[dict[str, Any]] = []
     aims: list[dict[str, Any]] = []
     for done, (seed, target) in enumerate(places):
+        aims.append(lab.aim(seed, target))
+        if aims[-1]["failed"]:
+            continue
         for k, arm in enumerate(chosen):
             share = (done + k / len(chosen)) / len(places)
             where = f"seed {seed}, {target.place} of {target.model}"
             found.append(lab.cell(seed, target, arm, lambda f, text, s=share: tell(s, text), where))
-        aims.append(lab.aim(seed, target))
     players: list[dict[str, Any]] = []
     if settings.presets:
-        # As it comes: there nothing but the plantings is held out.
-        policy = (
-            Arm(FROZEN, settings.policy, learning="frozen") if FROZEN in settings.arms else None
-        )
+        comes = Arm(FROZEN, settings.policy, learning="frozen")  # only the plantings are held out
+        policy = comes if FROZEN in settings.arms else None
         players = contest(settings, policy, lab.frozen, out, tell)
     tell(1.0, "done")
     return {
@@ -118,17 +119,19 @@ class Lab:
         )
 
     def cell(self, seed: int, target: Target, arm: Arm, tell: Report, where: str) -> dict[str, Any]:
-        """What an arm does on a target; read if it was run before."""
+        """What an arm does on a target; read if it was run before and gave an answer."""
         path = self.out / "cells" / f"{target.key(seed)}-{arm.key}.json"
         if path.is_file():
             found: dict[str, Any] = read_json(path)
-            return found
+            if not found["failed"]:
+                return found
         tell(0.0, f"{arm.name} on {where}")
         place = {"seed": seed, **vars(target), "arm": arm.name}
         place |= {"learning": arm.learning, "method": arm.training_key}
-        cell = {**place, "n_edges": self.aim(seed, target)["n_edges"], "failed": ""}
+        aim = self.aim(seed, target)
+        cell = {**place, "n_edges": aim["n_edges"], "failed": ""}
         try:
-            cell |= self._measure(seed, target, arm, tell)
+            cell |= self._measure(seed, target, arm, aim, tell)
         except CircuitBenchError as error:
             cell["failed"] = str(error)
         write_json(path, cell)
@@ -138,7 +141,8 @@ class Lab:
         """What is asked of every arm on a target: ``tau``, from the candidates' faithfulness.
 
         Khadka 2026: that of the best 3,000 edges by EAP-IG (of the KL divergence where the
-        metric's misses), less a margin, within limits. On the prompts of the discovery.
+        metric's misses), less a margin, within limits. On the prompts of the discovery. ``failed``
+        says why a target asks for nothing: cutting every edge changes nothing there.
         """
         path = self.out / "targets" / f"{target.key(seed)}.json"
         if path.is_file():
@@ -153,12 +157,17 @@ class Lab:
             eap_ig = load_method("eap-ig-inputs", of=of, listed=n)
             listed = eap_ig.discover(oracle, generator(seed, "mechrl-edges", "aim")).edges or {}
             mask[[place[edge] for edge in listed]] = True
-        ceiling = float(faithfulness(oracle, masks).max())
+        ceiling, failed = 0.0, ""
+        try:
+            ceiling = float(faithfulness(oracle, masks).max())
+        except RunFailed as error:
+            failed = str(error)
         truth = load_task(target.task).truth(model_of(target.model))
         aim = {
             "seed": seed,
             **vars(target),
             "n_edges": len(place),
+            "failed": failed,
             "ceiling": ceiling,
             "tau": float(np.clip(ceiling - s.margin, s.least, s.most)),
             "true_heads": None if truth is None else len(truth.heads),
@@ -177,8 +186,9 @@ class Lab:
         ]
         return [read_json(path) for path in paths if path.is_file()]
 
-    def _measure(self, seed: int, target: Target, arm: Arm, tell: Report) -> dict[str, Any]:
-        aim = self.aim(seed, target)
+    def _measure(
+        self, seed: int, target: Target, arm: Arm, aim: Mapping[str, Any], tell: Report
+    ) -> dict[str, Any]:
         spent, choosing, training = Meter(), Meter(), Meter()
         oracle = self.oracle(target.model, target.task, seed, "discovery", spent)
         method = self._method(seed, target, arm, aim, training, tell)
@@ -212,7 +222,7 @@ class Lab:
         seed: int,
         target: Target,
         arm: Arm,
-        aim: dict[str, Any],
+        aim: Mapping[str, Any],
         meter: Meter,
         tell: Report,
     ) -> Method:
@@ -223,7 +233,7 @@ class Lab:
             return method
         oracle = self.oracle(target.model, target.task, seed, "warm", meter)
         rng = generator(seed, "mechrl-edges", target.model, target.task, "warm")
-        return warmed(method, oracle, self.settings.warm_steps, rng, tell)
+        return warmed(method, oracle, arm.steps, rng, tell)
 
     def frozen(self, seed: int, arm: Arm, tell: Report) -> Method:
         """An arm that learns, ready to discover."""

@@ -32,10 +32,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Tables, training cost, payback and verdicts."""
     out = io.StringIO()
     table = lines(results)
-    for group in (g for g in GROUPS if any(line.group == g for line in table)):
+    for group in (g for g in GROUPS if any(aim["group"] == g for aim in results["targets"])):
         here = [line for line in table if line.group == group]
         print(f"### {group[0].upper()}{group[1:]}\n\n{_asked(results, group)}\n", file=out)
-        print(_table(here, SIZE), file=out)
+        if here:
+            print(_table(here, SIZE), file=out)
         if any(set(RECOVERY) & set(line.estimates) for line in here):
             print(_table(here, RECOVERY), file=out)
     if table:
@@ -54,6 +55,10 @@ def _asked(results: Mapping[str, Any], group: str) -> str:
         by_place.setdefault(aim["place"], []).append(aim)
     said = []
     for place, found in by_place.items():
+        reasons = dict.fromkeys(aim["failed"] for aim in found if aim["failed"])
+        if reasons:
+            said.append(f"{place}: left out, {'; '.join(reasons)}")
+            continue
         taus = [aim["tau"] for aim in found]
         span = (
             f"{min(taus):.2f}"
@@ -164,7 +169,7 @@ def write_report(results: Mapping[str, Any], out: Path) -> list[Path]:
     write_atomically(paths[0], markdown(results))
     write_json(paths[1], results)
     write_atomically(paths[2], flat(results))
-    if results["cells"]:
+    if not all(cell["failed"] for cell in results["cells"]):
         figures = {
             "size-against-faithfulness": size_against_faith(results),
             "recovery-against-passes": recovery_against_passes(results),
