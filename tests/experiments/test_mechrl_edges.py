@@ -346,7 +346,7 @@ def test_the_contest_of_heads(tmp_path: Path, capsys: Any, monkeypatch: Any) -> 
     assert main([*command, f"--set=arms=[{FROZEN}]"]) == 0
     shown = capsys.readouterr().out
     assert "51 queries each on planted-easy" in shown
-    assert "| induction | 1.00 [1.00, 1.00] | head-ablation 1.00" in shown
+    assert "| induction | 1.00 | head-ablation 1.00" in shown
     assert "No answer: eap-ig-activations (" in shown
     assert "NOT reached: the frozen policy's average precision" in shown
     assert "reached on 0 of 1 tasks" in shown

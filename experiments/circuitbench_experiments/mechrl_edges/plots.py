@@ -127,5 +127,8 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=6, fontsize=8)
+    columns = -(-len(named) // 2)
+    figure.legend(
+        named.values(), named.keys(), loc="outside lower center", ncols=columns, fontsize=8
+    )
     return figure

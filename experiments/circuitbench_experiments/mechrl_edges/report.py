@@ -84,9 +84,9 @@ def _table(table: Sequence[Line], columns: Mapping[str, str]) -> str:
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
-    if estimate.mean < 10:
-        return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{estimate.mean:,.0f} [{estimate.low:,.0f}, {estimate.high:,.0f}]"
+    shown = ".2f" if estimate.mean < 10 else ",.0f"
+    mean, low, high = (format(x, shown) for x in (estimate.mean, estimate.low, estimate.high))
+    return mean if low == high else f"{mean} [{low}, {high}]"
 
 
 def _reading(results: Mapping[str, Any]) -> str:
@@ -107,8 +107,8 @@ def _training(results: Mapping[str, Any], found: Sequence[Payback]) -> str:
     costs: dict[str, list[Mapping[str, Any]]] = {}
     for cost in results["training"]:
         costs.setdefault(cost["key"], []).append(cost)
-    for method, runs in costs.items():
-        n = len(runs)
+    for key, runs in costs.items():
+        method, n = key.rpartition("-")[0], len(runs)
         queries, passes = (sum(run[k] for run in runs) / n for k in ("queries", "passes"))
         out.append(
             f"- {method}: {queries:,.0f} queries, {passes:,.0f} passes per training "

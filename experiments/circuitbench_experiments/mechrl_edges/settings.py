@@ -159,6 +159,8 @@ QUICK: dict[str, Any] = {
     "prompts": 8,
     "acdc_thresholds": (0.01, 0.1),
     "pruning_steps": 40,
+    "warm_steps": 256,
+    "hyperparameters": {"rl-edges": {"training.batches": 1, "training.total_steps": 1_024}},
     "head_prompts": 8,
 }
 """Small enough for one busy core; what docs/mechrl.md reports."""
@@ -179,14 +181,14 @@ def by_method(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by name, where ``METHOD.KEY`` is a hyperparameter of a method."""
     known = {plugin.name for plugin in list_plugins("method")}
     found: dict[str, Any] = {}
-    methods: dict[str, dict[str, Any]] = {}
+    methods = {k: dict(v) for k, v in overrides.get("hyperparameters", {}).items()}
     for name, value in overrides.items():
         method, dot, key = name.partition(".")
         if dot and method in known:
             methods.setdefault(method, {})[key] = value
         else:
             found[name] = value
-    return {**found, "hyperparameters": methods} if methods else found
+    return {**found, "hyperparameters": methods}
 
 
 def preset_of(model: str) -> tuple[str, str]:
