@@ -45,31 +45,17 @@ $(VENV)/.installed-docs: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) --editable '.[all,docs]'
 	touch $@
 
-# The reference run: all tiers, five seeds, plantings that change with the seed; one tier under mean
-# and resample ablation too. The plan is printed first. Finished runs are not repeated, so it can be
-# stopped and gone on with. Training is shorter than by default, and on the prompts of one batch, to
-# fit two cores. Runs of another version are other runs: move the records that are there away first.
-# `literature` needs weights: make published TIERS="easy standard hard trained literature".
-TIERS := easy standard hard trained
-COMPARED := random,head-ablation,activation-patching,acdc,attribution-patching,edge-attribution-patching,integrated-gradients,subset-regression,bandit-ucb,bandit-thompson,successive-halving,cross-entropy,cma-es,mcts,cut-search,layer-prior,descriptor-forest
-TRAINED := rl-ppo,rl-ppo-plan,rl-a2c,rl-reinforce,rl-transformer,rl-dqn
+# The reference run: what leaderboard/published/reference.yaml states. The plan is printed first.
+# Finished runs are not repeated, so it can be stopped and gone on with. Runs of another version are
+# other runs: move the records that are there away first.
 PUBLISHED := leaderboard/published
-SWEEP := $(BIN)/circuitbench sweep --seeds 0-4 --batch-size 16 --workers 2 --threads 1 --out $(PUBLISHED)/records
-ALL_RUNS = for tier in $(TIERS); do \
-	  $(SWEEP) --tier $$tier --methods $(COMPARED) $(1) || exit; \
-	  $(SWEEP) --tier $$tier --methods $(TRAINED) --set training.pool=16 --set training.total_steps=10000 $(1) || exit; \
-	  $(SWEEP) --tier $$tier --methods rl-knockout --set training.pool=16 $(1) || exit; \
-	  $(SWEEP) --tier $$tier --methods rl-pruning --set training.pool=16 --set training.total_steps=4000 $(1) || exit; \
-	done; \
-	for ablation in mean resample; do \
-	  $(SWEEP) --tier standard --methods $(COMPARED) --ablation $$ablation $(1) || exit; \
-	done
+REFERENCE = $(BIN)/circuitbench sweep $(PUBLISHED)/reference.yaml --workers 2 --threads 1 --out $(PUBLISHED)/records
 
 plan: $(VENV)/.installed
-	@$(call ALL_RUNS,--dry-run)
+	$(REFERENCE) --dry-run
 
-published: plan
-	$(call ALL_RUNS,)
+published: $(VENV)/.installed
+	$(REFERENCE)
 	$(BIN)/circuitbench archive $(PUBLISHED)/records --remove
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)

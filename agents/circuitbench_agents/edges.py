@@ -20,6 +20,7 @@ from circuitbench_agents.learning.graph_play import (
     chances_of,
     demonstrate,
     imitate_graphs,
+    merit,
     play_graphs,
 )
 from circuitbench_agents.learning.graph_scorer import (
@@ -45,8 +46,8 @@ class EdgeDiscoverySettings(Acting):
     """How a learnt policy prunes (see :class:`Acting`), and what it commits to.
 
     Args:
-        rollouts: episodes side by side; the best of them by potential is committed to. With more
-            than one, actions are sampled unless ``greedy``.
+        rollouts: episodes side by side, for which actions are better sampled than taken
+            greedily; the best graph of all is committed to.
         threshold: commits to heads whose chance to be in the circuit is above this.
         listed: edges reported, the best; the rest ranks below them, tied.
     """
@@ -79,7 +80,7 @@ class FamilySettings:
     tasks: tuple[str, ...] = ()
     pool: int | None = None
     batches: int = 4
-    total_steps: int = 2_048
+    total_steps: int = 4_096
     n_envs: int = 8
 
     def __post_init__(self) -> None:
@@ -112,7 +113,8 @@ class EdgePolicyDiscovery:
     graph, so what was trained on other models is frozen and used as it is.
 
     An edge and a head score what they are worth; the edges committed to are those of the best
-    graph that was met.
+    graph that was met, by
+    :func:`circuitbench_agents.learning.graph_play.merit`.
 
     Args:
         discovery: how the learnt policy discovers.
@@ -187,7 +189,10 @@ class EdgePolicyDiscovery:
         lessons = self._lessons(batch, places, rng, tools)
         scorer = self.learn_worth(lessons, rng)
         batch.judge_again(LearntJudge(scorer))
-        run = self.learn_to_prune(batch, places, seed, rng, tools)
+        tools.report(0.5, "imitates")
+        run = self.imitating(batch, places, seed, rng, tools)
+        if self.training.total_steps:
+            run.learn(tools)
         self.learnt = Trained(
             scorer,
             run.model.policy,
@@ -204,7 +209,7 @@ class EdgePolicyDiscovery:
             scorer = new_scorer(self.pruning, self.network)
         return fit(scorer, lessons, self.scorer, rng)
 
-    def learn_to_prune(
+    def imitating(
         self,
         batch: EdgeEpisodes,
         places: Sequence[Place],
@@ -212,15 +217,12 @@ class EdgePolicyDiscovery:
         rng: np.random.Generator,
         tools: TrainingTools = TrainingTools(),
     ) -> GraphTraining:
-        """The second part: imitate episodes that look ahead at ``places``, then PPO."""
+        """The second part: a run of PPO that has not begun, and imitates what looks ahead."""
         network = GraphNetwork(self.network.width, self.network, len(self.pruning.groups))
         steps = max(self.training.total_steps, 1)
         run = GraphTraining(batch, self.ppo, network, steps, seed, self.name, dict(tools.run))
         if self.imitation.epochs:
-            tools.report(0.5, "imitates")
             imitate_graphs(run.model.policy, demonstrate(batch, places), self.imitation, rng)
-        if self.training.total_steps:
-            run.learn(tools)
         return run
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
@@ -280,7 +282,7 @@ class EdgePolicyDiscovery:
         self, oracle: Oracle, episodes: Sequence[EdgeEpisode], facts: Mapping[str, Any]
     ) -> Discovery:
         edges, found = oracle.edges.edges, episodes[0].found
-        best = max(episodes, key=lambda episode: episode.potential)
+        best = max(episodes, key=merit)
         heads = np.zeros(oracle.shape)
         for name, worth in zip(oracle.edges.graph.senders, found.node_worth, strict=True):
             if "." in name:

@@ -150,7 +150,7 @@ class LearningAgent(Generic[Run]):
 
     def evidence(self, oracle: Oracle, preference: np.ndarray) -> Evidence:
         """Where the answers of ``discover`` are gathered."""
-        return Evidence(oracle.shape, preference)
+        return Evidence(oracle.shape, preference, presumed=self.cutoff(oracle))
 
     def cutoff(self, oracle: Oracle) -> float:
         """The score above which a head is committed to."""

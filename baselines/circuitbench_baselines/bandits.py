@@ -179,7 +179,7 @@ class SuccessiveHalving:
 
     def discover(self, oracle: Oracle, rng: np.random.Generator) -> Discovery:
         """At most ``queries`` queries."""
-        evidence = Evidence(oracle.shape)
+        evidence = Evidence(oracle.shape, presumed=self.threshold * abs(oracle.clean_metric))
         left = affordable(oracle, self.queries)
         alive = rng.permutation(oracle.n_layers * oracle.n_heads)
         rounds = max(1, int(np.ceil(np.log2(len(alive)))))

@@ -13,6 +13,7 @@ from circuitbench.cli.display import progress_bar
 from circuitbench.cli.options import (
     control_option,
     fail,
+    parse_names,
     settings_of,
     spec_options,
     truth_option,
@@ -38,13 +39,20 @@ from circuitbench.core.errors import InvalidSpec
     type=click.IntRange(2),
     help="Discoveries with other seeds of the method.",
 )
+@click.option(
+    "--perturb",
+    default="prompts,seeds,templates,hyperparameters,ablation",
+    show_default=True,
+    help="What to change, separated by commas.",
+)
 @spec_options
-def stability(resamples: int, repetitions: int, **options: Any) -> None:
-    """Say how alike a method's answers are on other prompts and with other seeds, as JSON.
+def stability(resamples: int, repetitions: int, perturb: str, **options: Any) -> None:
+    """Say how alike a method's answers are when the question is perturbed, as JSON.
 
     \b
     Example:
       circuitbench stability --method acdc --task ioi --resamples 20
+      circuitbench stability --method acdc --task ioi --resamples 5 --perturb prompts,ablation
     """
     from circuitbench.results import plain
     from circuitbench.runs.isolation.host import in_own_processes
@@ -55,7 +63,8 @@ def stability(resamples: int, repetitions: int, **options: Any) -> None:
     spec = build_spec(*settings_of(options)[0])
     with progress_bar(f"stability of {spec.method}") as progress, in_own_processes() as load:
         prepared = prepare(spec, method_of=load)
-        found = measure_stability(prepared, resamples, repetitions, progress)
+        names = parse_names(perturb)
+        found = measure_stability(prepared, resamples, repetitions, progress, names, load)
     click.echo(json.dumps(plain({"spec": prepared.identity, **found}), indent=1))
 
 

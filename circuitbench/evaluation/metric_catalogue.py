@@ -10,7 +10,7 @@ import numpy as np
 from circuitbench.evaluation.against_truth import graded, ranking
 from circuitbench.evaluation.against_truth.ranking import TiedRanking
 from circuitbench.evaluation.against_truth.selection import Overlap
-from circuitbench.evaluation.metric import Metric, Need, Value
+from circuitbench.evaluation.metric import Better, Metric, Need, Value
 from circuitbench.evaluation.outcome import Outcome
 from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 
@@ -171,6 +171,84 @@ def _function(ablation: str) -> tuple[Metric, ...]:
             needs=needs,
         ),
     )
+
+
+def _needed(run: Outcome) -> float | None:
+    """The share of tested heads that Shi et al.'s minimality test does not call unnecessary."""
+    tests = run.measurements.get("tests") or {}
+    found = tests.get("minimality")
+    return None if found is None else 1 - len(found["unnecessary"]) / len(found["heads"])
+
+
+def _of_the_set(
+    key: str, title: str, about: str, path: tuple[str, ...], better: Better = "higher"
+) -> Metric:
+    """What the committed heads do under the run's own ablation; no value for an empty set."""
+    return Metric(
+        key,
+        title,
+        lambda run: run.measured(*path),
+        about,
+        kind="function",
+        better=better,
+        needs=("measurements",),
+        minor=True,
+    )
+
+
+_SETS: tuple[Metric, ...] = (
+    _of_the_set(
+        "completeness",
+        "Incompl.",
+        "How differently circuit and model fare without random parts of the circuit, as a share "
+        "of the metric; lower is better (Wang et al.).",
+        ("completeness", "relative_mean"),
+        "lower",
+    ),
+    _of_the_set(
+        "minimality",
+        "Minimality",
+        "The most a committed head changes, with or without others, as a share of the metric, "
+        "mean over heads (Wang et al.).",
+        ("minimality", "relative_mean"),
+    ),
+    _of_the_set(
+        "test_equivalence",
+        "Equivalence p",
+        "P-value of the test that the circuit beats the model as often as not; a small one speaks "
+        "against it (Shi et al.).",
+        ("tests", "equivalence", "p_value"),
+    ),
+    _of_the_set(
+        "test_independence",
+        "Independence p",
+        "P-value of the test that the model without the circuit tells nothing of the model; a "
+        "small one speaks against it (Shi et al.).",
+        ("tests", "independence", "p_value"),
+    ),
+    Metric(
+        "test_minimality",
+        "Needed heads",
+        _needed,
+        "Share of the tested heads that the minimality test does not call unnecessary (Shi et "
+        "al.).",
+        kind="function",
+        needs=("measurements",),
+        minor=True,
+    ),
+    _of_the_set(
+        "test_sufficiency",
+        "Sufficiency",
+        "Share of random circuits of its size that are further from the model (Shi et al.).",
+        ("tests", "sufficiency", "share"),
+    ),
+    _of_the_set(
+        "test_necessity",
+        "Necessity",
+        "Share of random circuits of its size whose knockout hurts less (Shi et al.).",
+        ("tests", "partial_necessity", "share"),
+    ),
+)
 
 
 def _cost(
@@ -356,6 +434,7 @@ OURS: tuple[Metric, ...] = (
     ),
     *(found for ablation in MEASURED_ABLATIONS for found in _function_of_edges(ablation)),
     *(found for ablation in MEASURED_ABLATIONS for found in _function(ablation)),
+    *_SETS,
     _cost(
         "queries",
         "Queries",

@@ -436,6 +436,13 @@ EXAMPLE = Outcome(
         "mib": _AREAS,
         "completeness": dict.fromkeys(("mean", "max", "relative_mean", "relative_max"), 0.5),
         "minimality": dict.fromkeys(("min", "mean", "relative_min", "relative_mean"), 0.5),
+        "tests": {
+            "equivalence": {"share": 0.5, "p_value": 0.5},
+            "independence": {"hsic": 0.5, "p_value": 0.5},
+            "minimality": {"heads": {"0.1": {}, "1.2": {}}, "unnecessary": [], "p_value": 0.5},
+            "sufficiency": {"share": 0.5, "p_value": 0.5},
+            "partial_necessity": {"share": 0.5, "p_value": 0.5},
+        },
         "edges": {
             "faithfulness": _FAITHFULNESS,
             "mib": _AREAS,

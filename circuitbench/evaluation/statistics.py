@@ -141,16 +141,30 @@ def rank_transfer(
         The correlation of the means, and the percentiles of that over resamples; None with fewer
         than three methods, or where one ranking is constant.
     """
-    from scipy.stats import rankdata
-
     if ours.shape[1] < 3 or np.ptp(ours[0]) == 0 or np.ptp(theirs[0]) == 0:
         return None
-    one, two = (rankdata(np.round(x, 12), axis=1) for x in (ours, theirs))
-    one, two = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
-    size = np.sqrt((one**2).sum(1) * (two**2).sum(1))
-    found = np.divide((one * two).sum(1), size, out=np.zeros_like(size), where=size > 0)
+    found = rank_correlations(ours.T, theirs.T)
     low, high = np.quantile(found[1:], [(1 - level) / 2, (1 + level) / 2])
     return float(found[0]), (float(low), float(high))
+
+
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks within each column of ``[methods, columns]``, ties by mid-ranks, with mean 0.
+
+    What differs in the 12th decimal ties: sums in another order do.
+    """
+    from scipy.stats import rankdata  # as everywhere here: imported where it is needed
+
+    ranks = np.asarray(rankdata(np.round(values, 12), axis=0))
+    return np.asarray(ranks - ranks.mean(axis=0))
+
+
+def rank_correlations(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each column of two ``[methods, columns]``; 0 if one is constant."""
+    one, two = centred_ranks(ours), centred_ranks(theirs)
+    size = np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
+    found = np.divide((one * two).sum(axis=0), size, out=np.zeros_like(size), where=size > 0)
+    return np.asarray(found)
 
 
 def performance_profile(strata: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ class FewEdges:
 
     def bytes_each(self, needed: np.ndarray) -> int:
         """Memory that a mask takes, ``needed [n, senders]`` being those asked together."""
-        layout, who = self.layout, needed.any(0)
+        layout, who = self.layout, np.asarray(needed.any(0))
         widest = max(int(who[layout.heads(i)].sum()) for i in range(layout.n_layers))
         return 4 * self.s.embed.numel() * (int(who.sum()) + 6 * widest + 4)
 

@@ -17,12 +17,19 @@ from circuitbench.oracle import Oracle
 # Told the fraction of the training that is done, and a line of figures.
 Report = Callable[[float, str], None]
 
+# Told one point of the learning curve: figures by name.
+Plot = Callable[[Mapping[str, float | None]], None]
+
 # What a method learnt on before it is asked: nothing, the model it is scored on, others only.
 Track = Literal["none", "same-model", "other-models"]
 
 
 def unreported(fraction: float, text: str) -> None:
     """The report that goes nowhere."""
+
+
+def unplotted(point: Mapping[str, float | None]) -> None:
+    """The learning curve that nobody keeps."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class TrainingTools:
         tensorboard: a folder for TensorBoard events.
         run: the facts of the run that a checkpoint must agree in to be taken up, JSON-able.
         truths: the true circuit for each oracle, in their order, if the curriculum is labelled.
+        plot: to be told the points of the learning curve, all with the same names; one that goes
+            on from a checkpoint tells the earlier ones again.
     """
 
     report: Report = unreported
@@ -75,6 +84,7 @@ class TrainingTools:
     tensorboard: Path | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
     truths: tuple[Circuit, ...] = ()
+    plot: Plot = unplotted
 
 
 @runtime_checkable

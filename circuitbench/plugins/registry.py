@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -176,8 +176,12 @@ def plugin_of(model: str) -> tuple[str, str]:
 
 def origin(entry: EntryPoint) -> str:
     """The distribution that registered ``entry``, with its version."""
-    dist = entry.dist
-    return "unknown distribution" if dist is None else f"{dist.name} {dist.version}"
+    return "unknown distribution" if entry.dist is None else _named(entry.dist)
+
+
+@cache  # each look parses the distribution's metadata
+def _named(dist: Distribution) -> str:
+    return f"{dist.name} {dist.version}"
 
 
 @cache

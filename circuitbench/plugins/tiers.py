@@ -3,6 +3,8 @@
 In a sweep over a tier **the planting changes with the seed**: the run with seed ``s`` is on
 ``PRESET@planting(tier, s)``, a number hashed from the tier's name and the seed. Seeds 0 to 199 are
 never drawn: settings of methods were tuned on 100 to 199, and 0 to 99 are in examples and tests.
+Of models trained on a puzzle the training seed changes likewise: ``NAME@0``, ``NAME@1`` and so on,
+as many as ship, then the first again.
 
 Names alone; imports neither tasks nor models, so that lists and tables stay cheap.
 """
@@ -22,11 +24,16 @@ FIRST_DRAWN, DRAWN_BITS = 200, 48
 
 
 class Place(NamedTuple):
-    """A task on a model; ``model`` is a preset where ``drawn``, planted anew for every seed."""
+    """A task on a model.
+
+    ``model`` is a preset where ``drawn``, planted anew for every seed; and where there are
+    ``trainings``, the name of that many models, each from a training seed of its own.
+    """
 
     task: str
     model: str
     drawn: bool = False
+    trainings: int = 0
 
 
 BEHAVIOURS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
@@ -35,6 +42,11 @@ BEHAVIOURS = ("induction", "ioi", "docstring", "greater-than", "two-hop")
 
 PROGRAMS = ("reverse", "sort", "histogram", "frac-prevs", "dyck", "most-frequent")
 """What the compiled models do."""
+
+PUZZLES = ("trained-induction-18", "trained-two-hop", "trained-ioi", "trained-brackets")
+"""What models were trained on with no circuit prescribed; the models are called the same."""
+TRAININGS = 5
+"""Training seeds, from 0, that ship of each of them."""
 
 
 def _planted(*presets: str) -> tuple[Place, ...]:
@@ -56,10 +68,7 @@ PLACES: dict[Tier, tuple[Place, ...]] = {
         Place("siit-induction", "siit-induction"),
         Place("siit-ioi", "siit-ioi"),
         Place("siit-two-hop", "siit-two-hop"),
-        Place("trained-induction-18", "trained-induction-18"),
-        Place("trained-two-hop", "trained-two-hop"),
-        Place("trained-ioi", "trained-ioi"),
-        Place("trained-brackets", "trained-brackets"),
+        *(Place(puzzle, puzzle, trainings=TRAININGS) for puzzle in PUZZLES),
     ),
     "literature": (
         Place("gpt2-induction", "gpt2"),
@@ -88,28 +97,29 @@ def planting(tier: str, seed: int) -> int:
 
 
 def model_for(tier: str, place: Place, seed: int) -> str:
-    """The name of the model that a run is on: ``planted-hard@...`` where plantings are drawn."""
-    return f"{place.model}@{planting(tier, seed)}" if place.drawn else place.model
+    """The name of the model that a run is on: ``planted-hard@...`` where plantings are drawn,
+    ``trained-ioi@SEED`` where there are several training seeds.
+    """
+    if place.drawn:
+        return f"{place.model}@{planting(tier, seed)}"
+    return f"{place.model}@{seed % place.trainings}" if place.trainings else place.model
 
 
 def tier_of(task: str, model: str, seed: int) -> Tier | None:
     """The tier that a run belongs to, None if it belongs to none.
 
-    Where plantings are drawn it must be on the one that its tier draws for its seed.
+    Where the model changes with the seed it must be the one that its tier has for its seed.
     """
-    preset, _, variant = model.partition("@")
     for tier, found in PLACES.items():
         for place in found:
-            if (
-                place.task == task
-                and place.model == preset
-                and variant == (str(planting(tier, seed)) if place.drawn else "")
-            ):
+            if place.task == task and model_for(tier, place, seed) == model:
                 return tier
     return None
 
 
 def preset_of(task: str, model: str, seed: int) -> str | None:
-    """The preset of a run whose planting was drawn for its tier and seed; None for any other."""
+    """What the model of a run is called without its seed, if its tier has another for each seed:
+    a preset, or a puzzle; None for any other.
+    """
     preset, at, _ = model.partition("@")
     return preset if at and tier_of(task, model, seed) is not None else None

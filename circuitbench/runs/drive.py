@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from circuitbench.runs.launch.base import WAITING, Event, Launcher
 from circuitbench.runs.plan import SKIPPED, TRIES, Plan, Planned, lost, unresolved_file
 from circuitbench.runs.unmeasured import is_unmeasured
 
+NEAR = 1_000  # runs, from the first that waits, of which the next is chosen
 GRACE = 60.0  # seconds beyond its limit that a run's worker has to stop it by itself
 
 
@@ -59,8 +61,8 @@ def drive(
 ) -> Iterator[Finished]:
     """Run what a plan has to do; yields each run as it ends, in whatever order they do.
 
-    A run whose worker dies is tried again. Runs on a model that a worker has loaded
-    come to it first.
+    A run whose worker dies is tried again. Runs on a model that a worker has loaded come to it
+    first, then those on a model that no other worker has.
 
     Args:
         plan: what to do.
@@ -155,15 +157,16 @@ class _Driver:
                 yield self._ended(running.planned, why, _stage(running.stage), seconds)
 
     def _next(self, slot: int) -> Planned:
-        """The next run; of those of one seed, one on the model that the worker has."""
-        first = self.waiting[0]
-        for i, run in enumerate(self.waiting[:500]):
-            if run.spec.seed != first.spec.seed:
-                break
-            if run.identity["model"] == self.models.get(slot):
-                return self.waiting.pop(i)
-        self.models[slot] = str(first.identity["model"])
-        return self.waiting.pop(0)
+        """The next run; of those of one seed, on the worker's model, or on one nobody else has."""
+        seed = self.waiting[0].spec.seed
+        near = list(takewhile(lambda run: run.spec.seed == seed, self.waiting[:NEAR]))
+        models = [str(run.identity["model"]) for run in near]
+        elsewhere = {model for other, model in self.models.items() if other != slot}
+        here = [i for i, model in enumerate(models) if model == self.models.get(slot)]
+        free = [i for i, model in enumerate(models) if model not in elsewhere]
+        chosen = next(iter((*here, *free, 0)))
+        self.models[slot] = models[chosen]
+        return self.waiting.pop(chosen)
 
     def _job(self, run: Planned) -> dict[str, Any]:
         earlier = run.earlier

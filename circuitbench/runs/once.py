@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from circuitbench.plugins.method import Method, TrainingTools
 from circuitbench.results import Record, check_folder, file_name, read_record, write_record
 from circuitbench.runs.isolation.host import in_own_processes
 from circuitbench.runs.isolation.limits import Limits
+from circuitbench.runs.learning_curve import learning_curve
 from circuitbench.runs.prepare import Prepared, load_method, prepare
 from circuitbench.runs.progress import Progress, silent
 from circuitbench.runs.run import run as run_prepared
@@ -88,7 +90,7 @@ def run_and_write(
     reraise: bool = False,
     unmeasured: Record | None = None,
 ) -> Record:
-    """Run, and keep the record in ``out`` (its ``path`` says where).
+    """Run, and keep the record in ``out`` (its ``path`` says where), with the learning curve.
 
     A run that was interrupted or failed after its discovery, and whose record is ``unmeasured``
     or lies in ``out``, goes on from there. Raises :class:`InvalidSpec` if the record cannot be
@@ -96,14 +98,15 @@ def run_and_write(
     """
     if unmeasured is None:
         unmeasured = _left_unmeasured(prepared, out)
-    record = run_prepared(
-        prepared,
-        progress,
-        tools=tools,
-        keep=lambda kept: write_record(kept, out),
-        unmeasured=unmeasured,
-        reraise=reraise,
-    )
+    with learning_curve(out / file_name(prepared.identity, prepared.run_id)) as plot:
+        record = run_prepared(
+            prepared,
+            progress,
+            tools=replace(tools, plot=plot),
+            keep=lambda kept: write_record(kept, out),
+            unmeasured=unmeasured,
+            reraise=reraise,
+        )
     return record.at(_save(record, out))
 
 

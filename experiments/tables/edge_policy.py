@@ -5,7 +5,7 @@ task of :data:`FAMILY` (kept in the folder, so that it can be broken off), learn
 heads are worth from their circuits, lets the policy imitate episodes that look ahead on
 :data:`PLAYED`, and goes on with PPO. Without ``--out`` the package's own weights are replaced.
 
-``python experiments/tables/edge_policy.py compare --surveys FOLDER [--seeds 3]``: on plantings that
+``python experiments/tables/edge_policy.py compare --surveys FOLDER [--seeds 0 1 2]``: on plantings that
 no weight was trained on (:data:`HELD_OUT`): average precision of heads and edges beside methods
 that do not learn; and the potential, the edges kept and the queries of a policy that only
 imitates, of the same after PPO, and of the episodes that look ahead. A seed trains another policy.
@@ -30,20 +30,25 @@ from sklearn.metrics import average_precision_score
 
 from circuitbench import Meter, Oracle, load_model, load_task
 from circuitbench_agents.edges import EdgePolicyDiscovery
-from circuitbench_agents.environments.edge_candidates import Candidates
+from circuitbench_agents.environments.edge_candidates import (
+    PER_ATTRIBUTION_NODE,
+    PLACED_NODE,
+    Candidates,
+)
 from circuitbench_agents.environments.edge_episodes import EdgeEpisodes
 from circuitbench_agents.environments.edge_rules import EdgeEpisode, Levels
 from circuitbench_agents.environments.episode_batch import Place
 from circuitbench_agents.learning.graph_network import GraphPolicy
 from circuitbench_agents.learning.graph_play import chances_of, demonstrate, play_graphs
 from circuitbench_agents.learning.graph_scorer import LearntJudge, Lesson, lesson_of
+from circuitbench_agents.learning.graph_training import GraphTraining
 from circuitbench_agents.learning.graph_weights import SHIPPED, Trained, save
 from circuitbench_agents.learning.rollouts import Acting
 from circuitbench_baselines.other_plantings import TASKS
 
 PRESETS = ("planted-hard", "planted-graded", "planted-diffuse")
 FAMILY = tuple(f"{p}@{s}" for s in (*range(120, 127), *range(160, 164)) for p in PRESETS)
-PLAYED = tuple(f"{p}@120" for p in PRESETS)
+PLAYED = tuple(f"{p}@{s}" for s in (120, 121, 122) for p in PRESETS)
 HELD_OUT = tuple(f"{p}@{s}" for s in (190, 191) for p in PRESETS)
 PROMPTS = 4
 
@@ -82,11 +87,11 @@ def survey(model: str, task: str, folder: Path) -> Surveyed:
         assert truth is not None  # planted
         lesson = lesson_of(found, truth)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {name: getattr(found, name) for name in STORED}
-        spent = {f"spent/{name}": value for name, value in vars(oracle.meter).items()}
-        labels = {"true_edges": lesson.edges, "true_nodes": lesson.nodes}
-        count = {"n_true": len(truth.edges or ()), "levels": np.array(levels)}
-        np.savez_compressed(path, **kept, **labels, **count, **spent)
+        stored: dict[str, Any] = {name: getattr(found, name) for name in STORED}
+        stored |= {"true_edges": lesson.edges, "true_nodes": lesson.nodes}
+        stored |= {"n_true": len(truth.edges or ()), "levels": np.array(levels)}
+        stored |= {f"spent/{name}": value for name, value in vars(oracle.meter).items()}
+        np.savez_compressed(path, **stored)
         print(f"asked {model} {task}", flush=True)
     data = np.load(path)
     kept = {name: data[name] for name in STORED}
@@ -120,12 +125,11 @@ def seats(known: Sequence[Surveyed], judge: LearntJudge, n: int, seed: int) -> E
     return batch
 
 
-def trained_policy(known: Sequence[Surveyed], judge: LearntJudge, seed: int, steps: int) -> Any:
-    """A policy that imitates, and after ``steps`` of PPO; its batch has the meters."""
-    method = replace(METHOD, training=replace(METHOD.training, total_steps=steps))
-    batch = seats(known, judge, method.training.n_envs, seed)
+def imitating(known: Sequence[Surveyed], judge: LearntJudge, seed: int) -> GraphTraining:
+    """A training that has imitated, and not begun with PPO."""
+    batch = seats(known, judge, METHOD.training.n_envs, seed)
     places = [Place(i, 0) for i in range(len(known))]
-    return method.learn_to_prune(batch, places, seed, np.random.default_rng(seed))
+    return METHOD.imitating(batch, places, seed, np.random.default_rng(seed))
 
 
 class Played(NamedTuple):
@@ -169,7 +173,8 @@ def train(folder: Path, out: Path) -> None:
     scorer = METHOD.learn_worth([one.lesson for one in known], np.random.default_rng(0))
     judge = LearntJudge(scorer)
     played = [one for one in known if one.model in PLAYED]
-    run = trained_policy(played, judge, 0, METHOD.training.total_steps)
+    run = imitating(played, judge, 0)
+    run.learn()
     spent = {name: sum(one.spent[name] for one in known) for name in known[0].spent}
     for meter in run.batch.meters:
         spent = {name: value + getattr(meter, name) for name, value in spent.items()}
@@ -185,13 +190,14 @@ def train(folder: Path, out: Path) -> None:
     )
 
 
-def compare(folder: Path, seeds: int) -> None:
+def compare(folder: Path, seeds: Sequence[int]) -> None:
     """See the module."""
     known, held = surveys(FAMILY, folder), surveys(HELD_OUT, folder)
     played = [one for one in known if one.model in PLAYED]
+    described(held)
     rows: dict[str, list[Played]] = {}
     precision: list[tuple[np.ndarray, np.ndarray]] = []
-    for seed in range(seeds):
+    for seed in seeds:
         scorer = METHOD.learn_worth([one.lesson for one in known], np.random.default_rng(seed))
         judge = LearntJudge(scorer)
         found = judge([one.lesson.found for one in held])
@@ -201,10 +207,33 @@ def compare(folder: Path, seeds: int) -> None:
         demonstrate(batch, [Place(i, 0) for i in range(len(held))])
         episodes = [batch.episode(i) for i in range(len(held))]
         rows.setdefault("looking ahead", []).append(judged(episodes, held, batch.queries - before))
-        for name, steps in (("imitation alone", 0), ("with PPO", METHOD.training.total_steps)):
-            run = trained_policy(played, judge, seed, steps)
-            rows.setdefault(name, []).append(play(run.model.policy, batch, held))
+        run = imitating(played, judge, seed)
+        rows.setdefault("imitation alone", []).append(play(run.model.policy, batch, held))
+        run.learn()
+        rows.setdefault("with PPO", []).append(play(run.model.policy, batch, held))
         _show(rows, precision, held)
+
+
+def described(held: Sequence[Surveyed]) -> None:
+    """Average precision of heads by each description alone, which methods without training ask.
+
+    Attributions by a head's strongest edge, as their methods rank heads.
+    """
+    print("| heads by | all | " + " | ".join(TASKS) + " |")
+    columns = {
+        name: PLACED_NODE + PER_ATTRIBUTION_NODE * a for a, name in enumerate(RULES.attributions)
+    }
+    for name, column in {**columns, "atp-star": -1}.items():
+        found = np.array(
+            [
+                average_precision_score(
+                    one.lesson.nodes[1:], one.lesson.found.node_features[1:, column]
+                )
+                for one in held
+            ]
+        )
+        by_task = [found[[one.task == task for one in held]].mean() for task in TASKS]
+        print(f"| {name} | {found.mean():.3f} | {' | '.join(f'{x:.3f}' for x in by_task)} |")
 
 
 def _show(
@@ -231,15 +260,15 @@ def _show(
     for name, which in (("heads", 0), ("edges", 1)):
         mean = np.mean([pair[which] for pair in precision], axis=0)
         by_task = [mean[[one.task == task for one in held]].mean() for task in TASKS]
-        cells = " | ".join(f"{x:.3f}" for x in by_task)
-        print(f"| {name} | {_interval([pair[which].mean() for pair in precision])} | {cells} |")
+        mean_of_all = _interval([pair[which].mean() for pair in precision])
+        print(f"| {name} | {mean_of_all} | {' | '.join(f'{x:.3f}' for x in by_task)} |")
     print(flush=True)
 
 
 def _interval(values: Sequence[float]) -> str:
     """Mean and 95 % t interval over seeds."""
     if len(values) < 2:
-        return f"{np.mean(values):.3f}"
+        return f"{np.mean(values):.4f}"
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
@@ -270,7 +299,7 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "compare"))
     parser.add_argument("--surveys", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.what == "train":

@@ -3,6 +3,7 @@
     python experiments/tables/ground_truth.py methods  # what methods reach on every task
     python experiments/tables/ground_truth.py dials    # what redundancy and superposition do to it
     python experiments/tables/ground_truth.py cards    # health cards and heat maps of the presets
+    python experiments/tables/ground_truth.py damaged  # what outsiders do for a broken circuit
 
 ``--on GROUP`` makes those of one group of models only.
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from circuitbench import Model, Oracle, evaluate, generator, load_model, load_task, method_class
-from circuitbench.checks.health import figure, render, validate_task
+from circuitbench.checks.health import figure, groups_while_damaged, render, validate_task
 from circuitbench.models.planted.presets import (
     PRESETS,
     REDUNDANT,
@@ -47,9 +48,18 @@ GROUPS = (
 CARDS = ("planted-easy", "planted", "planted-redundant", "planted-hard", "planted-mlp")
 WITH_MLPS = ("greater-than",)  # the task whose circuit has some; the rest is as on ``planted``
 FIXED = {"compiled": COMPILED_TASKS, "trained": TRAINED_TASKS}
+DAMAGED = (*CARDS, "planted-graded", "planted-diffuse")
+DAMAGED_SEEDS = ("0", "100", "101", "102")
+DAMAGED_TOO = {"planted-hard": ("10113",)}  # for which .31 was reported
 DIAL_TASKS = ("ioi", "two-hop")
 DIAL_METHODS = ("head-ablation", "acdc", "integrated-gradients")
 PROMPTS = 4
+CARDS_PAGE = """# Health cards
+
+What the health gate says of five presets, written by
+`python experiments/tables/ground_truth.py cards > docs/health-cards.md`.
+[ground-truth.md](ground-truth.md) explains the checks.
+"""
 FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 
 
@@ -163,7 +173,8 @@ def dials(seeds: int) -> None:
 
 
 def cards(presets: Iterable[str]) -> None:
-    """The full gate for presets, and heat maps of the default one."""
+    """The full gate for presets, and heat maps of the default one: docs/health-cards.md."""
+    print(CARDS_PAGE)
     FIGURES.mkdir(parents=True, exist_ok=True)
     for preset in presets:
         model = load_model(preset)
@@ -174,11 +185,46 @@ def cards(presets: Iterable[str]) -> None:
                 figure(card).savefig(FIGURES / f"planted-{task}.png", dpi=80)
 
 
+def damaged(presets: Iterable[str], subsets: int = 12, prompts: int = 32) -> None:
+    """What groups of outsiders lose beyond the damage: the largest effect of each preset and task,
+    the planting it is on, and how many of its plantings and ablations are over the limit.
+    """
+    print("| preset | task | zero | mean | resample | limit | over it |")
+    print("|---|---|---:|---:|---:|---:|---|")
+    for preset in presets:
+        seeds = (*DAMAGED_SEEDS, *DAMAGED_TOO.get(preset, ()))
+        models = {seed: load_model(f"{preset}@{seed}") for seed in seeds}
+        limit = models["0"].limits.damaged
+        for task in WITH_MLPS if preset == "planted-mlp" else PLANTED_TASKS:
+            loaded, over, cells = load_task(task), [], []
+            for ablation in ("zero", "mean", "resample"):
+                found = {}
+                for seed, model in models.items():
+                    truth = loaded.truth(model)
+                    assert truth is not None
+                    oracle = Oracle(
+                        model,
+                        loaded,
+                        task_name=task,
+                        seed=0,
+                        ablation=ablation,
+                        batch_size=prompts,
+                    )
+                    rng = generator(0, task, "damaged", ablation)
+                    effects = groups_while_damaged(oracle, truth, subsets, rng)
+                    found[seed] = max(map(abs, effects))
+                worst = max(found, key=lambda seed: found[seed])
+                cells.append(f"{found[worst]:.3f} (@{worst})")
+                over += [f"@{s} {ablation} {x:.2f}" for s, x in found.items() if x > limit]
+            told = ", ".join(over) or "none"
+            print(f"| {preset} | {task} | {' | '.join(cells)} | {limit:g} | {told} |", flush=True)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("methods", "dials", "cards"))
-    parser.add_argument("--on", choices=GROUPS, help="one group, not all")
+    parser.add_argument("what", choices=("methods", "dials", "cards", "damaged"))
+    parser.add_argument("--on", choices=sorted({*GROUPS, *DAMAGED}), help="one group, not all")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.what == "methods":
@@ -186,5 +232,7 @@ if __name__ == "__main__":
             methods(arguments.seeds, chosen)
     elif arguments.what == "dials":
         dials(arguments.seeds)
+    elif arguments.what == "damaged":
+        damaged([arguments.on] if arguments.on else DAMAGED)
     else:
         cards([arguments.on] if arguments.on else CARDS)

@@ -1,4 +1,4 @@
-"""The tables of docs/compiled-and-trained.md: ``python experiments/tables/model_zoo.py``.
+"""The tables of docs/compiled-and-trained.md and docs/trained.md; ``--write docs`` fills them in.
 
 Every figure is measured here, or read from the report that
 ``python -m circuitbench.models.trained.training NAME`` wrote beside a model's weights.
@@ -222,24 +222,26 @@ def puzzles() -> str:
     return table(columns, rows)
 
 
-def write(path: Path, tables: dict[str, str]) -> None:
-    """Put each table between ``<!-- name -->`` and ``<!-- end -->`` of a Markdown file."""
-    text = path.read_text()
-    for name, made in tables.items():
-        start, end = f"<!-- {name} -->", "<!-- end -->"
-        before, after = text.split(start)
-        text = before + f"{start}\n{made}" + after[after.index(end) :]
-    path.write_text(text)
+PAGES = dict.fromkeys((compiled, siit, strictness, trained_induction), "compiled-and-trained.md")
+PAGES |= {puzzles: "trained.md"}
+
+
+def write(path: Path, name: str, made: str) -> None:
+    """Put a table between ``<!-- name -->`` and ``<!-- end -->`` of a Markdown file."""
+    start, end = f"<!-- {name} -->", "<!-- end -->"
+    before, after = path.read_text().split(start)
+    path.write_text(before + f"{start}\n{made}" + after[after.index(end) :])
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, help="a Markdown file to put the tables into")
-    path = parser.parse_args().write
+    parser.add_argument("--only", choices=[part.__name__ for part in PAGES], help="one table")
+    parser.add_argument("--write", type=Path, help="the folder of the pages to put them into")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    parts = (compiled, siit, strictness, trained_induction, puzzles)
-    tables = {part.__name__: part() for part in parts}
-    for name, made in tables.items():
-        print(f"### {name}\n\n{made}")
-    if path:
-        write(path, tables)
+    for part, page in PAGES.items():
+        if arguments.only in (None, part.__name__):
+            made = part()
+            print(f"### {part.__name__}\n\n{made}")
+            if arguments.write:
+                write(arguments.write / page, part.__name__, made)

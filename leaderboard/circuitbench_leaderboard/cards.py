@@ -21,7 +21,7 @@ from circuitbench.results.store import file_of
 from circuitbench_leaderboard.details import Asked, safe_json
 from circuitbench_leaderboard.entries import Entry, TaskOnModel
 from circuitbench_leaderboard.groups import part, tier_of, track_of
-from circuitbench_leaderboard.sources import source_of
+from circuitbench_leaderboard.sources import ablation_of, source_of
 from circuitbench_leaderboard.standing import on_grid, value_of
 from circuitbench_leaderboard.submission.manifest import standing_of
 from circuitbench_leaderboard.table import Board
@@ -90,10 +90,23 @@ def method_card(entry: Entry, tasks: Sequence[TaskOnModel], board: Board) -> dic
         "track": track_of(first),
         "settings": _texts(first.spec.get("hyperparameters")),
         "weakest": _weakest(entry, tasks),
-        "source": source_of(first) if entry in board.elsewhere else "",
+        **_apart(entry, board),
         "checked": _checked(entry),
     }
     return {key: value for key, value in card.items() if value}
+
+
+def _apart(entry: Entry, board: Board) -> dict[str, str]:
+    """Why an entry is not ranked: ``tag`` in two words, ``source`` in a sentence."""
+    first = entry.runs[0]
+    if entry in board.elsewhere:
+        made = f"Made with {source_of(first)}, the board is of {board.source}: not ranked with it"
+        return {"tag": "other version", "source": made}
+    if entry in board.beside:
+        kind = ablation_of(first)
+        made = f"Under {kind} ablation, the board is under {board.ablation}: not ranked with it"
+        return {"tag": f"{kind} ablation", "source": made}
+    return {}
 
 
 def task_card(run: RunRow) -> dict[str, Any]:

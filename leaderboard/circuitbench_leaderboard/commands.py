@@ -1,4 +1,4 @@
-"""The verbs of this package: leaderboard, compare, submit, verify."""
+"""The verbs of this package: leaderboard, predict-truth, compare, submit, verify."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from circuitbench.runs.sweep_file import parse_seeds
 @click.option("--by", help="The metric that ranks (default: average precision).")
 @click.option("--tasks", help="Only these tasks, separated by commas.")
 @click.option("--seeds", help="Only these seeds: 0,1,2 or 0-4.")
+@click.option("--tier", help="Only this tier: easy, standard, hard, trained, literature.")
 @click.option("--commit", help="The commit or version that is ranked, or any (default: of most).")
 @click.option("--health", type=Path, help="Folder of health cards (validate-task --json) to show.")
 @click.option("--out", type=Path, help="Folder for the table, the figures and the page.")
@@ -34,6 +35,7 @@ def leaderboard(
     by: str | None,
     tasks: str | None,
     seeds: str | None,
+    tier: str | None,
     commit: str | None,
     health: Path | None,
     out: Path | None,
@@ -52,8 +54,29 @@ def leaderboard(
         options["tasks"] = parse_names(tasks)
     if seeds is not None:
         options["seeds"] = parse_seeds(seeds)
-    options |= {"workers": os.cpu_count() or 1, "commit": commit, "health": health}
+    options |= {"workers": os.cpu_count() or 1, "commit": commit, "health": health, "tier": tier}
     click.echo(render(results, format_, out, warn=warn, **options).rstrip("\n"))
+
+
+@click.command(name="predict-truth")
+@click.argument("results", type=Path)
+@click.option(
+    "--format", "format_", default="markdown", show_default=True, help="markdown, html, json."
+)
+@click.option("--commit", help="The commit or version that counts, or any (default: of most).")
+@click.option("--out", type=Path, help="Folder for the page.")
+def predict_truth(results: Path, format_: str, commit: str | None, out: Path | None) -> None:
+    """Say whether numbers that need no truth predict those that do.
+
+    \b
+    Example:
+      circuitbench predict-truth results/
+      circuitbench predict-truth results/ --format html --out site/
+    """
+    from circuitbench_leaderboard.truth_free_page import render_report
+
+    workers = os.cpu_count() or 1
+    click.echo(render_report(results, format_, out, warn, workers, commit).rstrip("\n"))
 
 
 @click.command()

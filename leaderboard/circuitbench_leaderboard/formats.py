@@ -101,12 +101,13 @@ def markdown_table(table: Table, anchors: Mapping[str, str] | None = None) -> st
     ``anchors`` by run id make the name in each row a link to the anchor of its first run.
     """
     head = [escape_markdown(column.label) for column in table.columns]
+    keys = [column.key for column in table.columns]
     rule = ["---:" if column.numeric else "---" for column in table.columns]
     lines = [head, rule]
     for row in table.rows:
         fields = [_markdown_field(field) for field in row.fields]
-        if anchors is not None:
-            named = [column.key for column in table.columns].index("method")
+        if anchors is not None and row.runs and "method" in keys:
+            named = keys.index("method")
             fields[named] = f"[{fields[named]}](#{anchors[row.runs[0].run_id]})"
         lines.append(fields)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -25,7 +25,14 @@ from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
 from circuitbench_leaderboard.groups import TRACKS, tiers_in_order, track_of
 from circuitbench_leaderboard.sources import source_of
-from circuitbench_leaderboard.standing import Estimate, Ranking, Standing, main_metrics, value_of
+from circuitbench_leaderboard.standing import (
+    PLACED_BY,
+    Estimate,
+    Ranking,
+    Standing,
+    main_metrics,
+    value_of,
+)
 from circuitbench_leaderboard.table import (
     Board,
     Column,
@@ -75,7 +82,7 @@ def single_page(
 ) -> str:
     """The same as one text that needs no other file: with all details, tables and figures."""
     chunks, asked = _loaded(board, base, health)
-    return _shell(board, tables, drawings, chunks, asked, _data_address, _every(board, tables))
+    return _shell(board, tables, drawings, chunks, asked, data_address, _every(board, tables))
 
 
 def remove_stale_details(base: Path, files: Collection[str]) -> None:
@@ -92,8 +99,8 @@ def _loaded(
 
 
 def _tasks(board: Board) -> list[TaskOnModel]:
-    """The tasks of the ranking, then those that only runs of other versions are about."""
-    return [*board.by_task, *(t for t in all_tasks(board.elsewhere) if t not in board.by_task)]
+    """The tasks of the ranking, then those that only runs beside it are about."""
+    return [*board.by_task, *(t for t in all_tasks(board.beside) if t not in board.by_task)]
 
 
 def _shell(
@@ -106,11 +113,11 @@ def _shell(
     plain: Sequence[Table] = (),
 ) -> str:
     """The main page. ``plain`` tables, and with them all details, are put inside."""
-    environment = _environment()
+    environment = new_environment()
     script = _script(environment)
     return environment.get_template("page.html.j2").render(
         board=board,
-        style=Markup(_source(environment, "page.css")),
+        style=Markup(source_text(environment, "page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         choices=[m for m in _shown(board) if m == board.by or (m.sign and not m.is_cost)],
@@ -128,15 +135,16 @@ def _shell(
 
 
 def _plain(board: Board, tables: Sequence[Table]) -> str:
-    environment = _environment()
+    environment = new_environment()
     return environment.get_template("tables.html.j2").render(
         tables=_every(board, tables),
-        style=Markup(_source(environment, "page.css")),
+        style=Markup(source_text(environment, "page.css")),
         shell_file=SHELL,
     )
 
 
-def _environment() -> Environment:
+def new_environment() -> Environment:
+    """Where templates come from; everything they are given is escaped."""
     return Environment(
         loader=PackageLoader("circuitbench_leaderboard"),
         autoescape=True,
@@ -148,16 +156,18 @@ def _environment() -> Environment:
 
 def _script(environment: Environment) -> str:
     """The page's script: its parts share one scope, and leave nothing in the global one."""
-    parts = "".join(_source(environment, f"script/{name}.js") for name in SCRIPTS)
+    parts = "".join(source_text(environment, f"script/{name}.js") for name in SCRIPTS)
     return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
-def _source(environment: Environment, name: str) -> str:
+def source_text(environment: Environment, name: str) -> str:
+    """A template's own text."""
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
 
 
-def _data_address(drawing: Drawing) -> str:
+def data_address(drawing: Drawing) -> str:
+    """A figure as an address that needs no file."""
     return "data:image/svg+xml;base64," + base64.b64encode(drawing.svg().encode()).decode()
 
 
@@ -181,8 +191,8 @@ def _data(
         for standing in within.standings
     ]
     standings += [
-        _standing(_elsewhere(board, entry, shown), entries[id(entry)], None, shown)
-        for entry in board.elsewhere
+        _standing(_beside(board, entry, shown), entries[id(entry)], None, shown)
+        for entry in board.beside
     ]
     runs = [
         _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id], shown)
@@ -199,6 +209,7 @@ def _data(
         "tracks": list(TRACKS.values()),
         "cost": COST,
         "source": board.source,
+        "placing": PLACED_BY,
         "version": __version__,
         "cards": [asked.name, asked.integrity],
         "standings": standings,
@@ -231,8 +242,8 @@ def _metric(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _elsewhere(board: Board, entry: Entry, shown: Sequence[Metric]) -> Standing:
-    """An entry of another version: its means over the board's grid, and no place."""
+def _beside(board: Board, entry: Entry, shown: Sequence[Metric]) -> Standing:
+    """An entry that is not ranked: its means over the board's grid, and no place."""
     found = {m.key: on_the_grid(board, entry, m) for m in shown}
     grid = board.overall.grid
     done = grid.covered(entry.values(value_of(board.by)))

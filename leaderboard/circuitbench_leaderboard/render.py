@@ -9,10 +9,12 @@ from typing import Literal
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.core.extras import needs_extra
 from circuitbench.evaluation.metrics import DEFAULT, ranking_metric
+from circuitbench.plugins.tiers import TIERS
 from circuitbench.results import TABLE_FILE, write_atomically
 from circuitbench.results.index import read_runs
 from circuitbench_leaderboard import formats
 from circuitbench_leaderboard.cards import read_health
+from circuitbench_leaderboard.groups import tier_of, tiers_in_order
 from circuitbench_leaderboard.table import Board, board, tables
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
@@ -28,17 +30,20 @@ def load_board(
     seeds: Collection[int] | None = None,
     workers: int = 1,
     commit: str | None = None,
+    tier: str | None = None,
 ) -> Board:
     """Read a results folder and rank what is in it.
 
     ``warn`` gets one line per file that is left out; ``intervals`` asks for those of all quality
-    metrics; ``tasks`` and ``seeds`` keep only those runs; ``workers`` as in
+    metrics; ``tasks``, ``seeds`` and ``tier`` keep only those runs; ``workers`` as in
     :func:`circuitbench.results.index.read_runs`; ``commit`` as in
     :func:`circuitbench_leaderboard.sources.choose_source`. Raises :class:`InvalidSpec` for a folder
     that is absent or holds no usable record and for a metric that cannot rank,
-    :class:`UnknownName` for an unknown metric or a task that no record is about.
+    :class:`UnknownName` for an unknown metric or tier, or a task that no record is about.
     """
     chosen = ranking_metric(by)
+    if tier is not None and tier not in TIERS:
+        raise UnknownName("tier", tier, TIERS)
     runs, problems = read_runs(results, warn, workers=workers)
     for problem in problems:
         warn(f"left out {problem}")
@@ -53,10 +58,17 @@ def load_board(
         if task not in known:
             raise UnknownName("task", task, known)
     kept = [
-        run for run in runs if (not tasks or run.task in tasks) and (not seeds or run.seed in seeds)
+        run
+        for run in runs
+        if (not tasks or run.task in tasks)
+        and (not seeds or run.seed in seeds)
+        and (tier is None or tier_of(run) == tier)
     ]
     if not kept:
-        raise InvalidSpec(f"no records in {results} have the tasks and seeds asked for")
+        there = ", ".join(tiers_in_order(tier_of(run) for run in runs))
+        raise InvalidSpec(
+            f"no records in {results} have the tasks, seeds and tier asked for; its tiers: {there}"
+        )
     return board(kept, problems, chosen, intervals, commit)
 
 
@@ -72,6 +84,7 @@ def render(
     workers: int = 1,
     commit: str | None = None,
     health: Path | str | None = None,
+    tier: str | None = None,
 ) -> str:
     """The leaderboard of a results folder as text.
 
@@ -83,7 +96,7 @@ def render(
             tables. Links to records are relative to it, or else to the working directory.
         by: the metric that ranks.
         warn: gets one line per file that is left out.
-        tasks, seeds: compare on these alone; None or empty takes all there are.
+        tasks, seeds, tier: compare on these alone; None or empty takes all there are.
         workers: processes that read many new records, see
             :func:`circuitbench.results.index.read_runs`.
         commit: the version or commit that is ranked, see
@@ -95,12 +108,12 @@ def render(
         What to print: the table, or with ``html`` and ``out`` the page's path.
 
     Raises:
-        UnknownName: an unknown format, metric or task.
+        UnknownName: an unknown format, metric, tier or task.
         InvalidSpec: no records, or ``out`` cannot be written.
     """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    shown = load_board(results, by, warn, format == "html", tasks, seeds, workers, commit)
+    shown = load_board(results, by, warn, format == "html", tasks, seeds, workers, commit, tier)
     base = Path(out) if out is not None else Path()
     if format != "html" and out is None:
         return next(iter(_texts(shown, format, base).values()))

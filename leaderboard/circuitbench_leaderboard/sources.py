@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from circuitbench.core.errors import InvalidSpec
@@ -20,6 +21,17 @@ def short_commit(run: RunRow) -> str:
 def source_of(run: RunRow) -> str:
     """Version and commit of circuitbench, as ``0.2.0 @ 0123456ab``."""
     return f"{run.versions.get('circuitbench') or 'unknown'} @ {short_commit(run)}"
+
+
+def ablation_of(run: RunRow) -> str:
+    """What replaced a head when the method was asked and measured; "" where nothing says."""
+    return str(run.spec.get("ablation") or "")
+
+
+def main_ablation(runs: Sequence[RunRow]) -> str:
+    """The ablation of most finished runs; of equals the first by name, zero before all."""
+    found = Counter(ablation_of(run) for run in runs if run.status == "done")
+    return min(found, key=lambda kind: (-found[kind], kind != "zero", kind), default="")
 
 
 def choose_source(runs: Sequence[RunRow], commit: str | None = None) -> str:

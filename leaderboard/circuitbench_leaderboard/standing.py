@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from circuitbench.core.seeding import generator
-from circuitbench.evaluation.metrics import Metric, of_kind
+from circuitbench.evaluation.metrics import DEFAULT, Metric, of_kind
 from circuitbench.evaluation.statistics import (
     interquartile_mean,
     resampling_weights,
@@ -23,6 +23,8 @@ from circuitbench_leaderboard.entries import Entry, Grid, TaskOnModel, Value, wi
 from circuitbench_leaderboard.groups import TRACKS
 
 LEVEL = 0.05
+PLACED_BY = {DEFAULT: "rounded_average_precision"}
+"""A metric -> the one that decides places by it: a place won inside near ties is shown as a tie."""
 Mark = Literal["best", "tied", "untested", ""]
 
 
@@ -49,7 +51,7 @@ class Estimate:
 @dataclass(frozen=True)
 class Standing:
     """One entry's place among those of its track. ``rank`` is None unless all ``expected`` runs
-    are there."""
+    are there; ``shared`` says that others have the same."""
 
     entry: Entry
     rank: int | None
@@ -57,6 +59,7 @@ class Standing:
     expected: int
     estimates: Mapping[str, Estimate | None] = field(default_factory=dict)
     runs: tuple[RunRow, ...] = ()
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ def ranking(
 ) -> Ranking:
     """Rank ``entries`` by their mean of ``by`` over the widest grid (on ``task``, if given).
 
+    Places by average precision count near ties as ties (:data:`PLACED_BY`): whoever is ahead by the
+    tie-breaks of its own scores alone is not.
+
     ``intervals`` asks for the intervals of all quality metrics, not that of ``by`` alone.
 
     Entries are told apart from the best of their track by sign-flip tests on what was drawn
@@ -106,7 +112,6 @@ def ranking(
     values = [e.values(value_of(by), None if task is None else [task]) for e in entries]
     grid = widest_grid(values)
     main = estimates(entries, value_of(by), grid, by.key, sign=by.sign, interval=True)
-    ranks = _ranks(main, by.sign, [entry.track for entry in entries])
     others = {
         m.key: estimates(
             entries,
@@ -119,11 +124,14 @@ def ranking(
         for m in main_metrics()
         if m != by
     }
+    near = others.get(PLACED_BY.get(by.key, ""), main)
+    ranks = places(main, near, by, [entry.track for entry in entries])
     # An incomplete entry shows nothing: means over different runs would invite comparison.
     shown = {
         key: [e if rank is not None else None for e, rank in zip(column, ranks, strict=True)]
         for key, column in {by.key: main, **others}.items()
     }
+    taken = Counter((e.track, rank) for e, rank in zip(entries, ranks, strict=True))
     standings = [
         Standing(
             entry,
@@ -132,6 +140,7 @@ def ranking(
             grid.size,
             {key: column[i] for key, column in shown.items()},
             tuple(runs[id(entry)]),
+            ranks[i] is not None and taken[entry.track, ranks[i]] > 1,
         )
         for i, entry in enumerate(entries)
     ]
@@ -241,15 +250,23 @@ def _marks(runs: np.ndarray, units: np.ndarray, key: str) -> list[Mark]:
     return marks
 
 
-def _ranks(
-    estimates: Sequence[Estimate | None], sign: int, tracks: Sequence[str]
+def places(
+    main: Sequence[Estimate | None],
+    near: Sequence[Estimate | None],
+    by: Metric,
+    tracks: Sequence[str],
 ) -> list[int | None]:
-    """Places within tracks; of equal scores all get the best place."""
-    scores = _rounded(np.array([np.nan if e is None else sign * e.mean for e in estimates]))
+    """Places within tracks by a metric; of equal scores all get the best place.
+
+    ``near`` is what :data:`PLACED_BY` names; it decides where whoever has the metric has it.
+    """
+    paired = list(zip(main, near, strict=True))
+    decisive = near if all((m is None) == (n is None) for m, n in paired) else main
+    scores = _rounded(np.array([np.nan if e is None else by.sign * e.mean for e in decisive]))
     theirs = np.array(tracks, dtype=object)
     return [
         None if e is None else 1 + int((scores[theirs == track] > score).sum())
-        for e, score, track in zip(estimates, scores, tracks, strict=True)
+        for e, score, track in zip(decisive, scores, tracks, strict=True)
     ]
 
 

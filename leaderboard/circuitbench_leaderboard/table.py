@@ -7,10 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from circuitbench.evaluation.metrics import DEFAULT, Metric, metric, of_kind
-from circuitbench.evaluation.statistics import disjoint_groups, rank_transfer
+from circuitbench.evaluation.statistics import disjoint_groups
 from circuitbench.results import Problem
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.entries import (
@@ -27,7 +25,21 @@ from circuitbench_leaderboard.groups import (
     tier_of,
     tiers_in_order,
 )
-from circuitbench_leaderboard.sources import choose_source, short_commit, source_of
+from circuitbench_leaderboard.protocol import (
+    NEARLY_PERFECT,
+    Shift,
+    between_tiers,
+    demands,
+    said,
+    shift,
+)
+from circuitbench_leaderboard.sources import (
+    ablation_of,
+    choose_source,
+    main_ablation,
+    short_commit,
+    source_of,
+)
 from circuitbench_leaderboard.standing import (
     Estimate,
     Mark,
@@ -35,10 +47,7 @@ from circuitbench_leaderboard.standing import (
     Standing,
     estimates,
     main_metrics,
-    on_grid,
-    plantings,
     ranking,
-    resamples,
     value_of,
 )
 
@@ -55,7 +64,6 @@ LEGEND = (
 )
 TOO_FEW = "best: highest mean; too few runs for a test to tell entries apart"
 
-NEARLY_PERFECT = 0.99
 TIE_BREAKS = 0.01
 """Average precision that a ranking owes to differences below 1e-4 of its largest score."""
 
@@ -116,7 +124,9 @@ class Board:
     circuits found elsewhere, by name: nobody knows what they cost, so they are ranked nowhere.
     ``untold`` are the runs on tasks whose circuit nobody knows, where ``by`` needs a truth.
     ``source`` is the version and commit that all ranked runs are of ("": any), ``elsewhere`` the
-    runs of others: they are marked and not ranked.
+    runs of others: they are marked and not ranked. ``ablation`` is that of most runs; those under
+    others are ``ablated``, by ablation: another ablation asks another question, so they are
+    compared with the board's, not ranked among them.
     """
 
     by: Metric
@@ -130,11 +140,18 @@ class Board:
     source: str = ""
     elsewhere: tuple[Entry, ...] = ()
     by_tier: Mapping[str, Ranking] = field(default_factory=dict)
+    ablation: str = ""
+    ablated: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> tuple[Entry, ...]:
+        """The entries that are shown and not ranked: of other ablations, then of other versions."""
+        return (*(entry for others in self.ablated.values() for entry in others), *self.elsewhere)
 
     @property
     def everyone(self) -> tuple[Entry, ...]:
-        """The entries that may be ranked, then those of other versions."""
-        return (*self.entries, *self.elsewhere)
+        """The entries that may be ranked, then those beside them."""
+        return (*self.entries, *self.beside)
 
     @property
     def runs(self) -> list[RunRow]:
@@ -167,7 +184,10 @@ def board(
     others = sorted({found for run in ours if (found := source_of(run)) != source and source})
     elsewhere = [e for other in others for e in gather(r for r in ours if source_of(r) == other)]
     untold = [run for run in there if run.truthless and "truth" in by.needs]
-    entries = gather(run for run in there if not (run.truthless and "truth" in by.needs))
+    told = [run for run in there if not (run.truthless and "truth" in by.needs)]
+    ablation = main_ablation(told)
+    entries = gather(run for run in told if ablation_of(run) == ablation)
+    kinds = sorted({ablation_of(run) for run in told} - {ablation})
     return Board(
         by,
         tuple(entries),
@@ -179,12 +199,20 @@ def board(
         tuple(gather(untold)),
         source,
         tuple(elsewhere),
-        _by_tier(entries, by, intervals),
+        by_tier(entries, by, intervals),
+        ablation,
+        {kind: tuple(gather(r for r in told if ablation_of(r) == kind)) for kind in kinds},
     )
 
 
-def _by_tier(entries: Sequence[Entry], by: Metric, intervals: bool) -> dict[str, Ranking]:
+def by_tier(entries: Sequence[Entry], by: Metric, intervals: bool) -> dict[str, Ranking]:
     """The ranking on each tier that any run belongs to, from easy to hard."""
+    found = entries_by_tier(entries)
+    return {tier: ranking(own, by, intervals=intervals) for tier, own in found.items()}
+
+
+def entries_by_tier(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The entries with their runs on each tier alone, from easy to hard."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         runs: dict[str, list[RunRow]] = {}
@@ -192,25 +220,46 @@ def _by_tier(entries: Sequence[Entry], by: Metric, intervals: bool) -> dict[str,
             runs.setdefault(tier_of(run), []).append(run)
         for tier, own in runs.items():
             found.setdefault(tier, []).append(replace(entry, runs=tuple(own)))
-    return {
-        tier: ranking(found[tier], by, intervals=intervals)
-        for tier in tiers_in_order(found)
-        if tier != UNTIERED
-    }
+    return {tier: found[tier] for tier in tiers_in_order(found) if tier != UNTIERED}
 
 
 def tables(shown: Board) -> list[Table]:
-    """All tables: overall, per task, per cost level, function, edges, without truth, of other
-    versions, external, roles by task."""
+    """All tables: overall, what the board should do, per task, per cost level, function, edges,
+    other ablations, without truth, of other versions, external, roles by task.
+
+    Where there are several tracks, what compares methods has a table for each.
+    """
     roles = [_roles(task, within) for task, within in shown.by_task.items()]
-    edges = _edges(shown)
-    made = [*_overalls(shown), _tasks(shown), _levels(shown), _function(shown), edges]
-    made += [_untold(shown), _elsewhere(shown), _external(shown), *roles]
+    apart = [*_levels(shown), *_function(shown), *_edges(shown)]
+    made = [*_overalls(shown), *_wanted(shown), _tasks(shown), *apart, *_ablations(shown)]
+    made += [_untold(shown), _elsewhere(shown), _external(shown)]
+    made += [table for of_task in roles for table in of_task]
     return [table for table in made if table.columns and (table.rows or shown.entries)]
+
+
+def by_track(table: Table, standings: Sequence[Standing]) -> list[Table]:
+    """A table whose rows are those of ``standings``, split by their tracks.
+
+    The first keeps its name; marks are within tracks already.
+    """
+    found = list(dict.fromkeys(s.entry.track for s in standings))
+    if len(found) < 2:
+        return [table]
+    pairs = list(zip(table.rows, standings, strict=True))
+    return [
+        replace(
+            table,
+            key=f"{table.key}-{short_track(track)}" if i else table.key,
+            title=f"{table.title}: {track}",
+            rows=tuple(row for row, standing in pairs if standing.entry.track == track),
+        )
+        for i, track in enumerate(found)
+    ]
 
 
 _RANK = Column("rank", "#", "Place by the mean; incomplete methods have none.", numeric=True)
 _METHOD = Column("method", "Method", "With what tells its settings apart, where they differ.")
+_TRACK = Column("track", "Track", "What the method learned on; places are within a track.")
 _FAMILY = Column("family", "Family", "The kind of method.", minor=True)
 _COVERAGE = Column("coverage", "Runs", "Finished runs of those the comparison rests on.")
 _VERSION = Column("version", "Version", "circuitbench's, of all runs in the row.")
@@ -228,7 +277,7 @@ def _overalls(shown: Board) -> list[Table]:
             found = _overall(shown, within, track)
             where = f"Tier {tier}" if tier else "Overall"
             title = f"{where}: {track}" if len(tracks) > 1 else where
-            parts = [(tier and f"tier-{tier}") or "overall", *([_short(track)] if i else [])]
+            parts = [(tier and f"tier-{tier}") or "overall", *([short_track(track)] if i else [])]
             note = found.note
             if tier == "hard" and (line := predicts(shown, track)):
                 note += " " + line
@@ -236,41 +285,100 @@ def _overalls(shown: Board) -> list[Table]:
     return [table for i, table in enumerate(made) if table.rows or i == 0]
 
 
-def _short(track: str) -> str:
+def short_track(track: str) -> str:
+    """A track as it stands in file names."""
     return next(key for key, words in TRACKS.items() if words == track)
 
 
-def predicts(shown: Board, track: str, ours: str = "hard", theirs: str = "trained") -> str:
-    """Whether the ranking on one tier predicts that on another, in a line; empty if unknown.
-
-    Spearman's correlation over the entries of a track that are ranked on both, with its interval
-    over resamples of what was drawn.
-    """
-    sides = [shown.by_tier.get(tier) for tier in (ours, theirs)]
-    complete = [
-        {s.entry.label: s.entry for s in side.standings if s.rank and s.entry.track == track}
-        for side in sides
-        if side is not None
-    ]
-    if len(complete) < 2:
-        return ""
-    both = sorted(complete[0].keys() & complete[1].keys())
-    means = []
-    for side, entries in zip(sides, complete, strict=True):
-        assert side is not None
-        found = (on_grid(entries[label], value_of(shown.by), side.grid) for label in both)
-        table = np.array([x.ravel() for x in found if x is not None]).reshape(len(both), -1)
-        weights = resamples(plantings(list(entries.values()), side.grid)) if both else None
-        if weights is not None:
-            means.append(np.vstack([table.mean(axis=1), (table @ weights).T]))
-    transfer = rank_transfer(means[0], means[1]) if len(means) == 2 else None
-    if transfer is None:
-        return ""
-    rho, (low, high) = transfer
-    return (
-        f"The ranking on {ours} against that on {theirs}: Spearman {rho:.2f} "
-        f"({low:.2f} to {high:.2f}), {count(len(both), 'method')}."
+def _wanted(shown: Board) -> list[Table]:
+    """What a board should be able to do, and whether this one does; of each track that ranks."""
+    columns = (Column("wanted", "Wanted"), Column("found", "Found"), Column("met", "So"))
+    words = {True: "yes", False: "no", None: "–"}
+    note = (
+        "A board that is of use tells methods apart on circuits that are hard to find, and its "
+        "ranking there predicts that on models nobody built. Reported either way."
     )
+    tracks = list(dict.fromkeys(s.entry.track for s in shown.overall.standings))
+    made = []
+    for i, track in enumerate(tracks):
+        rows = tuple(
+            Row((_text(d.wanted), _text(d.found), _text(words[d.met])), ())
+            for d in demands(shown.by_tier, track)
+        )
+        key = f"wanted-{short_track(track)}" if i else "wanted"
+        title = "What the board should do" + (f": {track}" if len(tracks) > 1 else "")
+        made.append(Table(key, title, note, columns if rows else (), rows))
+    return made
+
+
+def _ablations(shown: Board) -> list[Table]:
+    """How rankings move under other ablations, per tier and track."""
+    made = []
+    tracks = list(dict.fromkeys(entry.track for entry in shown.entries))
+    ours = entries_by_tier(shown.entries)
+    for kind, entries in shown.ablated.items():
+        theirs = entries_by_tier(entries)
+        for tier in (tier for tier in ours if tier in theirs):
+            for track in tracks:
+                found = shift(kind, tier, track, ours[tier], theirs[tier], shown.by)
+                if found is not None:
+                    made.append(_ablation(shown, found, several=len(tracks) > 1))
+    return made
+
+
+def _ablation(shown: Board, found: Shift, several: bool) -> Table:
+    title, was = shown.by.title, shown.ablation or "the board's"
+    columns = (
+        _METHOD,
+        Column("before", f"{title}, {was}", numeric=True),
+        Column("after", f"{title}, {found.ablation}", numeric=True),
+        Column("place_before", f"#, {was}", numeric=True),
+        Column("place_after", f"#, {found.ablation}", numeric=True),
+        Column("moved", "Moved", "Places won; below 0, lost.", numeric=True),
+    )
+    digits = shown.by.digits
+    rows = tuple(
+        Row(
+            (
+                _text(m.entry.label),
+                _plain(m.before, digits),
+                _plain(m.after, digits),
+                _plain(m.place_before, 0),
+                _plain(m.place_after, 0),
+                Field(f"{m.place_before - m.place_after:+d}", m.place_before - m.place_after),
+            ),
+            m.entry.runs,
+        )
+        for m in found.moved
+    )
+    most = [m for m in found.moved if m.place_before != m.place_after][:3]
+    note = (
+        f"The same {count(found.grid.size, 'run')} under {was} and {found.ablation} ablation, "
+        "asked and scored; who moves most stands first. "
+    )
+    if found.transfer is not None:
+        note += f"Spearman's correlation of the two rankings: {said(found.transfer)}. "
+    if most:
+        moves = (f"{m.entry.label} from {m.place_before} to {m.place_after}" for m in most)
+        note += f"Moved most: {'; '.join(moves)}."
+    else:
+        note += "Nobody moved."
+    key = f"ablation-{found.ablation}-{found.tier}"
+    heading = f"Tier {found.tier} under {found.ablation} ablation"
+    if several:
+        key, heading = f"{key}-{short_track(found.track)}", f"{heading}: {found.track}"
+    return Table(key, heading, note, columns, rows)
+
+
+def predicts(shown: Board, track: str, ours: str = "hard", theirs: str = "trained") -> str:
+    """Whether the ranking on one tier predicts that on another, in a line; empty if unknown."""
+    sides = [shown.by_tier.get(tier) for tier in (ours, theirs)]
+    if sides[0] is None or sides[1] is None:
+        return ""
+    found = between_tiers(sides[0], sides[1], track)
+    if found is None:
+        return ""
+    return f"The ranking on {ours} against that on {theirs}: Spearman {said(found)}."
 
 
 def told_apart(within: Ranking, track: str) -> str:
@@ -336,11 +444,11 @@ def _tasks(shown: Board) -> Table:
     by = shown.by
     measures = (by, *(m for m in main_metrics() if m != by))
     heads = [_column(m) for m in measures]
-    columns = (*_PLACE, _RANK, _METHOD, _FAMILY, *heads, *_PROVENANCE)
+    columns = (*_PLACE, _TRACK, _RANK, _METHOD, _FAMILY, *heads, *_PROVENANCE)
     rows = [
         Row(
             (
-                *(_text(part) for part in task),
+                *(_text(part) for part in (*task, standing.entry.track)),
                 *_who(standing),
                 *(_number(standing.estimates[m.key], m.digits) for m in measures),
                 *_provenance(standing),
@@ -355,7 +463,7 @@ def _tasks(shown: Board) -> Table:
     return Table("tasks", "Per task", note, columns, tuple(rows))
 
 
-def _levels(shown: Board) -> Table:
+def _levels(shown: Board) -> list[Table]:
     def at(run: RunRow, level: int) -> float | None:
         reached = [v for queries, v in run.curves.get(shown.by.key, ()) if queries <= level]
         return reached[-1] if reached else None
@@ -398,10 +506,11 @@ def _levels(shown: Board) -> Table:
         "queries, mean over the same runs as the overall table; none where it had no ranking yet. "
         f"Training is not among the queries; {_legend(shown.overall)}."
     )
-    return Table("costs", "Per cost level (discovery queries)", note, columns, rows)
+    table = Table("costs", "Per cost level (discovery queries)", note, columns, rows)
+    return by_track(table, shown.overall.standings)
 
 
-def _function(shown: Board) -> Table:
+def _function(shown: Board) -> list[Table]:
     entries = [s.entry for s in shown.overall.standings]
     found: dict[Metric, list[Estimate | None]] = {}
     for measure in of_kind("function"):
@@ -420,10 +529,11 @@ def _function(shown: Board) -> Table:
         "over circuit sizes, CPR never without CMD. For CMD lower is better; it alone is marked."
     )
     columns = (_METHOD, *map(_column, found), *_PROVENANCE) if found else ()
-    return Table("function", "Function", note, columns, rows)
+    table = Table("function", "Function", note, columns, rows)
+    return by_track(table, shown.overall.standings)
 
 
-def _edges(shown: Board) -> Table:
+def _edges(shown: Board) -> list[Table]:
     main, *others = of_kind("edges")
     within = ranking([e for e in shown.entries if e.values(value_of(main))], main)
     entries = [s.entry for s in within.standings]
@@ -447,7 +557,8 @@ def _edges(shown: Board) -> Table:
         "CPR and CMD as MIB computes them (Mueller et al. 2025), CPR never without CMD; "
         f"{_legend(within)}."
     )
-    return Table("edges", "Edges", note, columns if rows else (), rows)
+    table = Table("edges", "Edges", note, columns if rows else (), rows)
+    return by_track(table, within.standings)
 
 
 def _untold(shown: Board) -> Table:
@@ -464,10 +575,11 @@ def _untold(shown: Board) -> Table:
                 _number(column[i], m.digits) for m, column in zip(measures, found, strict=True)
             ]
             cost = _number(standing.estimates[queries.key], queries.digits)
-            fields = (*map(_text, task), *_who(standing), *numbers, cost, *_provenance(standing))
+            who = (_text(standing.entry.track), *_who(standing))
+            fields = (*map(_text, task), *who, *numbers, cost, *_provenance(standing))
             rows.append(Row(fields, standing.runs))
     columns = (
-        *_PLACE, _RANK, _METHOD, _FAMILY, *map(_column, (*measures, queries)), *_PROVENANCE
+        *_PLACE, _TRACK, _RANK, _METHOD, _FAMILY, *map(_column, (*measures, queries)), *_PROVENANCE
     )  # fmt: skip
     note = (
         "Nobody knows the circuit of these tasks, so nothing here says whether the right heads "
@@ -543,7 +655,7 @@ def role_recalls(within: Ranking) -> dict[str, list[Estimate | None]]:
     }
 
 
-def _roles(task: TaskOnModel, within: Ranking) -> Table:
+def _roles(task: TaskOnModel, within: Ranking) -> list[Table]:
     found = role_recalls(within)
     names = list(found)
     rows = tuple(
@@ -560,7 +672,8 @@ def _roles(task: TaskOnModel, within: Ranking) -> Table:
         f"seeds; {_legend(within)}."
     )
     key = f"roles-{task.task}-{task.model}"
-    return Table(key, f"Per role: {task}", note, columns if names else (), rows, task)
+    table = Table(key, f"Per role: {task}", note, columns if names else (), rows, task)
+    return by_track(table, within.standings)
 
 
 def _column(metric: Metric) -> Column:
@@ -585,7 +698,7 @@ def count(number: int, noun: str) -> str:
 
 def _who(standing: Standing) -> tuple[Field, ...]:
     rank = standing.rank
-    place = Field("–" if rank is None else str(rank), rank)
+    place = Field("–" if rank is None else f"{rank}{'=' * standing.shared}", rank)
     return place, _text(standing.entry.label), _text(standing.entry.family)
 
 

@@ -30,7 +30,7 @@ WIDE = planted_model("wide", PlantedConfig(5, 6, ROLES, lookalikes=2), "101")
 SMALL: dict[str, Any] = {"candidates": 40, "attributions": ("eap-ig", "eap"), "batches": (1, 3, 10)}
 
 
-def oracle_on(model: Any = MODEL, **options: Any) -> Oracle:
+def oracle_on(model: Any = MODEL, **options: Any) -> Any:
     task = load_task("induction")
     return Oracle(model, task, task_name="induction", seed=0, batch_size=3, **options)
 
@@ -39,7 +39,7 @@ def env_on(*oracles: Oracle, **constants: Any) -> EdgePruningEnv:
     return EdgePruningEnv(oracles or [oracle_on()], pool=1, **{**SMALL, **constants})
 
 
-def divergence(oracle: Oracle, batch: Any, mask: torch.Tensor) -> float:
+def divergence(oracle: Any, batch: Any, mask: torch.Tensor) -> float:
     """KL by the run that gradients take, which shares nothing with queries."""
     kind = ablation_named("resample")
     run = EdgeRun(oracle.edges.graph, oracle.engine.forward, batch, "task", kind)
@@ -51,7 +51,8 @@ def divergence(oracle: Oracle, batch: Any, mask: torch.Tensor) -> float:
 def on_a_path(oracle: Oracle, kept: Any) -> set[int]:
     """Of edges, by their place among all, those on a path from the embedding to the logits."""
     ends = oracle.edges.graph.ends
-    logits, found = len(oracle.edges.graph.senders), set()
+    logits = len(oracle.edges.graph.senders)
+    found: set[int] = set()
 
     def walk(node: int, path: tuple[int, ...]) -> None:
         if node == logits:

@@ -178,12 +178,22 @@ def test_it_trains_on_the_model_itself_and_on_others(models: tuple[str, ...]) ->
 
 
 def test_a_budget_ends_the_pruning_but_not_the_answer() -> None:
-    method = replace(METHOD)
-    method.learnt = Trained(*networks(), ("small@101",), ("induction",), {}, {})
     described = cost(RULES.attributions, RULES.probes, 4) + 2
     oracle = oracle_on(budget=described + 1)
-    found = method.discover(oracle, rng())
-    assert oracle.remaining == 0
+    batch = EdgeEpisodes([oracle], RULES, 1, rng(), pool=1)
+
+    def cuts(seen: Any, legal: np.ndarray) -> np.ndarray:
+        chances = legal.astype(float)
+        chances[:, -1] = 0.0
+        return np.asarray(chances / chances.sum(1, keepdims=True))
+
+    left = lambda: oracle.remaining  # noqa: E731
+    (episode,) = play_graphs(batch, [Place(0, 0)], cuts, Acting(), rng(), left)
+    assert (oracle.remaining, episode.steps <= 1) == (0, True)
+    method = replace(METHOD)
+    scorer, policy = networks()
+    method.learnt = Trained(scorer, policy, ("small@101",), ("induction",), {}, {})
+    found = method.discover(oracle_on(budget=described), rng())
     assert found.scores.shape == (4, 4)
 
 

@@ -63,7 +63,7 @@ def test_finished_episodes_restart_and_report(make_oracle: Callable[..., Oracle]
     observation, rewards, dones, infos = env.step(np.array([4, 8]))
     assert dones.all()
     assert rewards == pytest.approx([2.0, 1.0])
-    assert infos[0]["episode"] == {"r": pytest.approx(5.0), "l": 2}
+    assert infos[0]["episode"] == {"r": pytest.approx(5.0), "l": 2, "hits": 2}
     assert infos[1]["terminal_observation"][1:10].sum() == 2
     assert observation[:, 1:].sum() == 0
     assert np.stack(env.env_method("action_masks")).all()

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from circuitbench.core.extras import MissingExtra
 from circuitbench.plugins.method import TrainingTools
 from circuitbench_agents.environments.episode_batch import EpisodeBatch
 from circuitbench_agents.learning import checkpoint
+from circuitbench_agents.learning.curve import CurvePoint
 from circuitbench_agents.learning.policies import MLP, Network, TokenAttention
 from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
 from circuitbench_agents.learning.randomness import LibraryStreams
@@ -233,13 +235,29 @@ def test_learning_curves_go_to_tensorboard(make_oracle: Any, tmp_path: Path) -> 
     assert next(tmp_path.glob("events*")).stat().st_size > 0
 
 
-def test_progress_tells_return_entropy_queries_and_time_left(make_oracle: Any) -> None:
+def test_progress_tells_return_hits_queries_and_time_left(make_oracle: Any) -> None:
     told = []
     start(make_oracle).learn(TrainingTools(lambda fraction, text: told.append((fraction, text))))
     assert [fraction for fraction, _ in told] == [0.25, 0.5, 0.75, 1.0]
-    assert told[-1][1].startswith("return ")
-    assert "entropy" in told[-1][1]
-    assert "96 queries, 0 s left" in told[-1][1]
+    assert re.fullmatch(r"return \d+\.\d\d, hits \d\.\d, 96 queries, 0 s left", told[-1][1])
+    point = CurvePoint(50, 50, 1.0, 2.5, 0.1, 0.0, seconds=100.0)
+    assert point.line(0.25) == "return 1.00, hits 2.5, 50 queries, 5 min 0 s left"
+
+
+def test_the_learning_curve_is_told_and_told_again_by_one_that_goes_on(
+    make_oracle: Any, tmp_path: Path
+) -> None:
+    def tell(points: list[Any]) -> TrainingTools:
+        return TrainingTools(checkpoints=tmp_path, plot=points.append)
+
+    first: list[Any] = []
+    again: list[Any] = []
+    training = start(make_oracle)
+    training.learn(tell(first))
+    assert [point["steps"] for point in first] == [24, 48, 72, 96]
+    assert all(0 <= point["hits"] <= 6 for point in first)
+    start(make_oracle).learn(tell(again))
+    assert again == first
 
 
 @pytest.mark.parametrize(

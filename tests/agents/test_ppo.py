@@ -35,13 +35,15 @@ def test_it_refuses_to_discover_untrained(make_oracle: Any) -> None:
         quick().discover(make_oracle(), np.random.default_rng(0))
 
 
-def test_asked_heads_score_their_mean_reward_and_others_below(make_oracle: Any) -> None:
+def test_asked_heads_score_their_mean_reward_and_others_less_than_is_committed_to(
+    make_oracle: Any,
+) -> None:
     oracle = make_oracle()
     found = trained(make_oracle, episodes=1).discover(oracle, np.random.default_rng(0))
-    asked = found.scores > -1e-12
+    asked = np.isclose(found.scores, GAINS, atol=1e-5)
     assert asked.sum() == 4
-    assert found.scores[asked] == pytest.approx(GAINS[asked], abs=1e-5)
-    assert (found.scores[~asked] < 0).all()
+    limit = 0.02 * abs(oracle.clean_metric)
+    assert ((found.scores[~asked] > limit / 2) & (found.scores[~asked] < limit)).all()
     assert {(h.layer, h.head) for h in found.selected} == {
         tuple(i) for i in np.argwhere(asked & (GAINS > 0))
     }

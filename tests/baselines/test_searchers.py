@@ -9,6 +9,7 @@ from circuitbench.core.circuit import Head
 from circuitbench.core.errors import BudgetExceeded, InvalidSpec
 from circuitbench.plugins.method import Method
 from circuitbench_baselines.bandits import BanditThompson, BanditUCB, HeadBelief, SuccessiveHalving
+from circuitbench_baselines.episodes.evidence import Evidence
 from circuitbench_baselines.evolution_strategy import CovarianceMatrixAdaptation
 from circuitbench_baselines.mask_search import CrossEntropy
 from circuitbench_baselines.tree_search import MCTS
@@ -118,3 +119,15 @@ def test_additive_gains_are_what_the_oracle_says(make_oracle: Any) -> None:
     assert oracle.query(oracle.head_masks()).task.numpy().reshape(3, 3) == pytest.approx(
         GAINS, abs=1e-5
     )
+
+
+def test_an_unasked_head_stands_above_one_that_does_nothing_and_below_the_committed() -> None:
+    preference = np.array([0.1, 0.5, 0.2, 0.1, 0.1, 0.0])
+    evidence = Evidence((2, 3), preference, presumed=0.4)
+    for head, reward in ((0, 1.0), (3, 0.0), (4, -2.0)):
+        evidence.add(head, reward)
+    scores = evidence.scores().ravel()
+    assert scores[[0, 3, 4]].tolist() == [1.0, 0.0, -2.0]
+    assert 0.4 > scores[1] > scores[2] > scores[5] > 0.2
+    assert evidence.discovery(0.3, {}).selected == {Head(0, 0)}
+    assert (Evidence((2, 3), preference).scores() <= 0).all()

@@ -73,6 +73,16 @@ def test_a_truth_that_misses_a_role_fails() -> None:
     assert "faithfulness of the truth alone - 1" in failed(found)
 
 
+def test_stand_ins_outside_the_truth_show_only_while_the_circuit_is_damaged() -> None:
+    task = WithTruth(lambda roles: {k: v for k, v in roles.items() if "backup" not in k})
+    movers = "groups of the other heads, the circuit damaged"
+    found = validate_task("ioi", planted(), task, prompts=6, subsets=4, edge_sets=0)
+    assert movers in failed(found)
+    assert "random half of the other heads, together" not in failed(found)
+    whole = validate_task("ioi", planted(), IOI(), prompts=6, subsets=4, edge_sets=0, others=1)
+    assert movers not in failed(whole)
+
+
 def test_a_truth_with_a_bystander_fails() -> None:
     bystander = planted().construction.heads["noise"][0]
     task = WithTruth(lambda roles: roles | {"bystander": Role((bystander,))})

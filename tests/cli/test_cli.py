@@ -366,9 +366,21 @@ def test_stability_prints_agreement_over_prompts_and_seeds(call: Any) -> None:
     assert found["spec"]["method"] == "attribution-patching"
     # It draws nothing itself, so on the same prompts it agrees with itself.
     assert found["seeds"]["jaccard"] == 1
-    assert 0 <= found["prompts"]["jaccard"] <= 1
+    low, high = found["prompts"]["jaccard_interval"]
+    assert 0 <= low <= found["prompts"]["jaccard"] <= high <= 1
+    assert found["prompts"]["answers"][0]["jaccard"] == 1  # the unperturbed one
+    assert found["prompts"]["metrics"]["average_precision"]["mean"] > 0.5
+    assert [answer["name"] for answer in found["ablation"]["answers"]] == [
+        "zero",
+        "mean",
+        "resample",
+    ]
+    assert "hyperparameters" in found
+    assert "no list of templates" in found["undefined"]["templates"]
 
 
 def test_stability_has_no_option_it_would_ignore(call: Any) -> None:
     assert refused(call("stability", "--functional", "full"), "--functional")
     assert refused(call("stability", "--resamples", 1), "--resamples")
+    words = ["--method", "random", "--task", "reverse", "--perturb", "promts"]
+    assert refused(call("stability", *words), "did you mean 'prompts'")

@@ -1,6 +1,7 @@
 """Quality against queries, redundancy of pairs, and agreement of repeated discoveries."""
 
 import json
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,12 @@ from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import InvalidSpec, RunFailed
 from circuitbench.evaluation import evaluate
 from circuitbench.evaluation.against_truth import efficiency as ef
-from circuitbench.evaluation.without_truth.stability import agreement, rank_correlation, stability
+from circuitbench.evaluation.without_truth.stability import (
+    agreement,
+    pair_interval,
+    rank_correlation,
+    spread,
+)
 
 TRUE = np.array([[1, 0], [0, 0]], bool)
 GOOD, BAD = TRUE.astype(float), 1.0 - TRUE
@@ -106,15 +112,21 @@ def test_a_constant_ranking_is_not_averaged_over() -> None:
     assert "equal scores" in result["undefined"]["rank_correlation"]
 
 
-def test_stability_tells_prompts_from_seeds() -> None:
-    class PromptBound:
-        def discover(self, oracle: Any, rng: np.random.Generator) -> Any:
-            return discovery(np.random.default_rng(oracle).permutation(6).reshape(2, 3))
+def test_intervals_over_answers() -> None:
+    # Two camps: answers 0-4 agree, 5-9 agree, and the camps do not.
+    pairs = combinations(range(10), 2)
+    values = [float((i < 5) == (j < 5)) for i, j in pairs]
+    interval = pair_interval(values, 10, np.random.default_rng(0))
+    assert interval is not None
+    low, high = interval
+    assert low <= np.mean(values) <= high
+    assert pair_interval([1.0] * 45, 10, np.random.default_rng(0)) == pytest.approx([1, 1])
+    assert pair_interval([0.5], 2, np.random.default_rng(0)) is None
 
-    def seed_itself(seed: int) -> Any:
-        return seed
 
-    result = stability(PromptBound(), seed_itself, seed=0, resamples=6, seeds=3)
-    assert result["seeds"]["rank_correlation"] == pytest.approx(1)
-    assert result["prompts"]["rank_correlation"] < 0.9
-    assert (result["prompts"]["n"], result["seeds"]["n"]) == (6, 3)
+def test_the_spread_of_a_metric_over_answers() -> None:
+    found = spread([0.0, 1.0, 0.5], np.random.default_rng(0))
+    assert found is not None
+    assert (found["mean"], found["sd"], found["least"], found["most"]) == (0.5, 0.5, 0.0, 1.0)
+    assert found["interval"][0] < 0.5 < found["interval"][1]
+    assert spread([0.1, None], np.random.default_rng(0)) is None

@@ -29,6 +29,12 @@ def test_equivalence_keeps_its_level_inside_the_null() -> None:
     assert np.mean(rejected) < 0.09
 
 
+def test_the_binomial_is_that_of_scipy() -> None:
+    for n, p in ((1, 0.5), (29, 0.9), (64, 0.6), (2000, 0.6)):
+        expected = stats.binom.pmf(np.arange(n + 1), n, p)
+        assert hy.binomial(n, p) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
 def test_hsic_by_hand() -> None:
     # two points: sigma 1 for both, K = L = [[1, e], [e, 1]], e = exp(-1/2)
     e = np.exp(-0.5)

@@ -1,6 +1,7 @@
 """Truth-free metrics on small made-up models whose every value can be computed by hand."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from circuitbench.core.circuit import Head
 from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec, RunFailed
+from circuitbench.evaluation.metrics import metric
+from circuitbench.evaluation.outcome import Outcome
 from circuitbench.evaluation.without_truth import faithfulness as fn
 from circuitbench.evaluation.without_truth.measurements import (
+    QUICK,
     MeasurementSettings,
     circuit_tests,
     measure,
@@ -177,6 +181,24 @@ def test_functional_is_json_metered_and_reproducible() -> None:
     assert {k: v for k, v in again.items() if k != "cost"} == {
         k: v for k, v in first.items() if k != "cost"
     }
+
+
+def test_a_quick_run_tests_too_and_its_tests_change_no_other_number() -> None:
+    scores = circuit_of((0, 0), (3, 3)).astype(float)
+    found = Discovery(scores, frozenset({Head(0, 0), Head(3, 3)}))
+    quick = measure(fake(noisy, shape=(6, 6)), found, RNG(1), QUICK)
+    assert quick["tests"]["sufficiency"]["p_value"] < 0.05  # as many circuits as that takes
+    untested = replace(QUICK, random_circuits=0)
+    without = measure(fake(noisy, shape=(6, 6)), found, RNG(1), untested)
+    for key in ("faithfulness", "mib", "completeness", "minimality"):
+        assert quick[key] == without[key]
+    run = Outcome({}, {}, {}, quick)
+    assert metric("test_sufficiency").of(run) == metric("test_necessity").of(run) == 1
+    assert metric("test_minimality").of(run) == 1
+    assert metric("test_equivalence").of(run) == quick["tests"]["equivalence"]["p_value"]
+    assert metric("completeness").of(run) == quick["completeness"]["relative_mean"]
+    assert metric("completeness").better == "lower"
+    assert metric("test_minimality").of(Outcome({}, {}, {}, without)) is None
 
 
 def test_an_empty_selection_has_reasons() -> None:

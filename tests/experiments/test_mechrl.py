@@ -9,9 +9,11 @@ from agents_kit import GAINS, FixedDifference, additive_model
 from circuitbench.core.circuit import Circuit, Head, Role
 from circuitbench.core.errors import InvalidSpec
 from circuitbench_experiments.mechrl import protocol as experiment
+from circuitbench_experiments.mechrl.count_prior import CountPrior
 from circuitbench_experiments.mechrl.matched_episodes import (
     Stage,
     bandit_control,
+    count_control,
     fixed_control,
     layer_control,
     oracle_control,
@@ -66,6 +68,40 @@ def test_controls_do_what_they_say(make_oracle: Any) -> None:
     for thompson in (True, False):
         got = play(bandit_control(thompson), here, 9, 1, rng)
         assert got.ratio == pytest.approx(1.0)
+
+
+def test_random_planning_pays_for_every_candidate(make_oracle: Any) -> None:
+    here, rng = stage(make_oracle), np.random.default_rng(0)
+    played = [play(random_control(3), here, 2, 1, rng) for _ in range(200)]
+    assert {score.queries for score in played} == {6}
+    firsts = np.mean([score.curve[0] for score in played])
+    alone = np.mean([play(random_control(), here, 1, 1, rng).ratio for _ in range(200)])
+    assert firsts > alone + 0.2  # chance gains from planning too
+
+
+def test_the_count_prior_moves_on_when_a_layer_is_exhausted() -> None:
+    grid = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=bool)
+    prior = CountPrior([grid] * 50)
+    none = np.zeros(3, dtype=int)
+    first = prior.chance(none, none)
+    assert first == pytest.approx([0.5, 0.25, 0.0], abs=0.02)
+    found = prior.chance(np.array([2, 0, 0]), np.array([2, 0, 0]))
+    assert found[0] < 0.05 < found[1]
+    missed = prior.chance(np.array([2, 0, 0]), none)
+    assert missed[0] == pytest.approx(1.0, abs=0.05)  # both good heads are among the two left
+    whole = prior.chance(np.array([4, 4, 4]), np.array([0, 4, 2]))
+    assert np.isfinite(whole).all()
+
+
+def test_the_count_prior_takes_the_heads_of_the_likeliest_layer(make_oracle: Any) -> None:
+    gains = np.zeros((3, 3))
+    gains[1, 1], gains[2] = 1.0, 1.0
+    here = Stage(make_oracle(gains, pool=4), TRUTH, (1,))
+    control = count_control({"fixed": [gains > 0] * 20})
+    got = play(control, here, 4, 1, np.random.default_rng(0))
+    assert got.average_precision is not None
+    assert got.curve == pytest.approx([1.0] * 4)
+    assert got.roles["b"] == 1.0  # 2.2 is among the first three
 
 
 def test_a_fixed_order_for_an_unknown_task_is_the_mean_of_the_known(make_oracle: Any) -> None:
@@ -123,7 +159,13 @@ def test_the_whole_experiment(tiny: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert oracle.estimates["steps_to_90"].mean == 1.0
     text = markdown(results)
     assert "400 queries per seed" in text
-    assert len(verdicts(table)) == text.count("reached: ") == 3 * 2 + 2 + 8
+    assert len(verdicts(table)) == text.count("reached: ") == 3 * 2 + 4 + 10
+    assert {"random (K=5)", "count-prior"} <= {line.contender for line in table if line.part == "a"}
+    models = {row["model"] for run in results["seeds"] for row in run["rows"]}
+    assert models == {"tiny@201", "tiny@202", "tiny@1", "tiny@2"}
+    due = text.partition("due to")[2]
+    assert "learning: held-out models, rl-transformer (K=1) minus count-prior: " in due
+    assert due.count("\n- ") == 3
     assert all(path.stat().st_size for path in write_report(results, tmp_path))
 
     def forbidden(self: Any, *args: Any) -> None:
@@ -166,6 +208,9 @@ def test_bad_settings_are_refused(tmp_path: Path) -> None:
         MechRL(held_out_task="ioi")
     with pytest.raises(InvalidSpec, match="seeds must be 1"):
         MechRL(seeds=0)
+    with pytest.raises(InvalidSpec, match="planted@3 is one planting; name the preset"):
+        MechRL(model="planted@3")
+    assert MechRL(model="hf:gpt2", plantings=1, token_models=0).judged_on(3) == "hf:gpt2"
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidSpec, match="cannot use"):
         reproduce(MechRL(), tmp_path / "file")

@@ -12,7 +12,7 @@ from circuitbench import Circuit, Discovery, Edge, Head, Role
 from circuitbench.cli import main
 from circuitbench.core.edges import graph_of
 from circuitbench_experiments.mechrl_edges import protocol
-from circuitbench_experiments.mechrl_edges.arms import BEST, FROZEN, WARM, Arm, arms
+from circuitbench_experiments.mechrl_edges.arms import Arm, arms
 from circuitbench_experiments.mechrl_edges.circuits import (
     COMMITTED,
     WHOLE,
@@ -23,7 +23,14 @@ from circuitbench_experiments.mechrl_edges.circuits import (
 from circuitbench_experiments.mechrl_edges.cost import amortised, paid_back, passes
 from circuitbench_experiments.mechrl_edges.recovery import recovery
 from circuitbench_experiments.mechrl_edges.report import markdown
-from circuitbench_experiments.mechrl_edges.settings import Edges, on_model, quick
+from circuitbench_experiments.mechrl_edges.settings import (
+    BEST,
+    FROZEN,
+    WARM,
+    Edges,
+    on_model,
+    quick,
+)
 from circuitbench_experiments.mechrl_edges.table import duels, lines, paybacks
 from circuitbench_experiments.mechrl_edges.targets import GROUPS, model_of, targets, training_models
 from circuitbench_experiments.published.figures import paper

@@ -19,6 +19,7 @@ KITS = Path(__file__).parents[1] / "kits"
 sys.path.insert(0, str(KITS))
 
 import faulty_sweeps as faulty  # noqa: E402
+import mischief  # noqa: E402
 import rogues  # noqa: E402
 
 WHAT = ("long", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "unreadable", "ValueError")
@@ -34,6 +35,7 @@ STRANGE = [
     *(("rogue-eats", {"where": where}, "failed") for where in ("here", "child")),
     *(("rogue-answers", {"what": what}, "failed") for what in ANSWERS),
     *(("rogue-speaks", {"what": what}, "failed") for what in SPEAKS),
+    *(("rogue-does", {"what": what}, status) for what, status in mischief.ENDINGS.items()),
     ("rogue-prints", {}, "done"),
     ("rogue-changes", {}, "done"),
     ("rogue-spies", {}, "done"),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mischief
 import numpy as np
 import strangers
 import torch
@@ -72,6 +73,16 @@ class Raises:
             "ValueError": ValueError("\x1b[31mred\nand /home/somebody/secret/file.py"),
         }
         raise errors[self.what]
+
+
+@rogue
+class Does:
+    """One of the many kinds of :mod:`mischief`."""
+
+    what: str = "divides"
+
+    def discover(self, oracle: Any, rng: Any) -> Any:
+        return mischief.ACTS[self.what](oracle)
 
 
 @rogue
@@ -165,6 +176,7 @@ class Answers:
             "objects": Discovery(
                 np.array([[object()] * oracle.n_heads] * oracle.n_layers), frozenset()
             ),
+            "half-head": Discovery(scores, frozenset({(0.5, 0)})),  # type: ignore[arg-type]
             "nan": Discovery(scores * np.nan, frozenset()),
             "nan-info": Discovery(scores, frozenset(), info={"loss": float("nan")}),
             "object-info": Discovery(scores, frozenset(), info={"thing": object()}),

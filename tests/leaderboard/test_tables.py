@@ -20,7 +20,8 @@ from synthetic_records import TRUTHS, light, record, rows, store, sweep
 from circuitbench.core.circuit import Circuit, Edge
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.evaluation.metrics import metric
-from circuitbench.plugins.tiers import planting
+from circuitbench.plugins.registry import method_class
+from circuitbench.plugins.tiers import model_for, places, planting
 from circuitbench.results import write_record
 from circuitbench.results.record import truth_of
 from circuitbench.results.validate import validate
@@ -135,6 +136,81 @@ def test_tracks_are_never_mixed_in_one_ranking() -> None:
         "overall-same-model": ["taught"],
         "overall-other-models": ["frozen"],
     }
+
+
+def test_tables_that_compare_methods_are_split_by_track() -> None:
+    records = [record(m, t, s) for m in ("acdc", "random") for t in TRUTHS for s in range(2)]
+    records += [record("rl-ppo", t, s) for t in TRUTHS for s in range(2)]
+    found = by_key(rows(records))
+    for key in ("costs", "roles-ioi-planted"):
+        assert column(found[key], "method") == ["acdc", "random"]
+        assert column(found[f"{key}-same-model"], "method") == ["rl-ppo"]
+        assert found[f"{key}-same-model"].title.endswith("trained on the model it is scored on")
+    assert set(column(found["tasks"], "track")) == {
+        "no training",
+        "trained on the model it is scored on",
+    }
+
+
+def test_a_place_won_inside_near_ties_is_shown_as_a_tie() -> None:
+    def runs(method: str, plain: float, rounded: float) -> list[Any]:
+        values = {"average_precision": plain, "rounded_average_precision": rounded}
+        return [replace(run, values=values) for run in full(method, plain)]
+
+    records = runs("sharp", 0.9, 0.9) + runs("frail", 0.99, 0.7) + runs("other", 0.7, 0.7)
+    assert ranks(records) == {"sharp": 1, "frail": 2, "other": 2}
+    overall = by_key(records)["overall"]
+    assert [row.fields[0].text for row in overall.rows] == ["1", "2=", "2="]
+    old = records + full("old", 0.95)  # has no such number: then nobody is placed by it
+    assert ranks(old) == {"frail": 1, "old": 2, "sharp": 3, "other": 4}
+
+
+def under(ablation: str, values: dict[str, float]) -> list[Any]:
+    return [
+        light(m, task, seed, value, settings=f'{{"ablation": "{ablation}"}}', model_name=model)
+        for m, value in values.items()
+        for task, model in (("reverse", "compiled-reverse"), ("sort", "compiled-sort"))
+        for seed in range(2)
+    ]
+
+
+def test_other_ablations_are_compared_and_not_ranked_among_the_boards() -> None:
+    plain = under("zero", {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.6})
+    moved = under("mean", {"a": 0.5, "b": 0.8, "c": 0.7})
+    shown = board(plain + moved)
+    assert shown.ablation == "zero"
+    assert [e.label for e in shown.entries] == ["a", "b", "c", "d"]
+    assert [e.label for e in shown.beside] == ["a", "b", "c"]
+    assert ranks(plain + moved) == ranks(plain)
+    table = by_key(plain + moved)["ablation-mean-easy"]
+    assert column(table, "method") == ["a", "b", "c"]
+    assert column(table, "place_before") == [1, 2, 3]
+    assert column(table, "place_after") == [3, 1, 2]
+    assert column(table, "moved") == [-2, 1, 1]
+    assert "Spearman's correlation of the two rankings: -0.50" in table.note
+    assert "Moved most: a from 1 to 3" in table.note
+    assert "ablation-mean-easy" not in by_key(plain + under("mean", {"a": 0.5, "b": 0.8}))
+
+
+def test_what_is_wanted_of_a_board_is_reported_either_way() -> None:
+    def runs(tier: str, task: str, values: dict[str, float]) -> list[Any]:
+        place = next(place for place in places(tier) if place.task == task)
+        return [
+            light(m, task, seed, value, model_name=model_for(tier, place, seed))
+            for m, value in values.items()
+            for seed in range(2)
+        ]
+
+    means = {"a": 0.999, "b": 0.995, "c": 0.8, "d": 0.5, "e": 0.2}
+    hard = runs("hard", "ioi", means)
+    found = by_key(hard)["wanted"]
+    assert column(found, "found") == ["2 of 5", "5", "too few methods on both"]
+    assert column(found, "met") == ["yes", "yes", "–"]
+    trained = runs("trained", "trained-ioi", {**means, "a": 0.1, "b": 0.15})
+    both = by_key(hard + trained)["wanted"]
+    assert column(both, "found")[2].startswith("-0.60 (")  # places 1 2 3 4 5 and 5 4 1 2 3
+    assert column(both, "met") == ["yes", "yes", "no"]
+    assert "wanted" not in by_key(trained)
 
 
 def test_the_hard_tier_says_how_well_it_predicts_the_trained_one() -> None:
@@ -276,9 +352,9 @@ def test_settings_and_versions_are_never_averaged() -> None:
     ]
     # A hyperparameter may be called like an entry of the spec.
     named = '{"ablation": "zero", "hyperparameters": {"ablation": null}}'
-    both = [replace(base, settings=text) for text in (named, named.replace("zero", "mean"))]
-    labels = [e.label for e in board(both).entries]
-    assert labels == ["m (spec.ablation=mean)", "m (spec.ablation=zero)"]
+    both = [replace(base, settings=text) for text in (named, named.replace("null", "1"))]
+    named_by = "m (spec.hyperparameters.ablation={})".format
+    assert [e.label for e in board(both).entries] == [named_by(1), named_by(None)]
     commit = replace(base, versions_text='{"commit": "abc"}', seed=1)
     assert [entry.label for entry in board([base, commit]).entries] == ["m"]
 
@@ -334,6 +410,19 @@ def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path: Path) -> 
 def test_one_method_one_seed_in_every_format(tmp_path: Path, format: Any, no_figures: Any) -> None:
     text = render(store([record("acdc")], tmp_path), format)
     assert "acdc" in text
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_records_of_a_method_that_is_gone_are_still_shown(
+    tmp_path: Path, format: Any, no_figures: Any
+) -> None:
+    """Published records keep the names they were made under, ``rl-dqn`` for one."""
+    with pytest.raises(UnknownName):
+        method_class("rl-dqn")
+    folder = store(sweep(("acdc", "rl-dqn"), seeds=range(2)), tmp_path)
+    assert validate(folder).ok
+    assert "rl-dqn" in render(folder, format)
+    assert ranks(rows(sweep(("acdc", "rl-dqn"), seeds=range(2)))).keys() == {"acdc", "rl-dqn"}
 
 
 def test_every_format_parses(tmp_path: Path) -> None:
@@ -508,8 +597,21 @@ def test_tasks_and_seeds_narrow_the_comparison(tmp_path: Path) -> None:
     assert coverages(tasks=["ioi"], seeds=[0]) == {"acdc": "1/1", "random": "1/1"}
     with pytest.raises(UnknownName, match="did you mean 'ioi'"):
         render(folder, tasks=["iio"])
-    with pytest.raises(InvalidSpec, match="tasks and seeds asked for"):
+    with pytest.raises(InvalidSpec, match="tasks, seeds and tier asked for"):
         render(folder, seeds=[7])
+
+
+def test_a_tier_narrows_the_comparison(tmp_path: Path) -> None:
+    records = [
+        record("acdc", "ioi", s, model=f"planted-hard@{planting('hard', s)}") for s in (0, 1)
+    ]
+    folder = store([*records, record("acdc", "induction", 0)], tmp_path)
+    content = json.loads(render(folder, "json", tier="hard"))
+    assert content["grid"]["tasks"] == [{"task": "ioi", "model": "planted-hard@drawn"}]
+    with pytest.raises(UnknownName, match="did you mean 'hard'"):
+        render(folder, tier="hart")
+    with pytest.raises(InvalidSpec, match="its tiers: hard, embedded"):
+        render(folder, tier="trained")
 
 
 def test_nothing_to_show_is_said_clearly(tmp_path: Path) -> None:

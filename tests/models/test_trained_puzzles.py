@@ -62,6 +62,12 @@ def test_brackets_close_the_innermost() -> None:
     assert int((Brackets().answers(drawn) == 7).sum()) > 0
 
 
+def test_brackets_are_read_where_the_answer_needs_a_head() -> None:
+    drawn = Brackets().draw(200, np.random.default_rng(0))
+    assert drawn.positions.shape == (200, 4)
+    assert (drawn.tokens.gather(1, drawn.positions) > 3).all()
+
+
 @pytest.mark.parametrize("name", PUZZLES)
 def test_puzzle_models_are_healthy(name: str) -> None:
     task, model = load_task(name), MODELS[name, training_seeds(name)[-1]]
@@ -78,7 +84,7 @@ def test_minimal_sets_suffice_and_do_not_without_a_head(name: str, seed: str) ->
     model, task = MODELS[name, seed], load_task(name)
     truth: Any = task.truth(model)
     oracle = Oracle(model, task, task_name=name, seed=3, batch_size=256)
-    sets = sorted(truth.family, key=sorted)[:6]
+    sets = sorted(truth.family, key=sorted)[:3]
     less = [heads - {head} for heads in sets for head in heads]
     masks = masks_of([frozenset(), *sets, *less], oracle.shape)
     kept = []

@@ -55,7 +55,7 @@ def test_they_agree(name: str, seed: int, share: float, ablation: str) -> None:
 def test_together_is_one_by_one() -> None:
     oracles = [oracle_on(name) for name in SHAPES]
     rng = np.random.default_rng(0)
-    requests = []
+    requests: list[Any] = []
     for oracle in [*oracles, oracles[0], oracles[0]]:
         mask = torch.from_numpy(rng.random(len(oracle.edges.edges)) < 0.5)
         requests.append((oracle.edges, mask, oracle.draw(len(requests) % 2)))

@@ -47,10 +47,8 @@ QUICK = {
     "training.n_envs": 2,
     "ppo.n_steps": 10,
     "ppo.minibatch": 10,
-    "dqn.minibatch": 10,
     "search.steps": 5,
     "knockout.steps": 5,
-    "pruning.steps": 5,
     "network.width": 8,
     "explore": 20,
 }

@@ -5,10 +5,14 @@ import json
 import pytest
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
+from circuitbench.models.trained import puzzles
+from circuitbench.models.trained.load import training_seeds
 from circuitbench.plugins.registry import list_plugins
 from circuitbench.plugins.tiers import (
     PLACES,
+    PUZZLES,
     TIERS,
+    TRAININGS,
     TUNED_ON,
     model_for,
     places,
@@ -47,6 +51,20 @@ def test_a_run_is_of_a_tier_only_on_the_planting_drawn_for_its_seed() -> None:
     assert tier_of("ioi", "planted-hard@0", 0) is None
     assert tier_of("trained-induction", "trained-induction", 7) == "trained"
     assert preset_of("trained-induction", "trained-induction", 7) is None
+
+
+def test_training_seeds_follow_from_the_seed_and_all_of_them_ship() -> None:
+    assert set(PUZZLES) == set(puzzles.PUZZLES)
+    for name in PUZZLES:
+        assert training_seeds(name) == [str(seed) for seed in range(TRAININGS)]
+    (place,) = (found for found in places("trained") if found.task == "trained-ioi")
+    names = [model_for("trained", place, seed) for seed in range(TRAININGS + 2)]
+    assert names[:2] == ["trained-ioi@0", "trained-ioi@1"] == names[TRAININGS:]
+    assert len(set(names)) == TRAININGS
+    assert tier_of("trained-ioi", "trained-ioi@1", TRAININGS + 1) == "trained"
+    assert preset_of("trained-ioi", "trained-ioi@1", 1) == "trained-ioi"
+    for model in ("trained-ioi@1", "trained-ioi", "trained-two-hop@0"):
+        assert tier_of("trained-ioi", model, 0) is None
 
 
 def test_a_sweep_of_a_tier_puts_every_seed_on_a_planting_of_its_own() -> None:

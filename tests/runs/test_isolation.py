@@ -234,6 +234,7 @@ def test_what_a_method_changes_is_its_own() -> None:
         ("surrogate", "no Unicode"),
         ("huge", "bytes of JSON; at most 1,000,000 are kept"),
         ("trace", "whole numbers of 0 or more"),
+        ("half-head", "'float' object"),
     ],
 )
 def test_an_answer_that_is_none_is_one_record(what: str, reason: str) -> None:

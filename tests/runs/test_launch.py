@@ -79,6 +79,19 @@ def test_workers_give_the_records_that_one_process_gives(tmp_path: Path, launche
     assert whole.estimate().queries == sum(r.costs["discovery"]["queries"] for r in found)
 
 
+def test_workers_share_out_the_models(tmp_path: Path, launcher: Local) -> None:
+    pairs: list[set[str]] = []
+
+    def look(running: Any) -> None:
+        if len(running) == 2 and len({run.planned.spec.seed for run in running.values()}) == 1:
+            pairs.append({str(run.planned.identity["model"]) for run in running.values()})
+
+    specs = grid(BASE, ["random", "head-ablation", "acdc"], ["reverse", "histogram"], [0])
+    swept(specs, tmp_path, launcher, watch=look)
+    # At the end one worker may have finished with its own.
+    assert pairs[0] == {"compiled-reverse", "compiled-histogram"}
+
+
 def test_every_misbehaving_plug_in_is_one_record_and_the_others_are_as_ever(
     tmp_path: Path, launcher: Local
 ) -> None:

@@ -97,7 +97,7 @@ def effects(
         raise InvalidSpec(f"no attribution {name!r}; valid: {', '.join(ASKED)}")
     path, of, rule = ASKED[name]
     found = oracle.edges.attribution(path, of=of, ablation=ablation, batch=batch, rule=rule)
-    return found.mean(0).double().numpy()
+    return np.asarray(found.mean(0).double().numpy())
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Candidates:
             speaks = np.zeros(self.n_nodes + 1, bool)  # who is listened to
             speaks[-1] = True
             speaks[self.ends[kept, 0]] = True
-            still = kept & heard[self.ends[:, 0]] & speaks[self.ends[:, 1]]
+            still = np.asarray(kept & heard[self.ends[:, 0]] & speaks[self.ends[:, 1]])
             if (still == kept).all():
                 return still
             kept = still
@@ -230,12 +230,12 @@ def _slopes(oracle: Oracle, batch: Batch, probes: tuple[Probe, ...]) -> list[np.
 
 def _ranks(x: np.ndarray) -> np.ndarray:
     """The share of entries that each one exceeds, in [0, 1)."""
-    return np.searchsorted(np.sort(x), x) / max(len(x), 1)
+    return np.asarray(np.searchsorted(np.sort(x), x) / max(len(x), 1))
 
 
 def _logs(sizes: np.ndarray) -> np.ndarray:
     """Fractions of the largest on a log scale, 0 for the smallest told apart, 1 for 1."""
-    return 1 + np.log10(sizes + SMALLEST) / -np.log10(SMALLEST)
+    return np.asarray(1 + np.log10(sizes + SMALLEST) / -np.log10(SMALLEST))
 
 
 def _places(oracle: Oracle, best: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -16,7 +16,7 @@ from circuitbench_agents.environments.edge_rules import (
     Levels,
     observation_shapes,
 )
-from circuitbench_agents.environments.episode_batch import Place
+from circuitbench_agents.environments.episode_batch import Last, Place
 from circuitbench_baselines.episodes.rules import Outcome
 
 if TYPE_CHECKING:
@@ -205,9 +205,9 @@ class EdgeEpisodes:
         seen = [self.episode(i).observe() for i in range(len(self))]
         return {name: np.stack([one[name] for one in seen]) for name in seen[0]}
 
-    def last(self, i: int) -> tuple[dict[str, np.ndarray], int]:
-        """The observation of one episode, and how many steps it has taken."""
-        return self.episode(i).observe(), self.episode(i).steps
+    def last(self, i: int) -> Last:
+        """How one episode stands."""
+        return Last(self.episode(i).observe(), self.episode(i).steps, self.episode(i).hits)
 
     def legal(self) -> np.ndarray:
         """Legal actions ``[n, n_actions]``."""

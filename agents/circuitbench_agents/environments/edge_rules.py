@@ -118,7 +118,7 @@ class EdgeEpisode:
         faithfulness, tau: of that graph, and what is enough.
         fall: ``[k]`` by how much faithfulness fell when an edge went, shared among all that went
             with it.
-        steps, over: how far it is.
+        steps, hits, over: how far it is, and how many steps raised the potential.
     """
 
     def __init__(self, rules: EdgePruningRules, found: Candidates, n_nodes: int) -> None:
@@ -130,7 +130,7 @@ class EdgeEpisode:
         self.faithfulness = self.tau = 1.0
         self.corrupted = 1.0
         self.last = 0.0
-        self.steps, self.over = 0, False
+        self.steps, self.hits, self.over = 0, 0, False
 
     def open(self, levels: Levels) -> None:
         """Begin with what the candidates and the empty graph are worth."""
@@ -178,7 +178,7 @@ class EdgeEpisode:
                 gone[left[worst[:size]]] = True
         elif action < self.stop:
             gone[self.found.ends[:, 0] == action - nodes + 1] = True
-        return gone & self.kept
+        return np.asarray(gone & self.kept)
 
     def after(self, cut: np.ndarray) -> np.ndarray:
         """The graph ``[k]`` that a cut leaves, what is dead then removed too."""
@@ -203,6 +203,7 @@ class EdgeEpisode:
             self.fall[gone] = self.last / gone.sum()
             self.kept, self.faithfulness = graph, faithfulness
             reward = self.potential - before
+            self.hits += int(reward > 0)
         terminated = not self.kept.any()
         truncated = not terminated and self.steps >= self.rules.steps
         self.over = terminated or truncated
@@ -289,6 +290,7 @@ class EdgeEpisode:
             "corrupted": self.corrupted,
             "last": self.last,
             "steps": self.steps,
+            "hits": self.hits,
             "over": self.over,
         }
 

@@ -23,6 +23,14 @@ class Place(NamedTuple):
     seed: int
 
 
+class Last(NamedTuple):
+    """How an episode stands: its observation, steps taken, and those that showed something."""
+
+    seen: Any
+    steps: int
+    hits: int
+
+
 class EpisodeBatch:
     """``n`` episodes side by side, each on a task and a fresh batch of its own.
 
@@ -159,9 +167,10 @@ class EpisodeBatch:
         """Observations ``[n, ...]``, fresh."""
         return np.stack([episode.observe(self.observation) for episode in self.episodes])
 
-    def last(self, i: int) -> tuple[np.ndarray, int]:
-        """The observation of one episode, and how many steps it has taken."""
-        return self.episodes[i].observe(self.observation), self.episodes[i].steps
+    def last(self, i: int) -> Last:
+        """How one episode stands."""
+        episode = self.episodes[i]
+        return Last(episode.observe(self.observation), episode.steps, episode.hits())
 
     def legal(self) -> np.ndarray:
         """Legal actions ``[n, n_actions]``."""

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 
-from circuitbench_agents.environments.episode_batch import Place
+from circuitbench_agents.environments.episode_batch import Last, Place
 from circuitbench_baselines.episodes.rules import Outcome
 
 
@@ -18,8 +18,6 @@ class Episodes(Protocol):
 
     Observations are arrays ``[n, ...]``, or several by name.
     """
-
-    observation: str
 
     @property
     def observation_space(self) -> gymnasium.Space[Any]:
@@ -50,8 +48,8 @@ class Episodes(Protocol):
         """Of all, each ``[n, ...]``."""
         ...
 
-    def last(self, i: int) -> tuple[Any, int]:
-        """The observation of one, and how many steps it has taken."""
+    def last(self, i: int) -> Last:
+        """How one stands."""
         ...
 
     def legal(self) -> np.ndarray:
@@ -71,7 +69,7 @@ class OracleVecEnv(VecEnv):
     """:class:`Episodes` for stable-baselines3, with ``action_masks``.
 
     Finished episodes restart at once; their last observation is in the info dict under
-    ``terminal_observation`` and their return and length under ``episode``.
+    ``terminal_observation``, and their return, length and hits under ``episode``.
     """
 
     def __init__(self, batch: Episodes) -> None:
@@ -98,11 +96,11 @@ class OracleVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         finished = [i for i, outcome in outcomes.items() if outcome.terminated or outcome.truncated]
         for i in finished:
-            seen, steps = self.batch.last(i)
+            last = self.batch.last(i)
             infos[i] = {
-                "terminal_observation": seen,
+                "terminal_observation": last.seen,
                 "TimeLimit.truncated": outcomes[i].truncated and not outcomes[i].terminated,
-                "episode": {"r": float(self.returns[i]), "l": steps},
+                "episode": {"r": float(self.returns[i]), "l": last.steps, "hits": last.hits},
             }
             self.returns[i] = 0.0
         if finished:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from circuitbench import CorruptRecord, InvalidSpec
 
-VERSION = 2
+VERSION = 3
 INDEX = "checkpoint.json"
 EVERY = 25  # updates between two checkpoints
 

@@ -17,11 +17,15 @@ EXPLODED = 1e6  # a loss beyond this has left the range of any reward in this pr
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Learning after ``steps`` environment steps: means over the last update's episodes."""
+    """Learning after ``steps`` environment steps: means over the last update's episodes.
+
+    ``hits`` are an episode's actions that showed something, as its environment counts them.
+    """
 
     steps: int
     queries: int
     episode_return: float | None
+    hits: float | None
     entropy: float
     loss: float
     seconds: float
@@ -29,10 +33,10 @@ class CurvePoint:
     def line(self, done: float) -> str:
         """The figures for a progress bar, with the time left if ``done`` is the share done."""
         mean = "-" if self.episode_return is None else f"{self.episode_return:.2f}"
-        left = self.seconds * (1 / done - 1)
-        return (
-            f"return {mean}, entropy {self.entropy:.2f}, {self.queries} queries, {left:.0f} s left"
-        )
+        hits = "-" if self.hits is None else f"{self.hits:.1f}"
+        minutes, seconds = divmod(round(self.seconds * (1 / done - 1)), 60)
+        left = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        return f"return {mean}, hits {hits}, {self.queries} queries, {left} left"
 
 
 @contextmanager

@@ -115,8 +115,14 @@ class _Extractor(BaseFeaturesExtractor):
 
     def __init__(self, space: gymnasium.spaces.Dict, sizes: GraphSizes) -> None:
         super().__init__(space, sizes.width + 1)
-        features = [_shape(space, name)[-1] for name in ("edges", "nodes", "globals")]
-        self.encoder = GraphEncoder(*features, sizes.width, sizes.layers, sizes.heads)
+        self.encoder = GraphEncoder(
+            _shape(space, "edges")[-1],
+            _shape(space, "nodes")[-1],
+            _shape(space, "globals")[-1],
+            sizes.width,
+            sizes.layers,
+            sizes.heads,
+        )
 
     def forward(self, seen: Seen) -> Tensor:
         edges, nodes, whole = self.encoder(seen)
@@ -199,6 +205,4 @@ class GraphPolicy(MaskableActorCriticPolicy):
 
 def _shape(space: gymnasium.Space[Any], name: str) -> tuple[int, ...]:
     assert isinstance(space, gymnasium.spaces.Dict)
-    shape = space[name].shape
-    assert shape is not None
-    return shape
+    return tuple(space[name].shape or ())

@@ -31,9 +31,9 @@ class ImitationSettings:
         epochs, minibatch, learning_rate: of behaviour cloning; 0 epochs is none.
     """
 
-    epochs: int = 20
+    epochs: int = 40
     minibatch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
         require_at_least_1(self, "minibatch")
@@ -54,12 +54,42 @@ def ahead(episode: EdgeEpisode) -> list[int]:
     return [*options, episode.stop]
 
 
+def merit(episode: EdgeEpisode) -> tuple[bool, float]:
+    """What makes one graph better than another: to be faithful enough, then its potential."""
+    return episode.faithfulness >= episode.tau, episode.potential
+
+
+class _Best:
+    """The best graph that each of some episodes has met, to return to in the end."""
+
+    def __init__(self, batch: EdgeEpisodes, index: Sequence[int]) -> None:
+        self.batch = batch
+        self.met = {i: self._now(i) for i in index}
+
+    def note(self, index: Sequence[int]) -> None:
+        for i in index:
+            if merit(self.batch.episode(i)) > self.met[i][0]:
+                self.met[i] = self._now(i)
+
+    def restore(self) -> list[EdgeEpisode]:
+        """Put every graph back to its best; steps stay those that were taken."""
+        for i, (_, kept, faithfulness) in self.met.items():
+            self.batch.episode(i).kept = kept
+            self.batch.episode(i).faithfulness = faithfulness
+        return [self.batch.episode(i) for i in self.met]
+
+    def _now(self, i: int) -> tuple[tuple[bool, float], np.ndarray, float]:
+        episode = self.batch.episode(i)
+        return merit(episode), episode.kept.copy(), episode.faithfulness
+
+
 def demonstrate(
     batch: EdgeEpisodes, places: Sequence[Place]
 ) -> tuple[Seen, np.ndarray, np.ndarray]:
     """Play an episode at each place, always the best of :func:`ahead`.
 
-    A query for each option of each step: the control for what a policy saves.
+    A query for each option of each step: the control for what a policy saves. The episodes that
+    were played last are left at the best graphs they met.
 
     Returns:
         Observations, legal actions and actions of all steps.
@@ -71,6 +101,7 @@ def demonstrate(
         some = places[start : start + len(batch)]
         batch.begin(range(len(some)), some)
         playing = [i for i in range(len(some)) if not batch.episode(i).over]
+        best = _Best(batch, range(len(some)))
         while playing:
             options = [(i, action) for i in playing for action in ahead(batch.episode(i))]
             worth = batch.potentials(options)
@@ -82,7 +113,9 @@ def demonstrate(
             legal += [batch.episode(i).legal() for i in playing]
             actions += [taken[i] for i in playing]
             batch.advance(taken)
+            best.note(playing)
             playing = [i for i in playing if not batch.episode(i).over]
+        best.restore()
     whole = {name: np.stack([one[name] for one in seen]) for name in seen[0]}
     return whole, np.stack(legal), np.array(actions)
 
@@ -142,11 +175,11 @@ def play_graphs(
         left: queries that are left; None is no limit.
 
     Returns:
-        Each episode at its best graph, which is where its potential was largest.
+        Each episode at the best graph it met, see :func:`merit`.
     """
     index = list(range(len(places)))
     batch.begin(index, places)
-    best = {i: (batch.episode(i).potential, batch.episode(i).state()) for i in index}
+    best = _Best(batch, index)
     while playing := [i for i in index if not batch.episode(i).over]:
         afford = left()
         if afford is not None and afford < len(playing) * acting.candidates:
@@ -164,9 +197,5 @@ def play_graphs(
                 mine = [(v, a) for (j, a), v in zip(options, worth, strict=True) if j == i]
                 taken[i] = max(mine)[1]
         batch.advance(taken)
-        for i in playing:
-            if batch.episode(i).potential > best[i][0]:
-                best[i] = batch.episode(i).potential, batch.episode(i).state()
-    for i in index:
-        batch.episode(i).restore(best[i][1])
-    return [batch.episode(i) for i in index]
+        best.note(playing)
+    return best.restore()

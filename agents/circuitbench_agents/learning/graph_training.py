@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from circuitbench_agents.environments.edge_episodes import EdgeEpisodes
 from circuitbench_agents.learning.graph_network import GraphPolicy, GraphSizes
 from circuitbench_agents.learning.policies import Network
-from circuitbench_agents.learning.policy_training import PolicyTraining
+from circuitbench_agents.learning.policy_training import PolicyTraining, PPOSettings
+
+if TYPE_CHECKING:
+    from circuitbench_agents.environments.episode_batch import EpisodeBatch
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class GraphNetwork(Network):
     groups: int
 
     name: ClassVar[str] = "graph"
-    observation: ClassVar[str] = "graph"  # type: ignore[misc]
+    observation: ClassVar[Any] = "graph"
 
     def policy(self) -> type[GraphPolicy]:
         """Ours."""
@@ -37,9 +41,21 @@ class GraphNetwork(Network):
 
 
 class GraphTraining(PolicyTraining):
-    """A training run on :class:`EdgeEpisodes`."""
+    """A training run on :class:`EdgeEpisodes`; arguments as of :class:`PolicyTraining`."""
 
-    batch: EdgeEpisodes  # type: ignore[assignment]
+    def __init__(
+        self,
+        batch: EdgeEpisodes,
+        settings: PPOSettings,
+        network: GraphNetwork,
+        total_steps: int,
+        seed: int,
+        name: str,
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        # A training asks no more of a batch of heads than what one of edges has too.
+        heads = cast("EpisodeBatch", batch)
+        super().__init__(heads, settings, network, total_steps, seed, name, origin)
 
     @property
     def layout(self) -> dict[str, Any]:

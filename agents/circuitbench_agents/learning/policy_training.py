@@ -138,6 +138,8 @@ class PolicyTraining:
         folder = tools.checkpoints
         if folder is not None and checkpoint.exists(folder):
             self.load(folder)
+        for point in self.curve:
+            tools.plot(asdict(point))
         began = time.perf_counter() - self.seconds
         with event_writer(tools.tensorboard) as write:
             while len(self.curve) < self.updates and not self.stopped_early:
@@ -146,6 +148,7 @@ class PolicyTraining:
                 self.curve.append(self._watch())
                 self.stopped_early = self._plateau()
                 write(self.curve[-1])
+                tools.plot(asdict(self.curve[-1]))
                 last = len(self.curve) == self.updates or self.stopped_early
                 if folder is not None and (last or len(self.curve) % checkpoint_every == 0):
                     self.save(folder)
@@ -275,11 +278,12 @@ class PolicyTraining:
         done = (len(self.curve) + 1) * self.rollout
         if not math.isfinite(loss) or abs(loss) > EXPLODED or not self._finite():
             raise RunFailed(f"{self.name}: training failed after {done} steps, the loss is {loss}")
-        returns = [info["r"] for info in self.model.ep_info_buffer or ()]
+        ended = self.model.ep_info_buffer or ()
         return CurvePoint(
             steps=done,
             queries=self.queries,
-            episode_return=float(np.mean(returns)) if returns else None,
+            episode_return=float(np.mean([info["r"] for info in ended])) if ended else None,
+            hits=float(np.mean([info["hits"] for info in ended])) if ended else None,
             entropy=-float(figures["train/entropy_loss"]),
             loss=loss,
             seconds=self.seconds,

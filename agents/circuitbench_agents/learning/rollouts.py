@@ -88,6 +88,4 @@ def play_episode(
         if evidence is not None:
             evidence.step(asked, episode, batch.queries - before)
             before = batch.queries
-    if evidence is not None:
-        evidence.ended(episode)
     return steps

@@ -61,21 +61,19 @@ def imitate(
     training: PolicyTraining,
     rankings: Sequence[np.ndarray],
     rng: np.random.Generator,
-    share: float = 1.0,
     floor: float = -np.inf,
 ) -> float:
     """Behaviour cloning (Pomerleau 1991) of episodes that follow the rankings from the top.
 
     One episode per training oracle is played on a fresh batch (its queries are the training's),
     then the policy's log-likelihood of what was done is raised for some epochs. Episodes end
-    after ``share`` of the heads where they would not end before, or where no head is left that
-    is ranked above ``floor``.
+    early where no head is left that is ranked above ``floor``.
 
     Returns:
         The mean probability of the imitated actions afterwards; 0 if there was none.
     """
     batch, policy = training.batch, training.model.policy
-    demonstration = _demonstrate(batch, rankings, rng, share, floor)
+    demonstration = _demonstrate(batch, rankings, rng, floor)
     if demonstration is None:
         return 0.0
     observations, legal, actions = demonstration
@@ -97,7 +95,6 @@ def _demonstrate(
     batch: EpisodeBatch,
     rankings: Sequence[np.ndarray],
     rng: np.random.Generator,
-    share: float,
     floor: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """Observations, legal actions and actions of one episode per oracle; None if there are none."""
@@ -105,7 +102,7 @@ def _demonstrate(
     for index, ranking in enumerate(rankings):
         batch.begin([0], [Place(index, int(rng.integers(2**31)))])
         episode = batch.episodes[0]
-        while not episode.over and episode.steps < share * episode.n:
+        while not episode.over:
             legal = episode.legal()
             action = int(np.where(legal[: episode.n], ranking, -np.inf).argmax())
             if ranking[action] <= floor:

@@ -1,9 +1,10 @@
 """How what an agent saw becomes a ranking of all heads and a committed set.
 
-The rule of :class:`Evidence`: a head that was asked about scores the mean of what it earned; a head
-nobody asked about is presumed to do nothing, so it scores just below zero, and among those the
-agent's own preference decides. The committed set is every asked head whose mean exceeds a
-fraction of the clean metric.
+The rule of :class:`Evidence`: a head that was asked about scores the mean of what it earned. A head
+nobody asked about may still matter, which one that was seen to do nothing does not: it scores
+between half and all of what a head must earn to be committed to, and among those the agent's own
+preference decides (``experiments/tables/unasked.py`` measures what that is worth). The committed
+set is every asked head whose mean exceeds that fraction of the clean metric.
 """
 
 from __future__ import annotations
@@ -19,13 +20,26 @@ TRACE_EVERY = 10  # queries between two points of a discovery's trace
 
 
 class Evidence:
-    """Rewards seen per head, and the queries they took."""
+    """Rewards seen per head, and the queries they took.
 
-    def __init__(self, shape: tuple[int, int], preference: np.ndarray | None = None) -> None:
+    Args:
+        shape: of the grid of heads.
+        preference: what the agent would ask about first, ``[n_layers * n_heads]``.
+        presumed: what a head that nobody asked about is presumed to earn at most; at 0 it is
+            presumed to do nothing and scores just below zero.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        preference: np.ndarray | None = None,
+        presumed: float = 0.0,
+    ) -> None:
         self.shape = shape
         n = shape[0] * shape[1]
         self.sums, self.counts = np.zeros(n), np.zeros(n, dtype=int)
         self.preference = np.zeros(n) if preference is None else preference
+        self.presumed = presumed
         self.queries = 0
         self.trace: list[TracePoint] = []
 
@@ -41,9 +55,6 @@ class Evidence:
                 self.add(action, reward)
         self.spent(queries)
 
-    def ended(self, episode: Episode) -> None:
-        """Take in a finished episode."""
-
     def spent(self, queries: int) -> None:
         """Count queries; leaves a trace point at every tenth."""
         before, self.queries = self.queries, self.queries + queries
@@ -55,6 +66,11 @@ class Evidence:
         asked = self.counts > 0
         scores = np.zeros(len(self.counts))
         scores[asked] = self.sums[asked] / self.counts[asked]
+        if self.presumed > 0:
+            # By rank, so that a preference that is nearly flat is not lost in rounding.
+            levels, rank = np.unique(self.preference, return_inverse=True)
+            scores[~asked] = 0.5 * self.presumed * (1.0 + (rank[~asked] + 1) / (len(levels) + 1))
+            return scores.reshape(self.shape)
         span = float(self.preference.max() - self.preference.min())
         disfavour = (
             (self.preference.max() - self.preference) / span if span else np.ones(len(asked))
@@ -84,46 +100,3 @@ class LargestEvidence(Evidence):
         """One more reward of one head."""
         self.sums[head] = reward if self.counts[head] == 0 else max(self.sums[head], reward)
         self.counts[head] = 1
-
-
-class KeptEvidence(Evidence):
-    """For CircuitPruning: the share of episodes that kept a head, plus what its removal cost.
-
-    The cost is the mean fall of faithfulness over the episodes that removed it. Before the
-    first episode ends, what it has not yet removed counts as kept. Ties go against the
-    policy's first choices for removal.
-    """
-
-    def __init__(self, shape: tuple[int, int], preference: np.ndarray | None = None) -> None:
-        super().__init__(shape, preference)
-        n = shape[0] * shape[1]
-        self.kept, self.falls, self.episodes = np.zeros(n), np.zeros(n), 0
-        self.order = 1e-9 * np.argsort(np.argsort(self.preference)) / n
-
-    def step(self, asked: Sequence[tuple[int, float]], episode: Episode, queries: int) -> None:
-        """Only the episode's own state counts; candidates not taken leave no trace."""
-        if self.episodes == 0:
-            self.kept, self.falls = _left(episode)
-        self.spent(queries)
-
-    def ended(self, episode: Episode) -> None:
-        """Count who was left."""
-        kept, falls = _left(episode)
-        if self.episodes:
-            kept, falls = self.kept + kept, self.falls + falls
-        self.kept, self.falls = kept, falls
-        self.episodes += 1
-
-    def scores(self) -> np.ndarray:
-        """``[n_layers, n_heads]``, mostly between 0 and 1."""
-        scores = (self.kept + self.falls) / max(1, self.episodes) - self.order
-        return scores.reshape(self.shape)
-
-    def asked(self) -> np.ndarray:
-        """Every head is either removed or kept."""
-        return np.ones(self.shape, dtype=bool)
-
-
-def _left(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
-    """Which heads are left, and the falls of faithfulness where one went, each ``[n]``."""
-    return (~episode.chosen).astype(float), np.where(episode.chosen, episode.signal, 0.0)

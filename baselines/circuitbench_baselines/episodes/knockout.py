@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from circuitbench import InvalidSpec
-from circuitbench_baselines.episodes.rules import Answer, Episode, Outcome, require_positive
+from circuitbench_baselines.episodes.rules import (
+    HIT,
+    Answer,
+    Episode,
+    Outcome,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,10 @@ class KnockoutEpisode(Episode):
     def globals(self) -> np.ndarray:
         """The destroyed fraction, and 1 while heads are put back, ``[2]``."""
         return np.array([self.destroyed, float(self.doubtful.any())])
+
+    def hits(self) -> int:
+        """Heads that earned more than :data:`HIT` of the clean metric."""
+        return int((self.rules.scale * self.signal > HIT * abs(self.clean_metric)).sum())
 
     def state(self) -> dict[str, Any]:
         """Everything that changes during an episode, JSON-able and exact."""

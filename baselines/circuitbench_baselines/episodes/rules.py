@@ -16,6 +16,7 @@ import numpy as np
 from circuitbench import InvalidSpec
 
 Observation = Literal["flat", "tokens"]
+HIT = 0.02  # share of the clean metric above which a head is said to matter
 
 
 class Answer(NamedTuple):
@@ -95,6 +96,10 @@ class Episode(ABC):
     def globals(self) -> np.ndarray:
         """Numbers about the whole episode, ``[n_globals]``."""
         return np.zeros(0)
+
+    def hits(self) -> int:
+        """How many heads turned out so far to be what is looked for, to watch a training by."""
+        return int((self.signal > 0).sum())
 
     def observe(self, kind: Observation) -> np.ndarray:
         """The observation, a fresh float32 array.
@@ -195,6 +200,10 @@ class SearchEpisode(Episode):
         # The horizon is part of the task (what is left shows in the tried heads): terminal.
         self.over = self.steps >= self.rules.steps or bool(self.chosen.all())
         return Outcome(reward, self.over, False)
+
+    def hits(self) -> int:
+        """Heads that earned more than :data:`HIT` of the clean metric."""
+        return int((self.rules.scale * self.signal > HIT * abs(self.clean_metric)).sum())
 
 
 @dataclass(frozen=True)
@@ -309,6 +318,10 @@ class PruningEpisode(Episode):
     def globals(self) -> np.ndarray:
         """Faithfulness and removed share, ``[2]``."""
         return np.array([self.faithfulness, self.chosen.mean()])
+
+    def hits(self) -> int:
+        """Heads that went without costing more than :data:`HIT` of the faithfulness."""
+        return int((self.chosen & (self.signal <= HIT)).sum())
 
 
 def require_positive(**values: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitbench.core.circuit import Head
+from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.core.seeding import generator
 from circuitbench.models.planted.config import PlantedConfig
@@ -33,6 +33,7 @@ class PlantedModel:
 
     ``heads`` maps every role, ``lookalike`` and ``noise`` included, to its heads; ``mlps`` every
     role of an MLP, the same two included, to its layers, and is empty where there are no MLPs.
+    ``edges`` remembers what tasks have read off it: which edges are true takes seconds to say.
     """
 
     config: PlantedConfig
@@ -43,6 +44,7 @@ class PlantedModel:
     transformer: Transformer
     wiring: Wiring
     mlps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    edges: dict[str, frozenset[Edge]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def dials(self) -> dict[str, Any]:

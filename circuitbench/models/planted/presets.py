@@ -181,6 +181,11 @@ FADING_LIMITS = Limits(
 )
 """Where shares are unequal the smallest are small, those of edges more so; look-alikes leak."""
 
+GRADED_LIMITS = replace(FADING_LIMITS, damaged=0.35)
+"""Heads of the other tasks' circuits, stand-ins of name movers above all, wake where a soft
+circuit is broken.
+"""
+
 LARGE = replace(
     REDUNDANT,
     n_layers=48,
@@ -297,7 +302,7 @@ def planted_large(variant: str = "") -> Model:
 @Info(title="Planted, circuits that fade", family="Planted")
 def planted_graded(variant: str = "") -> Model:
     """12 x 12 heads: unequal copies, stand-ins that repair in part, heads against the answer."""
-    return planted_model("planted-graded", GRADED, variant, FADING_LIMITS)
+    return planted_model("planted-graded", GRADED, variant, GRADED_LIMITS)
 
 
 @Info(title="Planted, diffuse circuits", family="Planted")

@@ -44,9 +44,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "siit-ioi": IOIAlgorithm(),
     "siit-two-hop": TwoHopAlgorithm(),
 }
-FREE = Limits(control=0.65, nothing=0.4)
-"""Limits of models trained on puzzles: few heads are left to speak; and where a bracket was opened
-just now the answer needs no head, as embeddings alone pass it on.
+FREE = Limits(control=0.65, nothing=0.15)
+"""Limits of models trained on puzzles: few heads are left to speak, and embeddings alone prefer
+some answers, which a few prompts do not balance.
 """
 NAMES = (INDUCTION, *ALGORITHMS)
 

@@ -139,7 +139,8 @@ class Brackets:
     """Brackets of three kinds, opened and closed in order: which closing one is due?
 
     Symbols 1 to 3 open, 4 to 6 close them. The answer at a position is the bracket that closes
-    the innermost one still open, or ``none``. The counterfactual is another such sequence.
+    the innermost one still open, or ``none``. The counterfactual is another such sequence. The task
+    reads where a bracket was closed just now: after one that opens, the answer needs no head.
     """
 
     kinds: int = 3
@@ -153,8 +154,11 @@ class Brackets:
 
     def draw(self, n: int, rng: np.random.Generator) -> Pairs:
         """See :class:`Puzzle`."""
-        tokens, positions = self.practice(2 * n, rng)
-        return Pairs(tokens[:n], tokens[n:], positions[:n])
+        tokens, _ = self.practice(2 * n, rng)
+        closed = (tokens[:n] > self.kinds).long()
+        fewest = (self.length - self.deepest) // 2  # at most ``deepest`` brackets stay open
+        positions = closed.argsort(dim=1, descending=True, stable=True)[:, :fewest]
+        return Pairs(tokens[:n], tokens[n:], positions)
 
     def practice(self, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """See :class:`Puzzle`."""

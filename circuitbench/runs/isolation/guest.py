@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -78,6 +79,12 @@ class _Line:
         """Say how far a training is; nothing is answered."""
         with self._lock:
             self.channel.send({"report": [float(fraction), str(text)[:500]]})
+
+    def plot(self, point: Mapping[str, float | None]) -> None:
+        """Tell a point of the learning curve; nothing is answered."""
+        told = {str(k): None if v is None else float(v) for k, v in point.items()}
+        with self._lock:
+            self.channel.send({"point": told})
 
     def oracle(self, told: Mapping[str, Any]) -> RemoteOracle:
         """The oracle that the other side describes."""
@@ -164,8 +171,8 @@ class _Guest:
             )
             decoder = Decoder(memoryview(b""), self.line.handle)
             truths = tuple(decoder.decode(truth) for truth in tools["truths"])
-            report, told = self.line.report, tools["run"]
-            given = TrainingTools(report, checkpoints, tensorboard, told, truths)
+            report, told, plot = self.line.report, tools["run"], self.line.plot
+            given = TrainingTools(report, checkpoints, tensorboard, told, truths, plot)
             method.train(oracles, rng, given)
         return {"done": None}, []
 
@@ -181,7 +188,7 @@ class _Guest:
         edges = None if found.edges is None else [str(edge) for edge in found.edges]
         content = {
             "scores": np.asarray(found.scores),
-            "selected": [tuple(map(int, head)) for head in found.selected],
+            "selected": [tuple(map(index, head)) for head in found.selected],
             "edges": edges,
             "edge_scores": None if found.edges is None else _floats(found.edges.values()),
             "trace_queries": [point.queries for point in found.trace],

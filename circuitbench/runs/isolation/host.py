@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import CircuitBenchError, RunFailed, TimedOut
 from circuitbench.oracle import Batch, Meter, Oracle, query_together
-from circuitbench.plugins.method import Curriculum, Method, Report, TrainingTools, unreported
+from circuitbench.plugins.method import (
+    Curriculum,
+    Method,
+    Plot,
+    Report,
+    TrainingTools,
+    unplotted,
+    unreported,
+)
 from circuitbench.results.plain import plain
 from circuitbench.runs.failure import shown
 from circuitbench.runs.isolation.channel import BrokenMessage, Channel, Closed
@@ -104,7 +113,9 @@ class Guest:
         self._started = time.monotonic()
         self._why = "the method's process is gone"
 
-    def command(self, command: Mapping[str, Any], report: Report = unreported) -> Any:
+    def command(
+        self, command: Mapping[str, Any], report: Report = unreported, plot: Plot = unplotted
+    ) -> Any:
         """Let it do something, and answer what it asks meanwhile.
 
         Raises:
@@ -123,6 +134,8 @@ class Guest:
                 elif "report" in message:
                     fraction, text = message["report"]
                     report(min(max(float(fraction), 0.0), 1.0), shown(str(text), 500))
+                elif "point" in message:
+                    plot(dict(message["point"]))
                 elif "failed" in message:
                     self._printed.drain()
                     raise from_method(message["failed"])
@@ -308,7 +321,8 @@ class _Isolated:
             "rng": _told_rng(rng),
             "tools": given,
         }
-        self._guest.command(command, unreported if tools is None else tools.report)
+        told = tools or TrainingTools()
+        self._guest.command(command, told.report, told.plot)
 
 
 class _Trainable(_Isolated):
@@ -358,7 +372,7 @@ def _loaded(guest: Guest, name: str, hyperparameters: Mapping[str, Any]) -> Meth
 def _discovery(told: Mapping[str, Any]) -> Discovery:
     return Discovery(
         scores=told["scores"],
-        selected=frozenset(Head(int(layer), int(head)) for layer, head in told["selected"]),
+        selected=frozenset(Head(index(layer), index(head)) for layer, head in told["selected"]),
         edges=_edges(told["edges"], told["edge_scores"]),
         trace=[
             TracePoint(queries, scores)

@@ -57,7 +57,18 @@ def planted_truth(model: Model, task: str, modelled_on: str, prompts: Draw) -> C
     config = planted.config
     names = [role for role in config.roles_of(task) if role in config.roles]
     mlps = config.mlps_of(task)
-    shown = prompts(model, SHOWN, generator(0, task, "edges"))
+    asked = f"{task} {prompts.__module__} {prompts.__qualname__}"
+    if asked not in planted.edges:
+        shown = prompts(model, SHOWN, generator(0, task, "edges"))
+        planted.edges[asked] = edges_of(
+            planted,
+            names,
+            shown.tokens.numpy(),
+            shown.counterfactual.numpy(),
+            shown.positions.numpy(),
+            shown.token_ids.numpy(),
+            mlps,
+        )
     roles = {}
     for name in names:
         count, mode = config.roles[name]
@@ -73,15 +84,7 @@ def planted_truth(model: Model, task: str, modelled_on: str, prompts: Draw) -> C
         f"{modelled_on}",
         kind="constructed",
         ablations=("zero", "mean", "resample"),
-        edges=edges_of(
-            planted,
-            names,
-            shown.tokens.numpy(),
-            shown.counterfactual.numpy(),
-            shown.positions.numpy(),
-            shown.token_ids.numpy(),
-            mlps,
-        ),
+        edges=planted.edges[asked],
         mlps=tuple(sorted(layer for role in mlps for layer in planted.mlps[role])),
         edge_ablations=EDGE_ABLATIONS,
         blind_spots=tuple(f"{name}: {role.shows}" for name, role in roles.items() if _blind(role)),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from circuitbench import Circuit, head_grid
 from circuitbench.evaluation.against_truth.ranking import (
@@ -21,10 +22,11 @@ from circuitbench.evaluation.against_truth.ranking import (
 )
 from circuitbench_agents.environments.episode_batch import EpisodeBatch, Place
 from circuitbench_agents.learner import LearningAgent
-from circuitbench_agents.learning.rollouts import Acting, Policy, play_episode, uniform
+from circuitbench_agents.learning.rollouts import Acting, Policy, play_episode
 from circuitbench_baselines.bandits import HeadBelief
 from circuitbench_baselines.episodes.evidence import Evidence
-from circuitbench_baselines.episodes.rules import SearchRules
+from circuitbench_baselines.episodes.rules import HIT, SearchRules
+from circuitbench_experiments.mechrl.count_prior import CountPrior
 
 if TYPE_CHECKING:
     from circuitbench import Oracle
@@ -60,21 +62,39 @@ class Stage:
         return head_grid(self.truth.heads, *self.oracle.shape)
 
 
+class Seen(NamedTuple):
+    """What an episode has shown so far: heads tried, and what each earned, ``[n]`` both."""
+
+    tried: np.ndarray
+    rewards: np.ndarray
+
+    @classmethod
+    def of(cls, observation: np.ndarray) -> Seen:
+        """Read off the flat observation of an episode with one task."""
+        n = len(observation) // 2
+        return cls(observation[1 : 1 + n] > 0, SearchRules().scale * observation[1 + n :])
+
+
+# What every head is worth trying, ``[n]``, given what an episode has shown.
+Values = Callable[[Seen], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Contender:
     """Someone who plays episodes.
 
     Args:
         name: for tables.
-        policy: makes a policy for one episode from the stage, the rewards of all heads in the
-            episode (which only the ceiling may look at) and a generator; None for an agent.
+        values: for one episode, from the stage, the rewards of all heads in it (which only the
+            ceiling may look at) and a generator; the untried head of highest value is next. None
+            for an agent.
         agent: a trained agent, who plays by its own policy.
         candidates: K of best-of-K planning.
         shown_as: the training task an agent pretends; None for its own, or unknown.
     """
 
     name: str
-    policy: Callable[[Stage, np.ndarray, np.random.Generator], Policy] | None = None
+    values: Callable[[Stage, np.ndarray, np.random.Generator], Values] | None = None
     agent: LearningAgent[Any] | None = None
     candidates: int = 1
     shown_as: str | None = None
@@ -113,7 +133,6 @@ def play(
 ) -> Score:
     """One episode of one contender."""
     rewards = stage.rewards(seed)
-    preference, greedy = None, False
     if contender.agent is not None:
         agent = contender.agent
         batch = agent.seat(stage.oracle, rng, contender.shown_as)
@@ -121,11 +140,13 @@ def play(
         policy: Policy = agent.policy()
         greedy = agent.discovery.greedy
     else:
-        if contender.policy is None:
-            raise ValueError(f"{contender.name} has neither a policy nor an agent")
+        if contender.values is None:
+            raise ValueError(f"{contender.name} has neither values nor an agent")
         rules = SearchRules(steps)
         batch = EpisodeBatch([stage.oracle], rules, 1, rng, task_ids=[None], n_tasks=1)
-        policy = contender.policy(stage, rewards, rng)
+        values = contender.values(stage, rewards, rng)
+        nothing = np.zeros(len(rewards))
+        preference, policy, greedy = values(Seen(nothing > 0, nothing)), by_value(values), True
     acting = Acting(greedy, contender.candidates)
     taken = play_episode(batch, Place(0, seed), policy, acting, rng)
     return score(taken, rewards, stage, preference)
@@ -137,12 +158,17 @@ def score(
     stage: Stage,
     preference: np.ndarray | None = None,
 ) -> Score:
-    """Judge an episode by what was asked at every step (the head taken first)."""
+    """Judge an episode by what was asked at every step (the head taken first).
+
+    ``preference [n]`` ranks the heads nobody asked about: what the contender would have tried
+    first before the episode began.
+    """
     ceiling = float(rewards.max())
     best = np.maximum.accumulate([max(0.0, asked[0][1]) for asked in taken])
     spent = np.cumsum([len(asked) for asked in taken])
     near = np.flatnonzero(best >= 0.9 * ceiling)
-    evidence = Evidence(stage.oracle.shape, preference)
+    presumed = HIT * abs(stage.oracle.clean_metric)
+    evidence = Evidence(stage.oracle.shape, preference, presumed)
     flat = [question for asked in taken for question in asked]
     for head, reward in flat[:HORIZON]:
         evidence.add(head, reward)
@@ -172,14 +198,19 @@ def score(
     )
 
 
-def random_control() -> Contender:
-    """Untried heads, uniformly."""
-    return Contender("random", lambda stage, rewards, rng: uniform)
+def random_control(candidates: int = 1) -> Contender:
+    """Untried heads, uniformly; with K candidates the best of K, which costs K queries a step."""
+
+    def make(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Values:
+        return lambda seen: rng.random(len(rewards))
+
+    name = "random" if candidates == 1 else f"random (K={candidates})"
+    return Contender(name, make, candidates=candidates)
 
 
 def oracle_control() -> Contender:
     """Knows the episode's rewards: the ceiling."""
-    return Contender("oracle", lambda stage, rewards, rng: ranked(rewards))
+    return Contender("oracle", lambda stage, rewards, rng: lambda seen: rewards)
 
 
 def fixed_control(values: dict[str, np.ndarray]) -> Contender:
@@ -190,10 +221,10 @@ def fixed_control(values: dict[str, np.ndarray]) -> Contender:
     """
     mean: np.ndarray = np.mean([v / np.abs(v).max() for v in values.values()], axis=0)
 
-    def policy(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Policy:
-        return ranked(values.get(stage.oracle.task_name, mean))
+    def make(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Values:
+        return lambda seen: values.get(stage.oracle.task_name, mean)
 
-    return Contender("fixed-best", policy)
+    return Contender("fixed-best", make)
 
 
 def layer_control(values: dict[str, np.ndarray], n_layers: int) -> Contender:
@@ -201,49 +232,68 @@ def layer_control(values: dict[str, np.ndarray], n_layers: int) -> Contender:
     by_layer = {task: v.reshape(n_layers, -1).mean(1) for task, v in values.items()}
     mean: np.ndarray = np.mean([v / max(1e-9, np.abs(v).max()) for v in by_layer.values()], axis=0)
 
-    def policy(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Policy:
+    def make(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Values:
         chosen = by_layer.get(stage.oracle.task_name, mean)
         order = np.argsort(np.argsort(chosen)).astype(float)
-        return ranked(np.repeat(order, stage.oracle.n_heads) + rng.random(len(rewards)))
+        values = np.repeat(order, stage.oracle.n_heads) + rng.random(len(rewards))
+        return lambda seen: values
 
-    return Contender("layer-prior", policy)
+    return Contender("layer-prior", make)
+
+
+def count_control(hits: dict[str, list[np.ndarray]]) -> Contender:
+    """Layers by the chance that their next head is good (see :class:`.count_prior.CountPrior`).
+
+    Args:
+        hits: by training task, which heads earn more than :data:`HIT` of the clean metric in
+            each training model, ``[n_layers, n_heads]`` bool; another task gets all of them.
+    """
+    by_task = {task: CountPrior(grids) for task, grids in hits.items()}
+    pooled = CountPrior([grid for grids in hits.values() for grid in grids])
+
+    def make(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Values:
+        prior = by_task.get(stage.oracle.task_name, pooled)
+        unit = HIT * abs(stage.oracle.clean_metric)
+        order = 1e-9 * rng.random(len(rewards))  # any head within a layer
+
+        def values(seen: Seen) -> np.ndarray:
+            tried = seen.tried.reshape(stage.oracle.shape)
+            good = (seen.rewards > unit).reshape(stage.oracle.shape) & tried
+            chance = prior.chance(tried.sum(1), good.sum(1))
+            return np.repeat(chance, stage.oracle.n_heads) + order
+
+        return values
+
+    return Contender("count-prior", make)
 
 
 def bandit_control(thompson: bool = True) -> Contender:
     """A Gaussian bandit on the episode's own prompts (see :class:`.bandits.HeadBelief`)."""
 
-    def make(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Policy:
+    def make(stage: Stage, rewards: np.ndarray, rng: np.random.Generator) -> Values:
         unit = abs(stage.oracle.clean_metric)
-        n = len(rewards)
 
-        def policy(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
-            # The flat observation holds the whole history: task, tried heads, their scores / 5.
-            tried = np.flatnonzero(observations[0, 1 : 1 + n])
+        def values(seen: Seen) -> np.ndarray:
+            tried = np.flatnonzero(seen.tried)
             belief = HeadBelief(stage.oracle.shape, *(unit * x for x in (0.02, 0.05, 0.2, 0.02)))
             if len(tried):
-                belief.update(tried, SearchRules().scale * observations[0, 1 + n :][tried])
-            jitter = 1e-9 * rng.random(n)
-            value = belief.sample(rng) if thompson else belief.mean + 2 * belief.deviation + jitter
-            return _certain(value, legal[0])
+                belief.update(tried, seen.rewards[tried])
+            jitter = 1e-9 * rng.random(len(rewards))
+            return belief.sample(rng) if thompson else belief.mean + 2 * belief.deviation + jitter
 
-        return policy
+        return values
 
     return Contender("bandit-thompson" if thompson else "bandit-ucb", make)
 
 
-def ranked(values: np.ndarray) -> Policy:
-    """Always the legal head of highest value."""
+def by_value(values: Values) -> Policy:
+    """The policy whose likeliest legal head is that of highest value, the next that of the next."""
 
     def policy(observations: np.ndarray, legal: np.ndarray) -> np.ndarray:
-        return _certain(values, legal[0])
+        ranks = rankdata(values(Seen.of(observations[0])), method="ordinal") * legal[0]
+        return np.asarray(ranks / ranks.sum())[None]
 
     return policy
-
-
-def _certain(values: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    choice = np.zeros((1, len(values)))
-    choice[0, np.where(legal, values, -np.inf).argmax()] = 1.0
-    return choice
 
 
 def _recall_among(scores: np.ndarray, members: np.ndarray, k: int) -> float:

@@ -42,13 +42,18 @@ from circuitbench_agents.learning.rehearsal import RehearsalSettings
 from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.policy_gradient import TransformerHeadDiscovery
 from circuitbench_agents.ppo import PPOHeadDiscovery
+<<<<<<< HEAD
 from circuitbench_baselines.episodes.rules import SearchRules
 from circuitbench_experiments.folder import claim, identity_of, read_json, write_json
+=======
+from circuitbench_baselines.episodes.rules import HIT, SearchRules
+>>>>>>> edgeenv
 from circuitbench_experiments.mechrl.matched_episodes import (
     Contender,
     Score,
     Stage,
     bandit_control,
+    count_control,
     fixed_control,
     layer_control,
     oracle_control,
@@ -57,6 +62,9 @@ from circuitbench_experiments.mechrl.matched_episodes import (
 )
 
 SMALL_CACHE = 16 * 2**20  # bytes
+# The first of the plantings that are held out, that the token policy learns on, that the policy
+# over addresses learns on and is judged on.
+HELD_OUT, TOKENS, JUDGED = 1, 101, 201
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class MechRL:
 
     Args:
         model: trained and judged on; ``@seed`` variants of it are the held-out models.
+        plantings: variants of the model that training seeds are spread over; 1 keeps to itself.
         train_tasks, held_out_task: names of tasks.
         seeds: training runs, each judged on episodes of its own.
         total_steps: environment steps of the flat policy.
@@ -84,6 +93,7 @@ class MechRL:
     """
 
     model: str = "planted"
+    plantings: int = 5
     train_tasks: tuple[str, ...] = ("induction", "ioi")
     held_out_task: str = "docstring"
     seeds: int = 5
@@ -102,13 +112,24 @@ class MechRL:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "total_steps", "steps", "episodes"):
+        for name in ("seeds", "plantings", "total_steps", "steps", "episodes"):
             if getattr(self, name) < 1:
                 raise InvalidSpec(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not self.train_tasks or self.held_out_task in self.train_tasks:
             raise InvalidSpec("there must be training tasks, and the held-out task none of them")
         if self.token_models and not self.held_out_models:
             raise InvalidSpec("token_models without held_out_models: nothing to judge on")
+        if "@" in self.model and (self.plantings > 1 or self.token_models):
+            raise InvalidSpec(
+                f"{self.model} is one planting; name the preset, or set plantings=1 and "
+                "token_models=0"
+            )
+
+    def judged_on(self, seed: int) -> str:
+        """The model that a training seed's policy over addresses learns on and is judged on."""
+        if self.plantings == 1:
+            return self.model
+        return f"{self.model}@{JUDGED + seed % self.plantings}"
 
     def flat_agent(self) -> PPOHeadDiscovery:
         """The policy over addresses, untrained."""
@@ -150,6 +171,7 @@ PUBLISHED: dict[str, Any] = {
     "train_tasks": ("mechrl-induction", "mechrl-ioi"),
     "held_out_task": "mechrl-docstring",
     "token_models": 0,
+    "plantings": 1,
 }
 
 
@@ -200,61 +222,63 @@ def reproduce(settings: MechRL, out: Path, tell: Report = unreported) -> dict[st
 
 
 class Lab:
-    """Models and oracles of the experiment, made when first needed and kept for all seeds."""
+    """Models of the experiment, kept for all seeds, and the oracles of one seed."""
 
     def __init__(self, settings: MechRL) -> None:
         self.settings = settings
         self.models: dict[str, Model] = {}
         self.engines: dict[str, FastEngine] = {}
         self.oracles: dict[tuple[str, str, str], Oracle] = {}
+        self.seed = 0
 
     def run(self, seed: int, folder: Path, progress: Report) -> dict[str, Any]:
-        """Train and judge with one seed; JSON-able."""
+        """Train and judge with one seed, on prompts of its own; JSON-able."""
         s = self.settings
+        model = s.judged_on(seed)
+        self.seed, self.oracles = seed, {}
         part = 0.5 if s.token_models else 1.0
         agent = s.flat_agent()
-        training = [self.oracle(s.model, task, "training") for task in s.train_tasks]
+        training = [self.oracle(model, task, "training") for task in s.train_tasks]
         spent = self._train(
             agent, training, seed, folder / "rl-ppo",
             lambda f, text: progress(part * f * 0.8, f"rl-ppo {text}"),
         )  # fmt: skip
-        known = self._values(training)
+        controls = self._controls(training)
         rows: list[dict[str, Any]] = []
         tasks = (*s.train_tasks, s.held_out_task)
         for k, task in enumerate(tasks):
             progress(part * (0.8 + 0.2 * k / len(tasks)), f"judging on {task}")
-            stage = self.stage(s.model, task, "judging", seed)
-            contenders = self._contenders(agent, task, known)
-            rows += self._judge("tasks", s.model, contenders, stage, seed)
+            stage = self.stage(model, task, "judging")
+            contenders = [*self._agents(agent, task), *controls]
+            rows += self._judge("tasks", model, contenders, stage)
         result = {
             "training": {"rl-ppo": {"queries": spent, "curve": _curve(agent)}},
-            "preference": self._preferences(agent),
+            "preference": self._preferences(agent, model),
         }
         if s.token_models:
             tokens = s.token_agent()
-            models = [f"{s.model}@{101 + k}" for k in range(s.token_models)]
+            models = [f"{s.model}@{TOKENS + k}" for k in range(s.token_models)]
             training = [self.oracle(m, t, "tokens") for m in models for t in s.train_tasks]
             spent = self._train(
                 tokens, training, seed, folder / "rl-transformer",
                 lambda f, text: progress(0.5 + 0.4 * f, f"rl-transformer {text}"),
             )  # fmt: skip
             result["training"]["rl-transformer"] = {"queries": spent, "curve": _curve(tokens)}
-            known = self._values(training)
             players = [
                 *(self._agent("rl-transformer", tokens, k) for k in s.candidates),
                 self._agent("rl-ppo", agent, 1),
-                *self._controls(known),
+                *self._controls(training),
             ]
             for k in range(s.held_out_models):
-                model = f"{s.model}@{1 + k}"
+                model = f"{s.model}@{HELD_OUT + k}"
                 progress(0.9 + 0.1 * k / s.held_out_models, f"judging on {model}")
                 for task in s.train_tasks:
-                    stage = self.stage(model, task, "tokens", seed)
-                    rows += self._judge("models", model, players, stage, seed)
+                    stage = self.stage(model, task, "tokens")
+                    rows += self._judge("models", model, players, stage)
         return {"seed": seed, **result, "rows": rows}
 
     def oracle(self, model: str, task: str, purpose: str) -> Oracle:
-        """The oracle of a purpose; its prompts are a function of model, task and purpose."""
+        """The oracle of a purpose; its prompts are a function of all that and of the seed."""
         key = model, task, purpose
         if key not in self.oracles:
             s = self.settings
@@ -265,7 +289,7 @@ class Lab:
                 self.models[model],
                 load_task(task),
                 task_name=task,
-                seed=derive_seed(0, "mechrl", model, task, purpose),
+                seed=derive_seed(self.seed, "mechrl", model, task, purpose),
                 batch_size=s.token_batch if small else s.batch_size,
                 pool=s.token_batch if small else s.pool,
                 device=s.device,
@@ -286,9 +310,9 @@ class Lab:
             )
         return self.engines[model.name]
 
-    def stage(self, model: str, task: str, purpose: str, seed: int) -> Stage:
-        """Where a seed is judged on a task of a model."""
-        rng = generator(seed, "mechrl", model, task, "episodes")
+    def stage(self, model: str, task: str, purpose: str) -> Stage:
+        """Where this seed is judged on a task of a model."""
+        rng = generator(self.seed, "mechrl", model, task, "episodes")
         n = self.settings.episodes if purpose == "judging" else 1
         oracle = self.oracle(model, task, purpose)
         truth = load_task(task).truth(self.models[model])
@@ -306,49 +330,50 @@ class Lab:
         agent.train(oracles, generator(seed, "mechrl", agent.name), TrainingTools(progress, folder))
         return int(agent.trained.queries)
 
-    def _values(self, training: Sequence[Oracle]) -> dict[str, np.ndarray]:
-        """Mean reward of every head on the training prompts, by task, over its models."""
-        found: dict[str, list[np.ndarray]] = {}
+    def _controls(self, training: Sequence[Oracle]) -> list[Contender]:
+        """Those who learn from one sweep of every training oracle, or from nothing."""
+        values: dict[str, list[np.ndarray]] = {}
+        hits: dict[str, list[np.ndarray]] = {}
         for oracle in training:
-            rewards = oracle.query(oracle.head_masks(), batch=oracle.draw(1)).reward
-            found.setdefault(oracle.task_name, []).append(rewards.double().numpy())
-        return {task: np.mean(values, axis=0) for task, values in found.items()}
+            batch = oracle.draw(1)
+            rewards = oracle.query(oracle.head_masks(), batch=batch).reward.double().numpy()
+            values.setdefault(oracle.task_name, []).append(rewards)
+            good = (rewards > HIT * abs(float(batch.metric))).reshape(oracle.shape)
+            hits.setdefault(oracle.task_name, []).append(good)
+        known = {task: np.asarray(np.mean(found, axis=0)) for task, found in values.items()}
+        return [
+            random_control(),
+            *(random_control(k) for k in self.settings.candidates if k > 1),
+            layer_control(known, training[0].n_layers),
+            count_control(hits),
+            fixed_control(known),
+            bandit_control(thompson=True),
+            bandit_control(thompson=False),
+            oracle_control(),
+        ]
 
-    def _contenders(
-        self, agent: LearningAgent[Any], task: str, known: dict[str, np.ndarray]
-    ) -> Iterator[Contender]:
+    def _agents(self, agent: LearningAgent[Any], task: str) -> Iterator[Contender]:
         for k in self.settings.candidates:
             yield self._agent("rl-ppo", agent, k)
             if task not in agent.tasks:
                 for pretended in agent.tasks:
                     contender = self._agent(f"rl-ppo as {pretended}", agent, k)
                     yield dataclasses.replace(contender, shown_as=pretended)
-        yield from self._controls(known)
 
     def _agent(self, name: str, agent: LearningAgent[Any], candidates: int) -> Contender:
         return Contender(f"{name} (K={candidates})", agent=agent, candidates=candidates)
-
-    def _controls(self, known: dict[str, np.ndarray]) -> Iterator[Contender]:
-        n_layers = next(iter(self.oracles.values())).n_layers
-        yield random_control()
-        yield layer_control(known, n_layers)
-        yield fixed_control(known)
-        yield bandit_control(thompson=True)
-        yield bandit_control(thompson=False)
-        yield oracle_control()
 
     def _judge(
         self,
         part: str,
         model: str,
-        contenders: Iterator[Contender] | list[Contender],
+        contenders: Sequence[Contender],
         stage: Stage,
-        seed: int,
     ) -> list[dict[str, Any]]:
         rows = []
         place = {"part": part, "model": model, "task": stage.oracle.task_name}
         for contender in contenders:
-            rng = generator(seed, "mechrl", *place.values(), contender.name)
+            rng = generator(self.seed, "mechrl", *place.values(), contender.name)
             steps = self.settings.steps
             scores = [play(contender, stage, steps, s, rng) for s in stage.seeds]
             rows.append({**place, "contender": contender.name, **_mean(scores)})
@@ -367,12 +392,12 @@ class Lab:
         )
         return rows
 
-    def _preferences(self, agent: LearningAgent[Any]) -> dict[str, Any]:
+    def _preferences(self, agent: LearningAgent[Any], model: str) -> dict[str, Any]:
         """For every task what the policy would try first, beside the truth."""
         s = self.settings
         found = {}
         for task in (*s.train_tasks, s.held_out_task):
-            stage = self.stage(s.model, task, "judging", 0)
+            stage = self.stage(model, task, "judging")
             batch = agent.seat(stage.oracle, np.random.default_rng(0))
             grid = agent.preference(batch).reshape(stage.oracle.shape)
             found[task] = {"policy": grid.tolist(), "truth": stage.relevant.tolist()}

@@ -26,6 +26,13 @@ METRICS = {
     "queries": "queries",
 }
 ABLATION = "head-ablation"
+HELD_OUT = "held-out models"
+# What a difference between two contenders is due to, by part (None: the held-out task).
+SHARES = (
+    ("planning with a learnt policy", None, "rl-ppo (K=5)", "random (K=5)"),
+    ("adaptivity", HELD_OUT, "count-prior", "layer-prior"),
+    ("learning", HELD_OUT, "rl-transformer (K=1)", "count-prior"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,25 +64,41 @@ def rows_of(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def lines(results: dict[str, Any]) -> list[Line]:
     """The table; held-out models are pooled, and their tasks weigh the same."""
+    return [Line(*place, _estimates(rows)) for place, rows in _tables(results).items()]
+
+
+def _tables(results: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The rows by part and contender."""
     tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows_of(results):
-        part = "held-out models" if row["part"] == "models" else row["task"]
-        tables.setdefault((part, row["contender"]), []).append(row)
-    return [Line(part, contender, _estimates(rows)) for (part, contender), rows in tables.items()]
+        if row["part"] == "models":
+            tables.setdefault((HELD_OUT, row["contender"]), []).append(row)
+        else:  # a seed has a planting of its own: seeds alone are resampled
+            tables.setdefault((row["task"], row["contender"]), []).append(row | {"model": ""})
+    return tables
 
 
 def _estimates(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
+    return {
+        metric: _estimate(_cube(rows, metric), metric)
+        for metric in METRICS
+        if all(metric in row for row in rows)
+    }
+
+
+def _estimate(cube: np.ndarray, metric: str) -> Estimate:
+    low, high = crossed_interval(cube, generator(0, "mechrl", metric))
+    return Estimate(float(cube.mean()), low, high)
+
+
+def _cube(rows: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
+    """A metric ``[task, seed, model]``."""
     names = [sorted({row[key] for row in rows}) for key in ("task", "seed", "model")]
-    found = {}
-    for metric in METRICS:
-        if all(metric in row for row in rows):
-            cube = np.zeros([len(n) for n in names])
-            for row in rows:
-                place = (names[0].index(row["task"]), names[1].index(row["seed"]))
-                cube[(*place, names[2].index(row["model"]))] = row[metric]
-            low, high = crossed_interval(cube, generator(0, "mechrl", metric))
-            found[metric] = Estimate(float(cube.mean()), low, high)
-    return found
+    cube = np.zeros([len(n) for n in names])
+    for row in rows:
+        place = (names[0].index(row["task"]), names[1].index(row["seed"]))
+        cube[(*place, names[2].index(row["model"]))] = row[metric]
+    return cube
 
 
 def crossed_interval(
@@ -109,9 +132,10 @@ def markdown(results: dict[str, Any]) -> str:
         print(file=out)
     seeds = len(results["seeds"])
     print(
-        f"Means over {seeds} training seeds with 95 % bootstrap intervals: over seeds, and on\n"
-        "held-out models over seeds and models. AUROC, AP and recall are of the ranking after\n"
-        "50 queries of one episode.\n",
+        f"Means over {seeds} training seeds, each with prompts of its own and, if there are\n"
+        "plantings, a model of its own. 95 % bootstrap intervals: over seeds, and on held-out\n"
+        "models over seeds and models. AUROC, AP and recall are of the ranking after 50 queries\n"
+        "of one episode.\n",
         file=out,
     )
     print("### Training cost\n", file=out)
@@ -120,7 +144,28 @@ def markdown(results: dict[str, Any]) -> str:
     print("\n### Targets\n", file=out)
     for target, reached, figures in verdicts(table):
         print(f"- {'reached' if reached else 'NOT reached'}: {target} ({figures})", file=out)
+    print("\n### What the differences are due to\n", file=out)
+    for share in shares(results):
+        print(f"- {share}", file=out)
     return out.getvalue()
+
+
+def shares(results: dict[str, Any]) -> list[str]:
+    """Differences of contenders on the same episodes, each with what it is due to."""
+    tables = _tables(results)
+    held_out_task = results["settings"]["held_out_task"]
+    found = []
+    for due, part, ours, theirs in SHARES:
+        where = part or held_out_task
+        if (where, ours) not in tables or (where, theirs) not in tables:
+            continue
+        figures = []
+        for metric in ("ratio", "queries_to_90", "average_precision", "recall"):
+            if all(metric in row for row in tables[where, ours]):
+                cubes = (_cube(tables[where, name], metric) for name in (ours, theirs))
+                figures.append(f"{METRICS[metric]} {_estimate(next(cubes) - next(cubes), metric)}")
+        found.append(f"{due}: {where}, {ours} minus {theirs}: {', '.join(figures)}")
+    return found
 
 
 def _amortised(cost: dict[str, Any]) -> str:
@@ -134,7 +179,7 @@ def _amortised(cost: dict[str, Any]) -> str:
 def verdicts(table: Sequence[Line]) -> list[tuple[str, bool, str]]:
     """Each target with whether it was reached, and the figures that say so."""
     at = {(line.part, line.contender): line.estimates for line in table}
-    parts = list(dict.fromkeys(line.part for line in table if line.part != "held-out models"))
+    parts = list(dict.fromkeys(line.part for line in table if line.part != HELD_OUT))
     trained, held_out = parts[:-1], parts[-1]
     found = []
     for task in trained:
@@ -154,11 +199,18 @@ def verdicts(table: Sequence[Line]) -> list[tuple[str, bool, str]]:
         text = f"{held_out}, task unknown, K=5: steps to 90 % at most half of random's"
         reached = planned["steps_to_90"].mean <= random.mean / 2
         found.append((text, reached, f"{planned['steps_to_90']} against {random}"))
-    tokens = at.get(("held-out models", "rl-transformer (K=1)"))
+        chance = at[held_out, "random (K=5)"]  # as many queries, nothing learnt
+        text = f"{held_out}, task unknown, K=5: best head above random planning's"
+        reached = planned["ratio"].low > chance["ratio"].high
+        found.append((text, reached, f"{planned['ratio']} against {chance['ratio']}"))
+        text = f"{held_out}, task unknown, K=5: steps to 90 % below random planning's"
+        steps, by_chance = planned["steps_to_90"], chance["steps_to_90"]
+        found.append((text, steps.high < by_chance.low, f"{steps} against {by_chance}"))
+    tokens = at.get((HELD_OUT, "rl-transformer (K=1)"))
     if tokens is not None:
         for metric in ("average_precision", "recall"):
-            for rival in ("random", "layer-prior", "bandit-thompson", "bandit-ucb"):
-                theirs = at["held-out models", rival][metric]
+            for rival in ("random", "layer-prior", "count-prior", "bandit-thompson", "bandit-ucb"):
+                theirs = at[HELD_OUT, rival][metric]
                 text = (
                     f"held-out models: rl-transformer's {METRICS[metric]} at 50 queries > {rival}"
                 )

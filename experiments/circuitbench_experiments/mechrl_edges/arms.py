@@ -4,30 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from circuitbench import InvalidSpec, load_method, method_class
 from circuitbench.plugins.method import Method, TrainableMethod
 from circuitbench.runs.spec import setting_names
 from circuitbench_experiments.folder import identity_of
-
-if TYPE_CHECKING:
-    from circuitbench_experiments.mechrl_edges.settings import Edges
+from circuitbench_experiments.mechrl_edges.settings import FROZEN, POLICIES, WARM, Edges
 
 Learning = Literal["none", "frozen", "warm"]
-
-FROZEN, BEST, WARM = "policy-frozen", "policy-best-of-16", "policy-warm"
-POLICIES = (FROZEN, BEST, WARM)
-ARMS = (
-    *POLICIES,
-    "acdc-edges",
-    "eap-ig",
-    "eap-ig-kl",
-    "edge-pruning",
-    "random-edges",
-    "cut-search",
-    "descriptor-forest",
-)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -123,12 +124,12 @@ def _panels(groups: Sequence[str], rows: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
-    named = {}
+    named: dict[str, Artist] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
     columns = -(-len(named) // 2)
     figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=columns, fontsize=8
+        list(named.values()), list(named), loc="outside lower center", ncols=columns, fontsize=8
     )
     return figure

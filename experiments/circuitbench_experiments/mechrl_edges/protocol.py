@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ from circuitbench import (
 )
 from circuitbench.plugins.method import Learner, Method, Report, TrainableMethod, unreported
 from circuitbench_experiments.folder import claim, read_json, write_json
-from circuitbench_experiments.mechrl_edges.arms import FROZEN, POLICIES, Arm, arms
+from circuitbench_experiments.mechrl_edges.arms import Arm, arms
 from circuitbench_experiments.mechrl_edges.circuits import circuits_of, faithfulness, judge
 from circuitbench_experiments.mechrl_edges.contest import contest, rivals
 from circuitbench_experiments.mechrl_edges.cost import passes
 from circuitbench_experiments.mechrl_edges.policy import asked_for, warmed, with_memory_of
 from circuitbench_experiments.mechrl_edges.recovery import recovery
-from circuitbench_experiments.mechrl_edges.settings import Edges
+from circuitbench_experiments.mechrl_edges.settings import FROZEN, POLICIES, Edges
 from circuitbench_experiments.mechrl_edges.targets import Target, model_of, targets, training_models
 
 
@@ -71,8 +72,7 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
             continue
         for k, arm in enumerate(chosen):
             share = (done + k / len(chosen)) / len(places)
-            where = f"seed {seed}, {target.place} of {target.model}"
-            found.append(lab.cell(seed, target, arm, lambda f, text, s=share: tell(s, text), where))
+            found.append(lab.cell(seed, target, arm, partial(_at, tell, share)))
     players: list[dict[str, Any]] = []
     if settings.presets:
         comes = Arm(FROZEN, settings.policy, learning="frozen")  # only the plantings are held out
@@ -118,14 +118,14 @@ class Lab:
             meter=meter,
         )
 
-    def cell(self, seed: int, target: Target, arm: Arm, tell: Report, where: str) -> dict[str, Any]:
+    def cell(self, seed: int, target: Target, arm: Arm, tell: Report) -> dict[str, Any]:
         """What an arm does on a target; read if it was run before and gave an answer."""
         path = self.out / "cells" / f"{target.key(seed)}-{arm.key}.json"
         if path.is_file():
             found: dict[str, Any] = read_json(path)
             if not found["failed"]:
                 return found
-        tell(0.0, f"{arm.name} on {where}")
+        tell(0.0, f"{arm.name} on seed {seed}, {target.place} of {target.model}")
         place = {"seed": seed, **vars(target), "arm": arm.name}
         place |= {"learning": arm.learning, "method": arm.training_key}
         aim = self.aim(seed, target)
@@ -297,6 +297,11 @@ class Lab:
                 truths=tuple(truth for truth in truths if truth is not None),
             ),
         )
+
+
+def _at(tell: Report, share: float, fraction: float, text: str) -> None:
+    """Tell the share of the whole that is done, whatever fraction of a training is."""
+    tell(share, text)
 
 
 def _models(settings: Edges, chosen: Sequence[Arm]) -> list[str]:

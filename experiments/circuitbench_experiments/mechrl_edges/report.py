@@ -10,8 +10,8 @@ from typing import Any
 from circuitbench.results import write_atomically
 from circuitbench_experiments.folder import write_json
 from circuitbench_experiments.mechrl.report import Estimate
-from circuitbench_experiments.mechrl_edges.arms import FROZEN
 from circuitbench_experiments.mechrl_edges.plots import recovery_against_passes, size_against_faith
+from circuitbench_experiments.mechrl_edges.settings import FROZEN
 from circuitbench_experiments.mechrl_edges.table import (
     RECOVERY,
     SIZE,

@@ -9,7 +9,20 @@ from typing import Any
 from circuitbench import AblationName, InvalidSpec, UnknownName, list_plugins
 from circuitbench.models.planted.presets import PRESETS
 from circuitbench_experiments.folder import identity_of
-from circuitbench_experiments.mechrl_edges.arms import ARMS
+
+FROZEN, BEST, WARM = "policy-frozen", "policy-best-of-16", "policy-warm"
+POLICIES = (FROZEN, BEST, WARM)
+ARMS = (
+    *POLICIES,
+    "acdc-edges",
+    "eap-ig",
+    "eap-ig-kl",
+    "edge-pruning",
+    "random-edges",
+    "cut-search",
+    "descriptor-forest",
+)
+"""Who takes part: see :func:`.arms.arms`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Edges:
         prompts: per discovery, and as many others for choosing and for judging.
         candidates: edges, the best by EAP-IG, whose faithfulness gives ``tau``.
         margin, least, most: ``tau`` is that faithfulness less the margin, within these.
-        arms: who takes part, see :data:`.arms.ARMS`.
+        arms: who takes part, of :data:`ARMS`.
         policy: the method that is the policy.
         warm_steps: of the environment in the short training on a target.
         acdc_thresholds: nats; each is an arm.

@@ -13,8 +13,8 @@ import numpy as np
 from circuitbench import generator
 from circuitbench.evaluation.statistics import resampling_weights
 from circuitbench_experiments.mechrl.report import Estimate
-from circuitbench_experiments.mechrl_edges.arms import FROZEN
 from circuitbench_experiments.mechrl_edges.cost import DISCOVERIES, amortised, paid_back
+from circuitbench_experiments.mechrl_edges.settings import FROZEN
 from circuitbench_experiments.mechrl_edges.targets import GROUPS
 
 Cell = Mapping[str, Any]

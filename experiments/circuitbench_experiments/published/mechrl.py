@@ -44,7 +44,8 @@ def edge_table(settings: Edges, results: dict[str, Any]) -> Table:
     model = model_of(
         f"{settings.model}@{settings.seeds[0]}" if settings.planted else settings.model
     )
-    other, missing = {}, {}
+    other: dict[str, str] = {}
+    missing: dict[tuple[str, str], str] = {}
     for task in said.columns:
         if task not in (*settings.train_tasks, *settings.held_out_tasks):
             why = f"not asked of {model.name}"

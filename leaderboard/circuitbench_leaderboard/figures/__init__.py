@@ -51,7 +51,7 @@ def write_figures(drawings: list[Drawing], folder: Path) -> list[Path]:
             path = folder / f"{drawing.name}.{suffix}"
             write_atomically(path, content)
             paths.append(path)
-    for stem in ("heads-*", *NAMES):
+    for stem in ("heads-*", "quality-by-queries-*", "critical-difference-*", *NAMES):
         for path in [*folder.glob(f"{stem}.png"), *folder.glob(f"{stem}.svg")]:
             if path not in paths:
                 path.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import seaborn as sns
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from circuitbench.evaluation.against_truth.ranking import uninformed
-from circuitbench.evaluation.metrics import Metric
+from circuitbench.evaluation.metrics import Metric, metric
 from circuitbench.evaluation.statistics import critical_difference, performance_profile
 from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.figures.style import (
@@ -22,18 +22,34 @@ from circuitbench_leaderboard.figures.style import (
     new_axes,
     ranked,
 )
-from circuitbench_leaderboard.standing import Ranking, Standing, on_grid, value_of
-from circuitbench_leaderboard.table import Board, role_recalls
+from circuitbench_leaderboard.standing import PLACED_BY, Ranking, Standing, on_grid, value_of
+from circuitbench_leaderboard.table import Board, role_recalls, short_track
 
 MOST_BANDS = 5  # more would cover each other
 RANKS_NAMED = 16  # numbers that fit on the axis of mean ranks
 
 
 def quality_by_queries(board: Board) -> Iterator[Drawing]:
-    """Quality of the best ranking so far against discovery queries; needs traces."""
+    """Quality of the best ranking so far against queries, a figure per track; needs traces."""
+    for suffix, title, standings in _by_track(ranked(board.overall)):
+        yield from _quality_by_queries(board, standings, suffix, title)
+
+
+def _by_track(standings: Sequence[Standing]) -> Iterator[tuple[str, str, list[Standing]]]:
+    """What names a track in a file and in a title (nothing where there is one); its entries."""
+    tracks = list(dict.fromkeys(s.entry.track for s in standings))
+    for i, track in enumerate(tracks):
+        own = [s for s in standings if s.entry.track == track]
+        title = f" ({track})" if len(tracks) > 1 else ""
+        yield (f"-{short_track(track)}" if i else ""), title, own
+
+
+def _quality_by_queries(
+    board: Board, standings: Sequence[Standing], suffix: str, title: str
+) -> Iterator[Drawing]:
     grid, looks = board.overall.grid, looks_of(board)
     lines = {}
-    for standing in ranked(board.overall):
+    for standing in standings:
         runs = standing.entry.finished
         curves = [
             list(runs[task][seed].curves.get(board.by.key, ()))
@@ -61,18 +77,18 @@ def quality_by_queries(board: Board) -> Iterator[Drawing]:
         xscale="log",
         xlim=(0.8 * min(q[0] for q, *_ in lines.values()), None),
         ylim=(0, 1.03),
-        xlabel="discovery queries (a mask is one, a gradient three)",
+        xlabel="queries on the scored model (a mask is one, a gradient three)",
         ylabel=f"{board.by.title} of the best ranking so far",
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda q, _: f"{q:,.0f}"))
     legend_beside(axes)
     ends = ", ".join(f"{label} {mean[-1]:.2f}" for label, (_, mean, _, _) in lines.items())
     yield Drawing(
-        "quality-by-queries",
-        "Quality against queries: mean over all tasks and seeds"
+        f"quality-by-queries{suffix}",
+        f"Quality against queries{title}: mean over all tasks and seeds"
         + (", band: middle half of the runs" if len(lines) <= MOST_BANDS else "")
-        + "; training is not included",
-        f"Line chart of {board.by.title} against discovery queries; final values: {ends}.",
+        + "; training on the scored model is included",
+        f"Line chart of {board.by.title} against queries; final values: {ends}.",
         figure,
     )
 
@@ -214,11 +230,18 @@ def _range(by: Metric, scores: list[np.ndarray]) -> tuple[float, float]:
 
 
 def mean_ranks(board: Board) -> Iterator[Drawing]:
-    """Critical-difference diagram (Demšar 2006); needs two entries and two tasks."""
-    standings, grid = ranked(board.overall), board.overall.grid
-    if len(standings) < 2 or len(grid.tasks) < 2:
-        return
-    means = np.array([_on_grid(s, board).mean(axis=1) for s in standings]).T
+    """Critical-difference diagrams (Demšar 2006), one per track; need two entries and two tasks."""
+    for suffix, title, standings in _by_track(ranked(board.overall)):
+        if len(standings) > 1 and len(board.overall.grid.tasks) > 1:
+            yield _mean_ranks(board, standings, suffix, title)
+
+
+def _mean_ranks(board: Board, standings: Sequence[Standing], suffix: str, title: str) -> Drawing:
+    near = PLACED_BY.get(board.by.key, board.by.key)
+    found = [on_grid(s.entry, value_of(metric(near)), board.overall.grid) for s in standings]
+    if any(values is None for values in found):
+        found = [_on_grid(s, board) for s in standings]
+    means = np.array([values.mean(axis=1) for values in found if values is not None]).T
     result = critical_difference(board.by.sign * means)
     n = len(standings)
     order = np.argsort(result.mean_ranks, kind="stable")
@@ -255,10 +278,10 @@ def mean_ranks(board: Board) -> Iterator[Drawing]:
         axes.hlines(-0.3 - 0.3 * i, min(ends) - 0.06, max(ends) + 0.06, color=INK, linewidth=3.5)
     p_value = "p < 0.001" if result.p_value < 0.001 else f"p = {result.p_value:.3f}"
     wider = " (wider than the scale)" if result.difference > n - 1 else ""
-    yield Drawing(
-        "critical-difference",
-        f"Mean rank over {len(means)} task and model pairs; bars join methods not told apart "
-        f"(Nemenyi test, 5 %, critical difference {result.difference:.2f}{wider}; Friedman "
+    return Drawing(
+        f"critical-difference{suffix}",
+        f"Mean rank{title} over {len(means)} task and model pairs; bars join methods not told "
+        f"apart (Nemenyi test, 5 %, critical difference {result.difference:.2f}{wider}; Friedman "
         f"{p_value})",
         "Mean ranks: "
         + ", ".join(f"{standings[i].entry.label} {result.mean_ranks[i]:.2f}" for i in order),

@@ -39,10 +39,10 @@ SIIT: dict[str, tuple[int, dict[str, Any]]] = {
 }
 """Layers and how to train."""
 PUZZLED: dict[str, dict[str, Any]] = {
-    "trained-induction-18": {"steps": 2000},
+    "trained-induction-18": {"steps": 2000, "dropout": 0.15},
     "trained-two-hop": {"steps": 3500},
     "trained-ioi": {"steps": 2000, "sparsity": 1.6e-2},
-    "trained-brackets": {"steps": 2000},
+    "trained-brackets": {"steps": 2000, "dropout": 0.15},
 }
 """How to train on puzzles."""
 HEALTH = {"siit-ioi": {"tolerance": 0.03}, "siit-two-hop": {"stability": 0.4}}

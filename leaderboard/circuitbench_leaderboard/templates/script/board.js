@@ -9,7 +9,7 @@ const standings = data.standings.map(([method, where, done, expected, sources, .
   method: methods[method], where: typeof where === "number" ? tasks[where] : null, done, expected, sources,
   values: values.map(estimate), scope: typeof where === "number" ? "task" : "overall", tier: where === null ? "" : where, rank: null,
 }));
-const ranked = (row) => !row.method.source; // the board is of one version; others have no place
+const ranked = (row) => !row.method.source; // the board is of one version and ablation; others have no place
 const plainMetrics = metrics.filter((metric) => !metric.minor);
 const runs = new Map(data.runs.map(([method, where, seed, status, chunk, id, ...values]) => [id, {
   id, method: methods[method], where: tasks[where], seed, status, chunk, values, scope: "run",
@@ -36,7 +36,7 @@ const CHECKED = {
 function name(method) {
   const cell = html("th", { scope: "row" }, html("button", { type: "button", class: "link name", "data-method": method.label, "aria-haspopup": "dialog" }, method.title ?? method.label));
   if (method.title && method.title !== method.label) cell.append(" ", html("small", {}, method.label));
-  if (method.source) cell.append(" ", html("span", { class: "tag foreign", title: `Made with ${method.source}, the board is of ${data.source}: not ranked with it` }, "other version"));
+  if (method.source) cell.append(" ", html("span", { class: "tag foreign", title: method.source }, method.tag));
   if (method.checked) cell.append(" ", html("span", { class: `tag ${method.checked}`, title: CHECKED[method.checked] }, method.checked));
   if (method.link) cell.append(" ", paper(method, "↗"));
   return cell;
@@ -83,7 +83,7 @@ function number(metric, value) {
 }
 
 const board = new Listing($("standings"), [
-  { label: "#", about: "Place by the chosen metric; incomplete methods have none", kind: "num", first: "ascending", key: (row) => row.rank, cell: (row) => text(row.rank === null ? "–" : String(row.rank), "num rank") },
+  { label: "#", about: "Place by the chosen metric, shared where =; by AP, near ties count as ties; incomplete methods have none", kind: "num", first: "ascending", key: (row) => row.rank, cell: (row) => text(row.rank === null ? "–" : `${row.rank}${row.shared ? "=" : ""}`, "num rank") },
   sorted.method, { ...sorted.task, kind: "place" }, { ...sorted.model, kind: "place" },
   { label: "Family", first: "ascending", key: (row) => lower(row.method.family), cell: (row) => html("td", {}, html("span", { class: "tag" }, row.method.family)) },
   ...metrics.map((metric, i) => ({
@@ -102,19 +102,25 @@ function place(key) {
   const column = board.columns.findIndex(({ metric }) => metric?.key === key);
   chosen = board.columns[column].metric;
   const value = board.columns[column].key;
+  // A place that was won inside near ties is shown as a tie.
+  const near = metrics.findIndex(({ key: other }) => other === data.placing[key]);
+  const placing = standings.every((row) => value(row) === null || row.values[near]) ? (row) => value(row) === null ? null : row.values[near].mean : value;
   const sign = chosen.better === "lower" ? -1 : 1;
   // Tracks are never mixed in one ranking.
   const scopeOf = (row) => [row.scope === "overall" ? 0 : 1, ranked(row) ? 0 : 1, row.tier, task(row), model(row), data.tracks.indexOf(row.method.track)].join("\n");
   scale = Math.max(1, ...standings.map(value));
   board.rows = standings; // equals stay in the order of names
-  board.order(value, firstOf(chosen));
+  board.order(placing, firstOf(chosen));
   // Within each task by place: tasks keep together until a heading is clicked.
   const groups = new Map();
   for (const row of board.rows) groups.set(scopeOf(row), [...(groups.get(scopeOf(row)) ?? []), row]);
   for (const group of groups.values()) {
-    const values = group.filter(ranked).map(value).filter((x) => x !== null);
-    for (const row of group)
-      row.rank = value(row) === null || !ranked(row) ? null : 1 + values.filter((x) => sign * (x - value(row)) > 1e-12).length;
+    const values = group.filter(ranked).map(placing).filter((x) => x !== null);
+    for (const row of group) {
+      const own = ranked(row) ? placing(row) : null;
+      row.rank = own === null ? null : 1 + values.filter((x) => sign * (x - own) > 1e-12).length;
+      row.shared = own !== null && values.filter((x) => Math.abs(x - own) <= 1e-12).length > 1;
+    }
   }
   board.rows = [...groups.keys()].sort().flatMap((scope) => groups.get(scope));
   board.heads.forEach((head, i) => {

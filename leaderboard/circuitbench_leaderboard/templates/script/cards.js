@@ -53,7 +53,7 @@ function openMethod(method) {
   const needs = (method.needs ?? []).map((need) => NEEDS[need] ?? need);
   const body = [
     about(method, method.unit && `scores ${method.unit}`, method.track, needs.length ? `needs ${needs.join(", ")}` : "needs nothing but ablations", method.checked),
-    method.source && html("p", { class: "notice" }, `Made with circuitbench ${method.source}, the board is of ${data.source}: not ranked with it.`),
+    method.source && html("p", { class: "notice" }, `${method.source}.`),
     overall && chips(Object.fromEntries(metrics.map((metric, i) => [metric.key, overall.values[i]?.mean]))),
   ];
   const fails = html("div", {}, html("h3", {}, "Where it fails"));

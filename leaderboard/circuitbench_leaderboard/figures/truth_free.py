@@ -1,0 +1,72 @@
+"""How well numbers that need no truth go with average precision, tier by tier."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from circuitbench.evaluation.metrics import DEFAULT
+from circuitbench_leaderboard.figures.style import (
+    COLOURS,
+    MARKERS,
+    MUTED,
+    Drawing,
+    house_style,
+    legend_beside,
+    new_axes,
+)
+from circuitbench_leaderboard.truth_free import Report, verdicts
+
+ROOM = 0.7
+"""Of the distance between two lines: what the tiers of one number share."""
+
+
+def correlations(found: Report) -> Drawing:
+    """Each number's correlation with average precision between the answers to one task.
+
+    In the order of the table of verdicts; whiskers are 95 % intervals.
+    """
+    shown = verdicts(found, DEFAULT)
+    names = [row.fields[0].text for row in shown.rows]
+    tiers = [tier.answers.tier for tier in found.tiers]
+    with house_style("truth-free"):
+        figure, axes = new_axes(6.8, 1.2 + 0.34 * len(names))
+        axes.axvline(0, color=MUTED, linewidth=1)
+        for t, tier in enumerate(tiers):
+            shift = ROOM * ((t + 0.5) / len(tiers) - 0.5)
+            for line, row in enumerate(shown.rows):
+                field = row.fields[1 + t]
+                if not isinstance(field.raw, float):
+                    continue
+                low, high = field.interval or (field.raw, field.raw)
+                axes.errorbar(
+                    field.raw,
+                    line + shift,
+                    xerr=np.array([[max(0, field.raw - low)], [max(0, high - field.raw)]]),
+                    color=COLOURS[t % len(COLOURS)],
+                    marker=MARKERS[t % len(MARKERS)],
+                    markersize=4.5,
+                    linewidth=1.2,
+                    label=tier if line == _first(shown.rows, t) else None,
+                )
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(-1.02, 1.02)
+        axes.set_xlabel("Spearman's correlation with average precision")
+        legend_beside(axes)
+        said = "; ".join(
+            f"{row.fields[0].text}: "
+            + ", ".join(f"{tier} {row.fields[1 + t].text}" for t, tier in enumerate(tiers))
+            for row in shown.rows
+        )
+        return Drawing(
+            "truth-free",
+            "Correlation with average precision between answers to one task",
+            said,
+            figure,
+        )
+
+
+def _first(rows: object, tier: int) -> int:
+    """The first line that has a number on this tier: it carries the legend's label."""
+    assert isinstance(rows, tuple)
+    return next(i for i, row in enumerate(rows) if isinstance(row.fields[1 + tier].raw, float))
