@@ -42,12 +42,8 @@ from circuitbench_agents.learning.rehearsal import RehearsalSettings
 from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSettings
 from circuitbench_agents.policy_gradient import TransformerHeadDiscovery
 from circuitbench_agents.ppo import PPOHeadDiscovery
-<<<<<<< HEAD
-from circuitbench_baselines.episodes.rules import SearchRules
-from circuitbench_experiments.folder import claim, identity_of, read_json, write_json
-=======
 from circuitbench_baselines.episodes.rules import HIT, SearchRules
->>>>>>> edgeenv
+from circuitbench_experiments.folder import claim, identity_of, read_json, write_json
 from circuitbench_experiments.mechrl.matched_episodes import (
     Contender,
     Score,
