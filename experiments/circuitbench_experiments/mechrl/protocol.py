@@ -177,7 +177,7 @@ def on_model(model: str) -> dict[str, Any]:
     return {"model": model} if planted else {"model": model, **PUBLISHED}
 
 
-# Small enough for two busy cores; what docs/mechrl.md reports.
+# Small enough for two busy cores.
 QUICK = MechRL(
     total_steps=40_000,
     episodes=4,
