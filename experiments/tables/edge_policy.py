@@ -5,9 +5,9 @@ task of :data:`FAMILY` (kept in the folder, so that it can be broken off), learn
 heads are worth from their circuits, lets the policy imitate episodes that look ahead on
 :data:`PLAYED`, and goes on with PPO. Without ``--out`` the package's own weights are replaced.
 
-``python experiments/tables/edge_policy.py compare --surveys FOLDER [--seeds 0 1 2]``: on plantings that
-no weight was trained on (:data:`HELD_OUT`): average precision of heads and edges beside methods
-that do not learn; and the potential, the edges kept and the queries of a policy that only
+``python experiments/tables/edge_policy.py compare --surveys FOLDER [--seeds 0 1 2]``: on plantings
+that no weight was trained on (:data:`HELD_OUT`): average precision of heads and edges beside what
+descriptions say alone; and the potential, the edges kept and the queries of a policy that only
 imitates, of the same after PPO, and of the episodes that look ahead. A seed trains another policy.
 
 Four prompts a batch; all plantings are of seeds 100 to 199.
@@ -220,10 +220,10 @@ def described(held: Sequence[Surveyed]) -> None:
     Attributions by a head's strongest edge, as their methods rank heads.
     """
     print("| heads by | all | " + " | ".join(TASKS) + " |")
-    columns = {
-        name: PLACED_NODE + PER_ATTRIBUTION_NODE * a for a, name in enumerate(RULES.attributions)
-    }
-    for name, column in {**columns, "atp-star": -1}.items():
+    columns: dict[str, int] = {"atp-star": -1}
+    for a, attribution in enumerate(RULES.attributions):
+        columns[attribution] = PLACED_NODE + PER_ATTRIBUTION_NODE * a
+    for name, column in columns.items():
         found = np.array(
             [
                 average_precision_score(

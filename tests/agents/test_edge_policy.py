@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from circuitbench.core.errors import CorruptRecord, InvalidSpec
+from circuitbench.evaluation.against_truth.evaluate import evaluate
 from circuitbench.models.planted.presets import Copies, PlantedConfig, planted_model
 from circuitbench.oracle import Oracle
 from circuitbench.plugins.method import TrainingTools, track_of
 from circuitbench.plugins.registry import load_task
+from circuitbench.plugins.tiers import TUNED_ON
 from circuitbench_agents.edges import EdgePolicyDiscovery, FamilySettings
 from circuitbench_agents.environments.edge_candidates import Candidates, candidates, cost
 from circuitbench_agents.environments.edge_episodes import EdgeEpisodes
@@ -29,6 +31,7 @@ from circuitbench_agents.learning.graph_play import (
 )
 from circuitbench_agents.learning.graph_scorer import LearntJudge, ScorerSettings, fit, lesson_of
 from circuitbench_agents.learning.graph_weights import (
+    SHIPPED,
     Trained,
     load,
     new_policy,
@@ -213,6 +216,25 @@ def test_weights_come_back_and_fit_other_numbers_of_candidates(tmp_path: Any) ->
     (tmp_path / "rl-edges.safetensors").write_bytes(b"nothing")
     with pytest.raises(CorruptRecord, match="does not match"):
         load(tmp_path, RULES, SIZES)
+
+
+def test_the_weights_that_come_along_fit_a_model_of_another_size() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 300_000
+    method = EdgePolicyDiscovery()
+    curriculum = method.curriculum()
+    assert track_of(method) == "other-models"
+    seeds = {int(name.partition("@")[2]) for name in curriculum.models}
+    assert seeds <= set(TUNED_ON)
+    assert curriculum.spent["queries"] > 10_000
+    method.train([], rng())
+    oracle = oracle_on(5, 6)
+    found = method.discover(oracle, rng())
+    truth = load_task("induction").truth(planting(5, 6, 100))
+    assert truth is not None
+    assert evaluate(found, truth)["ranking"]["average_precision"] > 0.9
+    pruning = method.pruning
+    described = cost(pruning.attributions, pruning.probes, 5) + 2
+    assert oracle.meter.queries <= described + pruning.steps
 
 
 def test_what_is_not_trained_and_bad_settings_are_refused() -> None:

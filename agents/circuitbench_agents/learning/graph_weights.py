@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from torch import Tensor
 
 from circuitbench_agents.environments.edge_candidates import edge_features, node_features
 from circuitbench_agents.environments.edge_rules import EdgePruningRules, observation_shapes
@@ -18,6 +19,9 @@ from circuitbench_agents.learning.graph_network import GraphPolicy, GraphScorer,
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "rl-edges"
 """Where the weights lie that come with the package."""
+
+AGAIN = ("pi_features_extractor.", "vf_features_extractor.")
+"""Names under which stable-baselines3 lists a policy's one extractor once more each."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def save(folder: Path, trained: Trained, rules: EdgePruningRules, sizes: GraphSi
         f"{part}.{name}": tensor
         for part, network in (("scorer", trained.scorer), ("policy", trained.policy))
         for name, tensor in network.state_dict().items()
+        if not name.startswith(AGAIN)
     }
     state = {
         "models": list(trained.models),
@@ -93,7 +98,7 @@ def load(folder: Path, rules: EdgePruningRules, sizes: GraphSizes) -> Trained:
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and thrown away
         scorer, policy = new_scorer(rules, sizes), new_policy(rules, sizes)
     scorer.load_state_dict(parts["scorer"])
-    policy.load_state_dict(parts["policy"])
+    policy.load_state_dict(parts["policy"] | _again(parts["policy"]))
     scorer.eval()
     state = found.state
     return Trained(
@@ -104,6 +109,17 @@ def load(folder: Path, rules: EdgePruningRules, sizes: GraphSizes) -> Trained:
         state["spent"],
         state["facts"],
     )
+
+
+def _again(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The extractor of a policy under its further names."""
+    first = "features_extractor."
+    return {
+        again + name.removeprefix(first): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(first)
+        for again in AGAIN
+    }
 
 
 def _plain(value: Any) -> Any:
