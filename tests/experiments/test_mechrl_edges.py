@@ -299,8 +299,6 @@ SMALL_POLICY = {
     "pruning.attributions": ("eap-ig",),
     "pruning.probes": (),
     "pruning.steps": 4,
-    "training.batches": 1,
-    "training.total_steps": 8,
     "training.n_envs": 2,
     "scorer.epochs": 2,
     "imitation.epochs": 1,
@@ -324,6 +322,8 @@ def test_the_policy_takes_part_frozen_warm_and_at_its_best(tmp_path: Path) -> No
         prompts=2,
         presets=(),
         arms=(FROZEN, BEST, WARM),
+        policy_batches=1,
+        policy_steps=8,
         warm_steps=8,
         hyperparameters={"rl-edges": SMALL_POLICY},
     )
@@ -349,8 +349,8 @@ def test_the_contest_of_heads(tmp_path: Path, capsys: Any, monkeypatch: Any) -> 
     command = ["reproduce", "mechrl", "--paper", "v2", *TINY, "--seeds=0", f"--out={tmp_path}"]
     command += ["--set=presets=[planted-easy]", "--set=head_tasks=[induction]"]
     command += ["--set=held_out_tasks=[]", "--set=sizes=[]", "--set=head_queries=51"]
-    command += ["--set=rivals=[random, head-ablation, eap-ig-activations]"]
-    assert main([*command, f"--set=arms=[{FROZEN}]"]) == 0
+    command += ["--set=rivals=[random, head-ablation, eap-ig-activations]", "--set=arms=[]"]
+    assert main(command) == 0
     shown = capsys.readouterr().out
     assert "51 queries each on planted-easy" in shown
     assert "| induction | 1.00 | head-ablation 1.00" in shown

@@ -69,7 +69,7 @@ def arms(settings: Edges) -> list[Arm]:
     found = []
     for name in settings.arms:
         if name in POLICIES:
-            found.append(_policy(settings.policy, name, settings.warm_steps))
+            found.append(_policy(settings, name))
         elif name == "acdc-edges":
             for threshold in settings.acdc_thresholds:
                 found.append(Arm(f"acdc-edges {threshold:g}", name, {"threshold": threshold}))
@@ -92,13 +92,20 @@ def arms(settings: Edges) -> list[Arm]:
     return merged
 
 
-def _policy(method: str, name: str, steps: int) -> Arm:
-    """An arm of the policy; ``rl-edges`` is trained here, not taken as it comes."""
+def _policy(settings: Edges, name: str) -> Arm:
+    """An arm of the policy; ``rl-edges`` is trained here, unless it is to be taken as it comes."""
+    method = settings.policy
+    own: dict[str, Any] = {}
     if not isinstance(load_method(method), TrainableMethod):
         raise InvalidSpec(f"{method} does not learn, so it is no policy")
-    own = {"frozen": False} if method == "rl-edges" else {}
+    if method == "rl-edges" and not settings.hyperparameters.get(method, {}).get("frozen"):
+        own = {
+            "frozen": False,
+            "training.batches": settings.policy_batches,
+            "training.total_steps": settings.policy_steps,
+        }
     if name == WARM:
-        return Arm(name, method, own, "warm", steps)
+        return Arm(name, method, own, "warm", settings.warm_steps)
     if name == FROZEN:
         return Arm(name, method, own, "frozen")
     known = setting_names(method_class(method))

@@ -61,7 +61,7 @@ def places(settings: Edges, seed: int) -> list[Target]:
 
 def contest(
     settings: Edges,
-    policy: Arm | None,
+    policy: Arm,
     frozen: Callable[[int, Arm, Report], Method],
     out: Path,
     tell: Report = unreported,
@@ -70,7 +70,7 @@ def contest(
 
     Args:
         settings: of the experiment.
-        policy: None leaves it out.
+        policy: an arm that learns.
         frozen: makes it with what it learnt with a seed.
         out: the experiment's folder.
         tell: progress.
@@ -79,9 +79,8 @@ def contest(
         JSON-able, one for each: ``seed``, ``task``, ``model``, ``arm``, ``failed`` (why there is no
         answer, or empty), ``queries``, ``passes``, and what :func:`.recovery.recovery` finds.
     """
-    players = [Arm(name, name, settings.hyperparameters.get(name, {})) for name in rivals(settings)]
-    if policy is not None:
-        players.insert(0, policy)
+    more = settings.hyperparameters
+    players = [policy, *(Arm(name, name, more.get(name, {})) for name in rivals(settings))]
     asked = [(s, p, a) for s in settings.seeds for p in places(settings, s) for a in players]
     found = []
     s = settings

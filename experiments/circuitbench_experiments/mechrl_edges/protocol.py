@@ -63,7 +63,7 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
         load_task(task)
     claim(out, settings.identity, settings.stated())
     lab = Lab(settings, models, out)
-    places = [(seed, t) for seed in settings.seeds for t in targets(settings, seed, models)]
+    places = [(s, t) for s in settings.seeds for t in targets(settings, s, models) if chosen]
     found: list[dict[str, Any]] = []
     aims: list[dict[str, Any]] = []
     for done, (seed, target) in enumerate(places):
@@ -75,8 +75,7 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
             found.append(lab.cell(seed, target, arm, partial(_at, tell, share)))
     players: list[dict[str, Any]] = []
     if settings.presets:
-        comes = Arm(FROZEN, settings.policy, learning="frozen")  # only the plantings are held out
-        policy = comes if FROZEN in settings.arms else None
+        policy = Arm(FROZEN, settings.policy, learning="frozen")  # as it comes
         players = contest(settings, policy, lab.frozen, out, tell)
     tell(1.0, "done")
     return {

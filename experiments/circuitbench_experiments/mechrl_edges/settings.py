@@ -42,7 +42,10 @@ class Edges:
         margin, least, most: ``tau`` is that faithfulness less the margin, within these.
         arms: who takes part, of :data:`ARMS`.
         policy: the method that is the policy.
-        warm_steps: of the environment in the short training on a target.
+        policy_batches: of prompts, on every training task and planting.
+        policy_steps, warm_steps: of the environment in its training, and in the short one on a
+            target. The first two say nothing of a policy that comes trained
+            (``rl-edges.frozen=true``).
         acdc_thresholds: nats; each is an arm.
         pruning_steps, pruning_sparsity: of edge pruning.
         hyperparameters: more of them, by method.
@@ -68,6 +71,8 @@ class Edges:
     most: float = 0.98
     arms: tuple[str, ...] = ARMS
     policy: str = "rl-edges"
+    policy_batches: int = 2
+    policy_steps: int = 4_096
     warm_steps: int = 512
     acdc_thresholds: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     pruning_steps: int = 200
@@ -173,7 +178,8 @@ QUICK: dict[str, Any] = {
     "acdc_thresholds": (0.01, 0.1),
     "pruning_steps": 40,
     "warm_steps": 256,
-    "hyperparameters": {"rl-edges": {"training.batches": 1, "training.total_steps": 1_024}},
+    "policy_batches": 1,
+    "policy_steps": 1_024,
     "head_prompts": 8,
 }
 """Small enough for one busy core; what docs/mechrl.md reports."""
