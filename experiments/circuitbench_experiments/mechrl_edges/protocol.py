@@ -50,7 +50,7 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
     Returns:
         JSON-able: ``settings``; ``targets`` with their ``tau``, or why they are left out;
         ``cells``, one for every arm on a target and seed; ``training``, the cost of every training;
-        ``contest``, see :mod:`.contest`.
+        ``contest``, see :mod:`.contest`, and ``contest_training`` of its policy.
 
     Raises:
         UnknownName, InvalidSpec, ModelUnavailable: the request is wrong, or ``out`` holds a run
@@ -74,8 +74,8 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
             share = (done + k / len(chosen)) / len(places)
             found.append(lab.cell(seed, target, arm, partial(_at, tell, share)))
     players: list[dict[str, Any]] = []
+    policy = Arm(FROZEN, settings.policy, learning="frozen")  # as it comes
     if settings.presets:
-        policy = Arm(FROZEN, settings.policy, learning="frozen")  # as it comes
         players = contest(settings, policy, lab.frozen, out, tell)
     tell(1.0, "done")
     return {
@@ -84,6 +84,7 @@ def reproduce(settings: Edges, out: Path, tell: Report = unreported) -> dict[str
         "cells": found,
         "training": lab.costs(chosen),
         "contest": players,
+        "contest_training": lab.costs([policy]) if players else [],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from circuitbench.results import write_atomically
 from circuitbench_experiments.folder import write_json
 from circuitbench_experiments.mechrl.report import Estimate
+from circuitbench_experiments.mechrl_edges.cost import DISCOVERIES, amortised
 from circuitbench_experiments.mechrl_edges.plots import recovery_against_passes, size_against_faith
 from circuitbench_experiments.mechrl_edges.table import (
     RECOVERY,
@@ -152,7 +153,15 @@ def _contest(results: Mapping[str, Any], found: Sequence[Duel]) -> str:
     if failed:
         out += ["", "No answer: " + "; ".join(f"{k} ({v})" for k, v in failed.items()) + "."]
     reached = sum(duel.reached for duel in found)
+    costs = results["contest_training"]
+    queries, passes = (sum(c[k] for c in costs) / max(1, len(costs)) for k in ("queries", "passes"))
+    spread = ", ".join(f"{amortised(queries, 0, n):,.0f}" for n in DISCOVERIES)
     out += [
+        "",
+        f"The policy's training is not in these queries: it took {queries:,.0f}, {passes:,.0f} "
+        f"passes. Over {', '.join(f'{n:,}' for n in DISCOVERIES)} discoveries that is {spread} "
+        "queries each. Where all ask as many, a training is paid back by what is found, never by "
+        "cost.",
         "",
         f"- {'reached' if reached >= WANTED else 'NOT reached'}: the frozen policy's average "
         f"precision of heads above every method that does not learn, intervals apart, on at least "
