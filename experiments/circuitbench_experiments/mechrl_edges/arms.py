@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from circuitbench import InvalidSpec, load_method, method_class
 from circuitbench.plugins.method import Method, TrainableMethod
-from circuitbench.runs.spec import setting_names
+from circuitbench.runs.spec import dotted, setting_names
 from circuitbench_experiments.folder import identity_of
 from circuitbench_experiments.mechrl_edges.settings import FROZEN, POLICIES, WARM, Edges
 
@@ -84,7 +84,7 @@ def arms(settings: Edges) -> list[Arm]:
             found.append(Arm(name, name, learning="frozen" if learns else "none"))
     more = settings.hyperparameters
     merged = [
-        replace(arm, hyperparameters={**arm.hyperparameters, **more.get(arm.method, {})})
+        replace(arm, hyperparameters={**arm.hyperparameters, **dotted(more.get(arm.method, {}))})
         for arm in found
     ]
     for arm in merged:
