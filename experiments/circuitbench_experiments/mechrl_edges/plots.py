@@ -111,10 +111,9 @@ def _curve(cells: Sequence[Cell]) -> dict[str, tuple[float, float]]:
 
 def _looks(arms: Sequence[str]) -> dict[str, tuple[Any, str]]:
     names = list(dict.fromkeys(arms))
-    colours = sns.color_palette("colorblind", len(names))
+    colours = [*sns.color_palette("colorblind"), *sns.color_palette("dark")]
     return {
-        name: (colour, MARKERS[i % len(MARKERS)])
-        for i, (name, colour) in enumerate(zip(names, colours, strict=True))
+        name: (colours[i % len(colours)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
 
 
