@@ -46,6 +46,8 @@ class EdgeDiscoverySettings(Acting):
     """How a learnt policy prunes (see :class:`Acting`), and what it commits to.
 
     Args:
+        candidates: actions looked at before one is taken; each is a query.
+        queries: at most so many for pruning, over all rollouts.
         rollouts: episodes side by side, for which actions are better sampled than taken
             greedily; the best graph of all is committed to.
         threshold: commits to heads whose chance to be in the circuit is above this.
@@ -53,13 +55,15 @@ class EdgeDiscoverySettings(Acting):
     """
 
     greedy: bool = True
+    candidates: int = 3
+    queries: int = 40
     rollouts: int = 1
     threshold: float = 0.5
     listed: int = 1_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least_1(self, "rollouts", "listed")
+        require_at_least_1(self, "queries", "rollouts", "listed")
 
 
 @dataclass(frozen=True)
@@ -240,14 +244,16 @@ class EdgePolicyDiscovery:
         rollouts = self.discovery.rollouts
         judge = LearntJudge(learnt.scorer)
         batch = EdgeEpisodes([oracle], self.pruning, rollouts, rng, judge=judge)
-        episodes = play_graphs(
-            batch,
-            [Place(0, oracle.batch.seed)] * rollouts,
-            partial(chances_of, learnt.policy),
-            self.discovery,
-            rng,
-            lambda: oracle.remaining,
-        )
+        places = [Place(0, oracle.batch.seed)] * rollouts
+        batch.survey(places)
+        before = oracle.meter.queries
+
+        def left() -> int:
+            mine = self.discovery.queries - (oracle.meter.queries - before)
+            return mine if oracle.remaining is None else min(mine, oracle.remaining)
+
+        actor = partial(chances_of, learnt.policy)
+        episodes = play_graphs(batch, places, actor, self.discovery, rng, left)
         return self._answer(oracle, episodes, learnt.facts)
 
     def _shipped(self) -> Trained:

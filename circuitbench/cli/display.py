@@ -136,4 +136,5 @@ def _number(value: Any) -> str:
 
 
 def _seconds(costs: Mapping[str, Any]) -> str:
-    return f"{costs.get('method_seconds', costs.get('seconds', 0.0)):.1f}"
+    # What was trained elsewhere took seconds, and the method only reads what it learnt.
+    return f"{max(costs.get(name, 0.0) for name in ('method_seconds', 'seconds')):.1f}"

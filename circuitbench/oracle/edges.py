@@ -433,6 +433,29 @@ class EdgeOracle:
             raise InvalidSpec("edge masks must lie in [0, 1]")
         return soft
 
+    @classmethod
+    def _together(
+        cls, requests: Sequence[tuple[EdgeOracle, Tensor, Batch]], ablation: str | None, kl: bool
+    ) -> list[Damages]:
+        """See :func:`query_edges_together`; there is at least one request."""
+        groups: dict[tuple[EdgeOracle, Batch], list[int]] = {}
+        for i, (edges, _, batch) in enumerate(requests):
+            groups.setdefault((edges, batch), []).append(i)
+        for edges in {edges for edges, _ in groups}:
+            edges._account.afford(sum(other is edges for other, _, _ in requests))
+        answers: dict[int, Damages] = {}
+        for (edges, batch), members in groups.items():
+            masks = torch.stack([requests[i][1] for i in members])
+            found = edges.query(masks, ablation=ablation, kl=kl, batch=batch)
+            for row, i in enumerate(members):
+                answers[i] = Damages(
+                    found.task[row : row + 1],
+                    None,
+                    found.weight,
+                    kl=None if found.kl is None else found.kl[row : row + 1],
+                )
+        return [answers[i] for i in range(len(requests))]
+
 
 def query_edges_together(
     requests: Sequence[tuple[EdgeOracle, Tensor, Batch]],
@@ -455,20 +478,4 @@ def query_edges_together(
         BudgetExceeded: if any oracle's budget does not cover its share; nothing is spent then.
         InvalidSpec: as :meth:`EdgeOracle.query` does.
     """
-    groups: dict[tuple[EdgeOracle, Batch], list[int]] = {}
-    for i, (edges, _, batch) in enumerate(requests):
-        groups.setdefault((edges, batch), []).append(i)
-    for edges in {edges for edges, _ in groups}:
-        edges._account.afford(sum(other is edges for other, _, _ in requests))
-    answers: dict[int, Damages] = {}
-    for (edges, batch), members in groups.items():
-        masks = torch.stack([requests[i][1] for i in members])
-        found = edges.query(masks, ablation=ablation, kl=kl, batch=batch)
-        for row, i in enumerate(members):
-            answers[i] = Damages(
-                found.task[row : row + 1],
-                None,
-                found.weight,
-                kl=None if found.kl is None else found.kl[row : row + 1],
-            )
-    return [answers[i] for i in range(len(requests))]
+    return requests[0][0]._together(requests, ablation, kl) if requests else []

@@ -157,12 +157,15 @@ def judged(episodes: Sequence[EdgeEpisode], known: Sequence[Surveyed], queries: 
     )
 
 
-def play(policy: GraphPolicy, batch: EdgeEpisodes, known: Sequence[Surveyed]) -> Played:
-    """Greedily."""
+def play(
+    policy: GraphPolicy, batch: EdgeEpisodes, known: Sequence[Surveyed], candidates: int
+) -> Played:
+    """Greedily; the best of so many actions at every step."""
     before = batch.queries
     places = [Place(i, 0) for i in range(len(known))]
     actor = partial(chances_of, policy)
-    found = play_graphs(batch, places, actor, Acting(greedy=True), np.random.default_rng(0))
+    acting = Acting(greedy=True, candidates=candidates)
+    found = play_graphs(batch, places, actor, acting, np.random.default_rng(0))
     return judged(found, known, batch.queries - before)
 
 
@@ -208,9 +211,12 @@ def compare(folder: Path, seeds: Sequence[int]) -> None:
         episodes = [batch.episode(i) for i in range(len(held))]
         rows.setdefault("looking ahead", []).append(judged(episodes, held, batch.queries - before))
         run = imitating(played, judge, seed)
-        rows.setdefault("imitation alone", []).append(play(run.model.policy, batch, held))
-        run.learn()
-        rows.setdefault("with PPO", []).append(play(run.model.policy, batch, held))
+        for name in ("imitation alone", "with PPO"):
+            for looks in (1, METHOD.discovery.candidates):
+                row = rows.setdefault(f"{name}, best of {looks}", [])
+                row.append(play(run.model.policy, batch, held, looks))
+            if not run.curve:
+                run.learn()
         _show(rows, precision, held)
 
 
@@ -251,11 +257,14 @@ def _show(
             if key != "queries"
         ]
         print(f"| {name} | {' | '.join(cells)} | {np.mean([one.queries for one in found]):.0f} |")
-    gains = [
-        (after.potential - before.potential).mean()
-        for before, after in zip(rows["imitation alone"], rows["with PPO"], strict=False)
-    ]
-    print(f"PPO adds to the potential: {_interval(gains)}")
+    for looks in (1, METHOD.discovery.candidates):
+        pairs = rows[f"imitation alone, best of {looks}"], rows[f"with PPO, best of {looks}"]
+        for key in ("potential", "kept", "f1"):
+            gains = [
+                (getattr(after, key) - getattr(before, key)).mean()
+                for before, after in zip(*pairs, strict=True)
+            ]
+            print(f"best of {looks}: PPO adds to {key} {_interval(gains)}")
     print("| average precision | all | " + " | ".join(TASKS) + " |")
     for name, which in (("heads", 0), ("edges", 1)):
         mean = np.mean([pair[which] for pair in precision], axis=0)

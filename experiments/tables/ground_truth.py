@@ -180,9 +180,11 @@ def cards(presets: Iterable[str]) -> None:
         model = load_model(preset)
         for task in PLANTED_TASKS:
             card = validate_task(task, model, load_task(task), prompts=16)
-            print(render(card), flush=True)
+            title, _, rest = render(card).partition("\n\n")
             if preset == "planted":
                 figure(card).savefig(FIGURES / f"planted-{task}.png", dpi=80)
+                title += f"\n\n![{task}: effects beside the truth](figures/planted-{task}.png)"
+            print(f"{title}\n\n{rest}", flush=True)
 
 
 def damaged(presets: Iterable[str], subsets: int = 12, prompts: int = 32) -> None:

@@ -41,6 +41,7 @@ from circuitbench_leaderboard.sources import (
     source_of,
 )
 from circuitbench_leaderboard.standing import (
+    PLACED_BY,
     Estimate,
     Mark,
     Ranking,
@@ -345,7 +346,7 @@ def _ablation(shown: Board, found: Shift, several: bool) -> Table:
                 _plain(m.after, digits),
                 _plain(m.place_before, 0),
                 _plain(m.place_after, 0),
-                Field(f"{m.place_before - m.place_after:+d}", m.place_before - m.place_after),
+                _moved(m.place_before - m.place_after),
             ),
             m.entry.runs,
         )
@@ -425,7 +426,7 @@ def _overall(shown: Board, within: Ranking, track: str) -> Table:
     note = "" if told else "Nobody knows the circuit of these tasks: what needs none is compared. "
     note += (
         f"Means over {count(len(grid.tasks), 'task')} (each on a model) x "
-        f"{count(len(grid.seeds), 'seed')}, ranked by {by.title}{_spans(within)}; "
+        f"{count(len(grid.seeds), 'seed')}, ranked by {_ranked_by(by)}{_spans(within)}; "
         f"{_legend(within)}. A method that lacks a run of the grid is shown with its "
         "coverage and not ranked; the tables per task compare it where it has all runs."
     )
@@ -459,7 +460,8 @@ def _tasks(shown: Board) -> Table:
         for standing in within.standings
     ]
     legends = sorted({_spans(within) + "; " + _legend(within) for within in shown.by_task.values()})
-    note = f"Means over seeds for each task on a model, ranked by {by.title}{' or '.join(legends)}."
+    note = f"Means over seeds for each task on a model, ranked by {_ranked_by(by)}"
+    note += f"{' or '.join(legends)}."
     return Table("tasks", "Per task", note, columns, tuple(rows))
 
 
@@ -685,6 +687,10 @@ def _legend(ranked: Ranking) -> str:
     return LEGEND if ranked.tested else TOO_FEW
 
 
+def _ranked_by(by: Metric) -> str:
+    return f"{by.title} (near ties count as ties)" if by.key in PLACED_BY else by.title
+
+
 def _spans(ranked: Ranking) -> str:
     if len(ranked.grid.seeds) < 2:
         return ""
@@ -730,6 +736,10 @@ def _number(estimate: Estimate | None, digits: int = 3) -> Field:
         low, high = estimate.interval
         text += f" ({low:.{digits}f}–{high:.{digits}f})"
     return Field(text, estimate.mean, estimate.interval, estimate.mark)
+
+
+def _moved(places: int) -> Field:
+    return Field(f"{places:+d}" if places else "0", places)
 
 
 def _means(found: Sequence[Any]) -> list[float | None]:

@@ -16,7 +16,6 @@ import numpy as np
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.metrics import DEFAULT, Metric, metric
 from circuitbench.evaluation.prediction import (
-    FEWEST,
     Spread,
     chosen_by,
     mean_over_runs,
@@ -47,6 +46,9 @@ JUDGED = {DEFAULT: "rankings of heads", "f1": "sets of heads"}
 
 CONTROLS = "Control"
 """The family of methods that look at nothing: they make any prediction look easy."""
+
+LEAST_METHODS = 4
+"""On a tier; three can be ordered in six ways, so a correlation over them is mostly luck."""
 
 TRUSTED, HINT = 0.5, 0.0
 """Where the lower end of every tier's interval is above the first, a number may be trusted to
@@ -220,7 +222,7 @@ def report(runs: Sequence[RunRow], commit: str | None = None) -> Report:
     Runs of one version and commit, as on the board, under the ablation that most of them have.
 
     Raises:
-        InvalidSpec: no tier has three methods that finished the same runs.
+        InvalidSpec: no tier has :data:`LEAST_METHODS` methods that finished the same runs.
     """
     ours = [run for run in runs if not run.external and run.status == "done" and not run.truthless]
     source = choose_source(ours, commit)
@@ -234,8 +236,8 @@ def report(runs: Sequence[RunRow], commit: str | None = None) -> Report:
             found.append(forecast(answers))
     if not found:
         raise InvalidSpec(
-            f"no tier has {FEWEST} methods that finished the same runs with a known circuit; "
-            "make some with 'circuitbench sweep --tier easy --methods random,acdc,head-ablation'"
+            f"no tier has {LEAST_METHODS} methods that finished the same runs of known circuits; "
+            "make some with 'circuitbench sweep --tier easy --methods random,acdc,relp,atp-star'"
         )
     return Report(source, ablation, tuple(found))
 
@@ -245,7 +247,7 @@ def _answers(tier: str, runs: Sequence[RunRow]) -> Answers | None:
     values = [entry.values(value_of(metric(DEFAULT))) for entry in entries]
     grid = widest_grid(values)
     complete = [e for e, v in zip(entries, values, strict=True) if grid.covered(v) == grid.size]
-    if len(complete) < FEWEST or not grid.size:
+    if len(complete) < LEAST_METHODS or not grid.size:
         return None
     return Answers(tier, tuple(complete), grid)
 

@@ -143,6 +143,11 @@ def test_looking_ahead_takes_the_best_of_what_it_looks_at() -> None:
     before = oracle.meter.queries
     assert batch.potentials([(0, a) for a in options]) == pytest.approx(expected, abs=1e-5)
     assert oracle.meter.queries - before == len(options) - 1  # stopping asks nothing
+    before = oracle.meter.queries
+    taken = batch.choose([(0, a) for a in options])
+    assert oracle.meter.queries - before == len(options) - 1
+    assert batch.episode(0).potential == pytest.approx(max(expected), abs=1e-5)
+    assert expected[options.index(taken[0])] == max(expected)
     _, _, actions = demonstrate(batch, [Place(0, 0)])
     assert expected[options.index(int(actions[0]))] == max(expected)
     assert batch.episode(0).potential >= max(expected) - 1e-6
@@ -170,7 +175,7 @@ def test_it_trains_on_the_model_itself_and_on_others(models: tuple[str, ...]) ->
     asked = oracle_on()
     found = method.discover(asked, rng())
     described = cost(RULES.attributions, RULES.probes, 4) + 2
-    assert described <= asked.meter.queries <= described + RULES.steps
+    assert described <= asked.meter.queries <= described + method.discovery.queries
     assert found.edges is not None
     assert found.selected_edges is not None
     assert found.selected_edges <= set(found.edges)
@@ -234,7 +239,7 @@ def test_the_weights_that_come_along_fit_a_model_of_another_size() -> None:
     assert evaluate(found, truth)["ranking"]["average_precision"] > 0.9
     pruning = method.pruning
     described = cost(pruning.attributions, pruning.probes, 5) + 2
-    assert oracle.meter.queries <= described + pruning.steps
+    assert oracle.meter.queries <= described + method.discovery.queries
 
 
 def test_what_is_not_trained_and_bad_settings_are_refused() -> None:

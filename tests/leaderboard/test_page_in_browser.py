@@ -26,6 +26,7 @@ from synthetic_records import record, store, sweep
 
 from circuitbench_leaderboard import render
 from circuitbench_leaderboard.details import FOLDER
+from circuitbench_leaderboard.truth_free_page import render_report
 
 
 @pytest.fixture(scope="module")
@@ -543,6 +544,12 @@ def test_the_first_screen_tells_the_story(page: Any, screen: Any, width: int) ->
         assert find(page, "#frontier svg").rect["y"] < 900
 
 
+def test_each_track_has_its_own_line_of_quality_against_cost(page: Any) -> None:
+    note = find(page, "#frontier-note").text
+    assert "trained on the model it is scored on: rl-ppo" in note
+    assert len(page.find_elements("css selector", "#frontier path.step")) == 2
+
+
 def test_costs_on_the_first_screen_include_training(page: Any) -> None:
     point = find(page, "#frontier [data-method=rl-ppo]")
     assert point.get_attribute("aria-label").endswith("training included 4,108")
@@ -662,4 +669,23 @@ def test_rows_of_another_commit_are_marked_and_have_no_place(browser: Any, tmp_p
     assert not browser.find_elements("css selector", "#heat [data-label=rl-ppo]")
     press(browser, "#standings [data-label=rl-ppo] .name")
     assert "not ranked with it" in find(browser, "#card").text
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_on_numbers_without_truth_fits_and_is_quiet(
+    browser: Any, screen: Any, tmp_path: Path, width: int
+) -> None:
+    told = {"mib": {"zero": {"cmd": 0.3, "cpr": 0.6}}, "completeness": {"relative_mean": 0.1}}
+    records = [
+        one.replace(measurements=told) for one in sweep(tasks=("ioi", "induction"), seeds=range(2))
+    ]
+    written = render_report(store(records, tmp_path / "results"), "html", tmp_path / "site")
+    screen(width)
+    browser.get(f"file://{written}")
+    assert "trust" in find(browser, ".said").text
+    assert len(browser.find_elements("css selector", "table")) == 4
+    overflow = "return document.documentElement.scrollWidth - innerWidth"
+    assert browser.execute_script(overflow) <= 0
+    assert browser.execute_script("return document.images[0].complete")
     assert browser.get_log("browser") == []

@@ -88,9 +88,9 @@ def test_only_what_finished_the_same_runs_under_one_ablation_counts(found: Repor
     assert sentences(mixed) == sentences(found)
 
 
-def test_two_methods_are_too_few() -> None:
-    with pytest.raises(InvalidSpec, match="3 methods that finished the same runs"):
-        report(runs(2, a=0.1, b=0.9))
+def test_three_methods_are_too_few() -> None:
+    with pytest.raises(InvalidSpec, match="4 methods that finished the same runs of known"):
+        report(runs(2, a=0.1, b=0.9, c=0.5))
 
 
 def test_one_run_each_has_no_interval_and_says_so_by_leaving_it_out() -> None:
@@ -105,7 +105,7 @@ def test_formats_and_files(tmp_path: Path) -> None:
     measured: dict[str, Any] = {"completeness": {"relative_mean": 0.1}}
     records = [
         record(m, t, s, measurements=measured, versions={"circuitbench": EVIL})
-        for m in ("acdc", "random", "rl-ppo")
+        for m in ("acdc", "random", "rl-ppo", "head-ablation")
         for t in ("ioi", "induction")
         for s in range(2)
     ]

@@ -72,7 +72,7 @@ def counted(record: Record) -> dict[str, Any]:
 # One for every kind of question, and one that learns on other models with their truths.
 METHODS = (
     *("random", "head-ablation", "activation-patching", "edge-attribution-patching"),
-    *("atp-star", "eap-gp", "information-flow-routes", "path-patching", "layer-prior"),
+    *("atp-star", "eap-gp", "information-flow-routes", "path-patching", "layer-prior", "rl-edges"),
 )
 SHORT: dict[str, Any] = {
     "training.total_steps": 200,

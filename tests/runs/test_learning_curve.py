@@ -1,15 +1,21 @@
 """The file with the learning curve that stands beside a record."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from circuitbench.core.discovery import Discovery
 from circuitbench.core.errors import InvalidSpec
+from circuitbench.plugins.method import Curriculum, TrainingTools
 from circuitbench.results.validate import validate
 from circuitbench.runs.learning_curve import LONGEST, SUFFIX, learning_curve
-from circuitbench.runs.once import run
+from circuitbench.runs.once import run, run_and_write
+from circuitbench.runs.prepare import prepare
+from circuitbench.runs.spec import build_spec
 
 SHORT = {
     "training.total_steps": 64,
@@ -40,12 +46,30 @@ def test_a_run_leaves_its_curve_beside_its_record(tmp_path: Path, in_process: bo
     assert validate(tmp_path).ok
 
 
-def test_a_training_that_fails_leaves_what_it_learnt(tmp_path: Path) -> None:
-    wild = {**SHORT, "ppo.learning_rate": 1e30}
-    record = run("rl-ppo", out=tmp_path, in_process=True, hyperparameters=wild, **SPEC)
+class Diverging:
+    """Learns for two updates."""
+
+    def curriculum(self) -> Curriculum:
+        return Curriculum()
+
+    def train(
+        self, oracles: Any, rng: np.random.Generator, tools: TrainingTools = TrainingTools()
+    ) -> None:
+        tools.plot({"steps": 1, "loss": 0.5})
+        tools.plot({"steps": 2, "loss": float("inf")})
+        raise ArithmeticError("the loss is infinite")
+
+    def discover(self, oracle: Any, rng: np.random.Generator) -> Discovery:
+        raise AssertionError("it never gets there")
+
+
+def test_a_training_that_fails_leaves_its_curve(tmp_path: Path) -> None:
+    prepared = replace(prepare(build_spec({"method": "random", **SPEC})), method=Diverging())
+    record = run_and_write(prepared, tmp_path)
     assert (record.status, record.stage) == ("failed", "training")
-    curves = [path.name for path in tmp_path.glob(f"*{SUFFIX}")]
-    assert len(curves) <= 1  # none where the first update failed
+    assert record.path is not None
+    lines = record.path.with_suffix(SUFFIX).read_text().splitlines()
+    assert lines == ["steps,loss", "1,0.5", "2,inf"]
 
 
 def test_a_method_that_learns_nothing_leaves_none(tmp_path: Path) -> None:

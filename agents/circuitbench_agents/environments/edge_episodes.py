@@ -169,6 +169,32 @@ class EdgeEpisodes:
 
         One query each, in one call; stopping and cutting nothing ask nothing.
         """
+        return [
+            self._worth(i, *seen) for (i, _), seen in zip(options, self._look(options), strict=True)
+        ]
+
+    def choose(self, options: Sequence[tuple[int, int]]) -> dict[int, int]:
+        """Look at several actions of each of some episodes, and take the best of each.
+
+        Best-of-K planning (Khadka 2026, arXiv 2605.26343): one query for every option, the one
+        taken included; of equals the later action is taken.
+
+        Returns:
+            What was taken in each.
+        """
+        best: dict[int, tuple[float, int]] = {}
+        known = dict(zip(options, self._look(options), strict=True))
+        for i, action in options:
+            worth = self._worth(i, *known[i, action])
+            best[i] = max(best.get(i, (-np.inf, 0)), (worth, action))
+        for i, (_, action) in best.items():
+            stops = action == self.episode(i).stop
+            graph, kl = known[i, action]
+            self.episode(i).settle(None if stops else graph, kl)
+        return {i: action for i, (_, action) in best.items()}
+
+    def _look(self, options: Sequence[tuple[int, int]]) -> list[tuple[np.ndarray, float | None]]:
+        """The graph after each action, and its divergence; None where it stays what it was."""
         graphs = []
         for i, action in options:
             episode = self._running(i)
@@ -177,12 +203,12 @@ class EdgeEpisodes:
         asked = [k for k, (i, _) in enumerate(options) if (graphs[k] != self.episode(i).kept).any()]
         answers = self._ask([(self.episode(options[k][0]).found, graphs[k]) for k in asked])
         known = dict(zip(asked, answers, strict=True))
-        return [
-            self.episode(i).potential_of(graphs[k], known[k])
-            if k in known
-            else self.episode(i).potential
-            for k, (i, _) in enumerate(options)
-        ]
+        return [(graph, known.get(k)) for k, graph in enumerate(graphs)]
+
+    def _worth(self, i: int, graph: np.ndarray, kl: float | None) -> float:
+        """The potential of what :meth:`_look` saw."""
+        episode = self.episode(i)
+        return episode.potential if kl is None else episode.potential_of(graph, kl)
 
     def levels(self, place: Place) -> Levels:
         """How faithful all candidates and none of them are at a place that was surveyed."""

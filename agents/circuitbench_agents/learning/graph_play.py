@@ -104,15 +104,10 @@ def demonstrate(
         best = _Best(batch, range(len(some)))
         while playing:
             options = [(i, action) for i in playing for action in ahead(batch.episode(i))]
-            worth = batch.potentials(options)
-            taken = {
-                i: max((v, a) for (j, a), v in zip(options, worth, strict=True) if j == i)[1]
-                for i in playing
-            }
             seen += [batch.episode(i).observe() for i in playing]
             legal += [batch.episode(i).legal() for i in playing]
+            taken = batch.choose(options)
             actions += [taken[i] for i in playing]
-            batch.advance(taken)
             best.note(playing)
             playing = [i for i in playing if not batch.episode(i).over]
         best.restore()
@@ -189,13 +184,9 @@ def play_graphs(
         legal = np.stack([batch.episode(i).legal() for i in playing])
         chances = actor(whole, legal)
         proposed = {i: acting.propose(row, rng) for i, row in zip(playing, chances, strict=True)}
-        taken = {i: options[0] for i, options in proposed.items()}
         if acting.candidates > 1:
-            options = [(i, action) for i in playing for action in proposed[i]]
-            worth = batch.potentials(options)
-            for i in playing:
-                mine = [(v, a) for (j, a), v in zip(options, worth, strict=True) if j == i]
-                taken[i] = max(mine)[1]
-        batch.advance(taken)
+            batch.choose([(i, action) for i in playing for action in proposed[i]])
+        else:
+            batch.advance({i: options[0] for i, options in proposed.items()})
         best.note(playing)
     return best.restore()

@@ -279,11 +279,12 @@ class PolicyTraining:
         if not math.isfinite(loss) or abs(loss) > EXPLODED or not self._finite():
             raise RunFailed(f"{self.name}: training failed after {done} steps, the loss is {loss}")
         ended = self.model.ep_info_buffer or ()
+        hits = [info["hits"] for info in ended if "hits" in info]  # not every environment has any
         return CurvePoint(
             steps=done,
             queries=self.queries,
             episode_return=float(np.mean([info["r"] for info in ended])) if ended else None,
-            hits=float(np.mean([info["hits"] for info in ended])) if ended else None,
+            hits=float(np.mean(hits)) if hits else None,
             entropy=-float(figures["train/entropy_loss"]),
             loss=loss,
             seconds=self.seconds,

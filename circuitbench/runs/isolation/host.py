@@ -25,6 +25,7 @@ from circuitbench.core.circuit import Edge, Head
 from circuitbench.core.discovery import Discovery, TracePoint
 from circuitbench.core.errors import CircuitBenchError, RunFailed, TimedOut
 from circuitbench.oracle import Batch, Meter, Oracle, query_together
+from circuitbench.oracle.edges import query_edges_together
 from circuitbench.plugins.method import (
     Curriculum,
     Method,
@@ -257,6 +258,12 @@ class Session:
             damages = query_together(list(zip(first, *others, strict=True)), **options)
             losses = [one.control for one in damages if one.control is not None]
             return torch.cat([one.task for one in damages]), torch.cat(losses) if losses else None
+        if of == "together" and name == "edges":
+            masks, batches = others
+            edges = [oracle.edges for oracle in first]
+            damages = query_edges_together(list(zip(edges, masks, batches, strict=True)), **options)
+            kls = [one.kl for one in damages if one.kl is not None]
+            return torch.cat([one.task for one in damages]), torch.cat(kls) if kls else None
         if of == "meter" and name == "at_least":
             return self.meters[first].at_least(*others)
         raise BrokenMessage(f"no question {of}.{name}"[:100])

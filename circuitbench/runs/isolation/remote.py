@@ -177,7 +177,7 @@ class RemoteEdges(EdgeOracle):
     """The face of an :class:`EdgeOracle` that is elsewhere."""
 
     def __init__(self, oracle: RemoteOracle, mlps: bool) -> None:
-        self._oracle = oracle
+        self._oracle: RemoteOracle = oracle
         self.graph = graph_of(*oracle.shape, mlps)
 
     def query(self, masks: Tensor, **options: Any) -> Damages:
@@ -215,6 +215,26 @@ class RemoteEdges(EdgeOracle):
     def spans(self) -> tuple[str, ...]:
         """See :attr:`EdgeOracle.spans`."""
         return tuple(self._oracle._line.ask("edges", "spans", self._oracle))
+
+    @classmethod
+    def _together(
+        cls, requests: Sequence[tuple[EdgeOracle, Tensor, Batch]], ablation: str | None, kl: bool
+    ) -> list[Damages]:
+        oracles = [edges._oracle for edges, _, _ in requests if isinstance(edges, RemoteEdges)]
+        masks = [torch.as_tensor(mask) for _, mask, _ in requests]
+        batches = [batch for _, _, batch in requests]
+        task, divergences = oracles[0]._line.ask(
+            "together", "edges", oracles, masks, batches, ablation=ablation, kl=kl
+        )
+        return [
+            Damages(
+                task[i : i + 1],
+                None,
+                oracle.weight,
+                kl=None if divergences is None else divergences[i : i + 1],
+            )
+            for i, oracle in enumerate(oracles)
+        ]
 
     def _ask(self, name: str, options: dict[str, Any], *args: Any) -> Any:
         if options.get("batch") is None:

@@ -131,9 +131,12 @@ function frontier(rows, chosenTasks, sign) {
     $("frontier").replaceChildren(html("p", { class: "note" }, "No method has finished all of these tasks."));
     return;
   }
-  const best = undominated(points, sign);
-  plot($("frontier"), points, COST, chosen, best, `${chosen.label} against oracle queries of ${points.length} methods`);
-  $("frontier-note").textContent = `Means over ${chosenTasks.length} task${chosenTasks.length === 1 ? "" : "s"} and seeds; queries of training and discovery together. The line joins the methods that no other beats in both: ${best.map(({ method }) => titleOf(method)).join(", ")}.`;
+  // Tracks are never mixed in one ranking: each has its own line.
+  const tracks = data.tracks.filter((track) => points.some(({ method }) => method.track === track));
+  const lines = tracks.map((track) => undominated(points.filter(({ method }) => method.track === track), sign));
+  const best = lines.map((line, i) => `${tracks.length > 1 ? `${tracks[i]}: ` : ""}${line.map(({ method }) => titleOf(method)).join(", ")}`).join("; ");
+  plot($("frontier"), points, COST, chosen, lines, `${chosen.label} against oracle queries of ${points.length} methods`);
+  $("frontier-note").textContent = `Means over ${chosenTasks.length} task${chosenTasks.length === 1 ? "" : "s"} and seeds; queries of training and discovery together. ${tracks.length > 1 ? "A line for each track joins" : "The line joins"} the methods that no other beats in both: ${best}.`;
 }
 
 for (const button of all("#tiers button")) button.addEventListener("click", () => {

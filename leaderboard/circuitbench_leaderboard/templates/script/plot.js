@@ -37,9 +37,9 @@ const short = (value) => Math.abs(value) >= 10000 ? new Intl.NumberFormat("en", 
 // How wide a plot is drawn in a place, so that its letters keep their size on any screen.
 const widthOf = (place) => Math.max(300, Math.min(760, Math.round(place.clientWidth) || 560));
 
-// Points `{method, x, y}`; `across` and `up` are metrics (label, unit, digits, better); `best` are
-// those to join by a line. A point shows its name when hovered or focused, its card when clicked.
-function plot(place, points, across, up, best, about) {
+// Points `{method, x, y}`; `across` and `up` are metrics (label, unit, digits, better); `lines` are
+// lists of those to join by a line. A point shows its name when hovered or focused, its card when clicked.
+function plot(place, points, across, up, lines, about) {
   const width = widthOf(place), height = Math.round(width * (width < 420 ? 0.85 : 0.7));
   const [left, right, top, bottom] = [54, 16, 14, 44];
   const spread = points.map(({ x }) => x).filter((x) => x > 0);
@@ -58,10 +58,10 @@ function plot(place, points, across, up, best, about) {
   picture.append(
     svg("text", { class: "title", x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, named(across)),
     svg("text", { class: "title", x: 13, y: (top + height - bottom) / 2, transform: `rotate(-90 13 ${(top + height - bottom) / 2})`, "text-anchor": "middle" }, named(up)));
-  if (best.length) {
+  for (const [i, line] of lines.entries()) {
     let path = "";
-    best.forEach((point, i) => { path += i ? `H${x(point.x)}V${y(point.y)}` : `M${x(point.x)} ${y(point.y)}`; });
-    picture.append(svg("path", { class: "step", d: `${path}H${width - right}` }));
+    line.forEach((point, j) => { path += j ? `H${x(point.x)}V${y(point.y)}` : `M${x(point.x)} ${y(point.y)}`; });
+    picture.append(svg("path", { class: "step", d: `${path}H${width - right}`, "stroke-dasharray": ["", "7 4", "2 4"][i] ?? "" }));
   }
   const tip = svg("g", { class: "tip", "aria-hidden": "true" });
   for (const point of points) {
