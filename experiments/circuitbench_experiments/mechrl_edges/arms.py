@@ -111,5 +111,10 @@ def _policy(settings: Edges, name: str) -> Arm:
     known = setting_names(method_class(method))
     if "discovery.rollouts" not in known:
         raise InvalidSpec(f"{method} plays no rollouts; leave {name} out of arms")
-    best = {"discovery.rollouts": 16, "discovery.greedy": False}
+    best = {
+        "discovery.rollouts": 16,
+        "discovery.greedy": False,
+        "discovery.candidates": 1,
+        "discovery.queries": 640,  # 40 for each, as for one
+    }
     return Arm(name, method, {**own, **best}, "frozen")
