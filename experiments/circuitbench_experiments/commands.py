@@ -119,11 +119,15 @@ def _tables(experiment: str, out: Path, options: dict[str, Any]) -> None:
 
 
 @reproduce.command()
+@click.option(
+    "--paper", default="v1", show_default=True, help="Its version: v1 (heads), v2 (edges)."
+)
 @click.option("--model", help="Instead of the embedded one, e.g. hf:gpt2@folded.")
 @click.option("--quick", is_flag=True, help="Fewer steps and prompts.")
+@click.option("--seeds", help="0,1,2 or 0-4: each a training (default: five, of v2 quick two).")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting.")
 @click.option("--out", type=Path, default=Path("mechrl"), show_default=True, help="Folder.")
-def mechrl(model: str | None, quick: bool, assignments: tuple[str, ...], out: Path) -> None:
+def mechrl(paper: str, assignments: tuple[str, ...], **options: Any) -> None:
     """Repeat MechRL's experiment, its evaluation repaired; resumable.
 
     \b
@@ -131,18 +135,37 @@ def mechrl(model: str | None, quick: bool, assignments: tuple[str, ...], out: Pa
       circuitbench reproduce mechrl --quick --out mechrl/
       circuitbench reproduce mechrl --set seeds=5 --set held_out_task=docstring
       circuitbench reproduce mechrl --model hf:gpt2@folded --set device=cuda
+      circuitbench reproduce mechrl --paper v2 --quick --out mechrl-edges/
+      circuitbench reproduce mechrl --paper v2 --set acdc-edges.prefilter=3000
     """
+    from circuitbench.runs.spec import parse_assignment
+
+    versions = {"v1": _heads, "v2": _edges}
+    if paper not in versions:
+        raise UnknownName("version of the paper", paper, list(versions))
+    versions[paper](overrides=dict(map(parse_assignment, assignments)), **options)
+
+
+def _heads(
+    model: str | None, quick: bool, seeds: str | None, overrides: dict[str, Any], out: Path
+) -> None:
+    """The first version."""
     from dataclasses import asdict
 
     from circuitbench.results import check_folder
-    from circuitbench.runs.spec import configure, parse_assignment
+    from circuitbench.runs.spec import configure
+    from circuitbench.runs.sweep_file import parse_seeds
     from circuitbench_experiments.mechrl import protocol
     from circuitbench_experiments.mechrl.report import markdown, write_report
 
     base = asdict(protocol.QUICK) if quick else {}
     if model is not None:
         base |= protocol.on_model(model)
-    overrides = dict(parse_assignment(text) for text in assignments)
+    if seeds is not None:
+        named = parse_seeds(seeds)
+        if named != list(range(len(named))):
+            raise InvalidSpec(f"seeds of v1 are counted from 0, e.g. 0-{len(named)}, not {seeds!r}")
+        base["seeds"] = len(named)
     settings = configure(protocol.MechRL, {**base, **overrides}, "mechrl")
     check_folder(out)
     with progress_bar("mechrl") as progress:
@@ -151,9 +174,40 @@ def mechrl(model: str | None, quick: bool, assignments: tuple[str, ...], out: Pa
     click.echo(markdown(results))
     if settings.train_tasks == protocol.PUBLISHED["train_tasks"]:
         from circuitbench_experiments.published import mechrl as published
-        from circuitbench_experiments.published import report
 
-        tables = [published.table(settings, results)]
-        paths += report.write_report(tables, out, "published")
-        click.echo(report.markdown(tables))
+        paths += _beside(published.table(settings, results), out)
     out_console.print("written: " + ", ".join(map(str, paths)), soft_wrap=True)
+
+
+def _edges(
+    model: str | None, quick: bool, seeds: str | None, overrides: dict[str, Any], out: Path
+) -> None:
+    """The second version."""
+    from circuitbench.results import check_folder
+    from circuitbench.runs.spec import configure
+    from circuitbench.runs.sweep_file import parse_seeds
+    from circuitbench_experiments.mechrl_edges import protocol, settings
+    from circuitbench_experiments.mechrl_edges.report import markdown, write_report
+    from circuitbench_experiments.published import mechrl as published
+
+    name = settings.Edges.model if model is None else model
+    base = {**settings.on_model(name), **(settings.quick(name) if quick else {})}
+    if seeds is not None:
+        base["seeds"] = tuple(parse_seeds(seeds))
+    mine = settings.by_method({**base, **overrides})
+    chosen = configure(settings.Edges, mine, "mechrl --paper v2")
+    check_folder(out)
+    with progress_bar("mechrl v2") as progress:
+        results = protocol.reproduce(chosen, out, lambda done, text: progress(text, done))
+    paths = write_report(results, out)
+    click.echo(markdown(results))
+    paths += _beside(published.edge_table(chosen, results), out)
+    out_console.print("written: " + ", ".join(map(str, paths)), soft_wrap=True)
+
+
+def _beside(table: Any, out: Path) -> list[Path]:
+    """Show and keep a paper's table with ours beside it."""
+    from circuitbench_experiments.published import report
+
+    click.echo(report.markdown([table]))
+    return report.write_report([table], out, "published")

@@ -11,9 +11,6 @@ training cost is reported; every figure is over several training seeds with an i
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +43,7 @@ from circuitbench_agents.learning.settings import DiscoverySettings, TrainingSet
 from circuitbench_agents.policy_gradient import TransformerHeadDiscovery
 from circuitbench_agents.ppo import PPOHeadDiscovery
 from circuitbench_baselines.episodes.rules import HIT, SearchRules
+from circuitbench_experiments.folder import claim, identity_of, read_json, write_json
 from circuitbench_experiments.mechrl.matched_episodes import (
     Contender,
     Score,
@@ -161,8 +159,7 @@ class MechRL:
     def identity(self) -> str:
         """A hash of everything that can change a number, the agents' hyperparameters included."""
         agents = [asdict(agent) for agent in (self.flat_agent(), self.token_agent())]
-        text = json.dumps([asdict(self), agents], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return identity_of([asdict(self), agents])
 
 
 # What the paper trained and judged on; the token policy needs many plantings of a model.
@@ -203,7 +200,7 @@ def reproduce(settings: MechRL, out: Path, tell: Report = unreported) -> dict[st
     Raises:
         InvalidSpec: ``out`` holds a run of other settings, or cannot be written.
     """
-    claim(out, settings)
+    claim(out, settings.identity, asdict(settings))
     seeds = []
     lab = Lab(settings)
     for seed in range(settings.seeds):
@@ -215,31 +212,9 @@ def reproduce(settings: MechRL, out: Path, tell: Report = unreported) -> dict[st
                 tell(done + fraction / settings.seeds, f"seed {seed}: {text}")
 
             write_json(path, lab.run(seed, out / f"seed-{seed}", step))
-        seeds.append(json.loads(path.read_text(encoding="utf-8")))
+        seeds.append(read_json(path))
     tell(1.0, "done")
     return {"settings": asdict(settings), "seeds": seeds}
-
-
-def claim(out: Path, settings: MechRL) -> None:
-    """Make ``out`` the folder of these settings, or refuse if it is another's."""
-    path = out / "settings.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found.get("identity") != settings.identity:
-                raise InvalidSpec(f"{out} holds a run of other settings; choose another folder")
-        else:
-            write_json(path, {"identity": settings.identity, **asdict(settings)})
-    except (OSError, ValueError) as error:
-        raise InvalidSpec(f"cannot use {out}: {error}") from error
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write atomically; NaN is an error."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
-    os.replace(part, path)
 
 
 class Lab:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuitbench.results import write_atomically
+from circuitbench_experiments.published.figures import Paper
 from circuitbench_experiments.published.measure import Table
 
 
@@ -44,6 +45,9 @@ def _table(table: Table) -> str:
         columns = dict.fromkeys(r.figure.column for r in table.rows if r.other == reason)
         named = ", ".join(columns)
         lines += [f"**{named}: cannot be compared. This model is a stand-in: {reason}.**", ""]
+    verdicts = {row.verdict for row in table.rows}
+    if len(verdicts) == 1 and not any(row.values for row in table.rows):
+        return "\n".join([*lines, *_published_alone(said, verdicts.pop())]) + "\n"
     lines += [
         "| method | figure | published | here | verdict |",
         "| --- | --- | ---: | ---: | --- |",
@@ -54,5 +58,18 @@ def _table(table: Table) -> str:
         cells = [named, column, f"{value:g}", row.shown, row.verdict]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Agrees: within 0.05, or a tenth of the published figure (our limits).", ""]
-    lines += [f"- {' '.join(note.split())}" for note in said.notes]
+    lines += _notes(said)
     return "\n".join(lines) + "\n"
+
+
+def _published_alone(said: Paper, why: str) -> list[str]:
+    """The paper's table as it is, where there is nothing of ours to set beside any of it."""
+    rows = [f"| method | {' | '.join(said.columns)} |", "| --- |" + " ---: |" * len(said.columns)]
+    for method in dict.fromkeys(figure.method for figure in said.figures):
+        known = {f.column: f"{f.value:g}" for f in said.figures if f.method == method}
+        rows.append(f"| {method} | {' | '.join(known.get(c, '') for c in said.columns)} |")
+    return [f"Published figures; here: {why}.", "", *rows, "", *_notes(said)]
+
+
+def _notes(said: Paper) -> list[str]:
+    return [f"- {' '.join(note.split())}" for note in said.notes]
