@@ -45,7 +45,10 @@ PUZZLED: dict[str, dict[str, Any]] = {
     "trained-brackets": {"steps": 2000, "dropout": 0.15},
 }
 """How to train on puzzles."""
-HEALTH = {"siit-ioi": {"tolerance": 0.03}, "siit-two-hop": {"stability": 0.4}}
+HEALTH = {
+    "siit-ioi": {"tolerance": 0.03, "damaged": 0.15},
+    "siit-two-hop": {"stability": 0.4},
+}
 """Limits of their own: strictness is trained, not built, so the other heads of ``siit-ioi`` still
 move the metric a little; without ``silence``, what a missing node leads to varies with the prompt.
 """
