@@ -44,7 +44,7 @@ def test_workers_that_are_killed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_driver_that_is_killed(tmp_path: Path) -> None:
     # tests/runs/test_launch.py ends one by Ctrl-C and by SIGTERM.
-    nothing_lost(faulty.driver_ended(tmp_path, signal.SIGKILL, times=1, runs=8), 1)
+    nothing_lost(faulty.driver_ended(tmp_path, signal.SIGKILL, times=1, runs=4), 1)
 
 
 @pytest.mark.slow
