@@ -43,8 +43,7 @@ def card() -> Any:
 def test_every_preset_passes_on_every_task(preset: Any) -> None:
     model = registry.load_model(preset)
     lean = LEAN if preset != "planted-large" else LEAN | {"prompts": 3, "subsets": 2, "others": 4}
-    # The largest take seconds a task; docs/ground-truth.md has all of them.
-    for name in TASKS[:2] if preset in ("planted-large", "planted-diffuse") else TASKS:
+    for name in TASKS:
         found = validate_task(name, model, registry.load_task(name), **lean)
         assert found.passed, render(found)
 

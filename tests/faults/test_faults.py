@@ -11,8 +11,6 @@ import faulty_sweeps as faulty
 import pytest
 import rogues
 
-from circuitbench.plugins import registry
-
 STRANGE = [
     ("rogue-raises", {"what": "unreadable"}, "failed"),
     ("rogue-ends", {"how": "exit"}, "failed"),
@@ -24,12 +22,8 @@ STRANGE = [
 @pytest.fixture
 def plug_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("rogues")
-    rogues.install(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        registry._entries.cache_clear()
+    with rogues.installed(folder):
         yield
-    registry._entries.cache_clear()
 
 
 def nothing_lost(count: faulty.Count, injected: int) -> None:
@@ -42,9 +36,9 @@ def test_workers_that_are_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed(tmp_path: Path) -> None:
-    # tests/runs/test_launch.py ends one by Ctrl-C and by SIGTERM.
-    nothing_lost(faulty.driver_ended(tmp_path, signal.SIGKILL, times=1, runs=4), 1)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_driver_that_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    nothing_lost(faulty.driver_ended(tmp_path, number, times=1, runs=8), 1)
 
 
 @pytest.mark.slow

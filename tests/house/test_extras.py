@@ -44,11 +44,12 @@ def without(packages: Iterable[str], folder: Path, *words: str) -> tuple[int, st
 
 @pytest.mark.slow
 def test_the_core_works_without_any_extra(tmp_path: Path) -> None:
-    for method in ("random", "acdc"):
+    for method in ("random", "acdc", "head-ablation"):
         run = ("run", "--in-process", "--method", method, "--batch-size", "4")
         status, _, errors = without(EXTRAS, tmp_path, *run)
         assert status == 0, errors
-    written, _ = (tmp_path / "results").glob("*.json")
+    written, *others = (tmp_path / "results").glob("*.json")
+    assert len(others) == 2
     for words in (
         ("--help",),
         ("list", "methods"),

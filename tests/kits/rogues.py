@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,21 @@ def install(folder: Path) -> None:
         rogue_exit="raise SystemExit(0)",
         rogue_task="import os; os._exit(0)",
     )
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """:func:`install`, found by this process too, and by those it makes."""
+    import pytest  # methods' processes import this module too, and need neither
+
+    from circuitbench.plugins import registry
+
+    install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        registry._entries.cache_clear()
+        yield
+    registry._entries.cache_clear()
 
 
 def flat(oracle: Any, **info: Any) -> Discovery:

@@ -19,7 +19,6 @@ import torch
 import circuitbench
 from circuitbench.core.errors import InvalidPlugin, InvalidSpec, UnknownName
 from circuitbench.oracle import Batch, EdgeOracle, Meter, Oracle
-from circuitbench.plugins import registry
 from circuitbench.results import Record
 from circuitbench.results.content import faults
 from circuitbench.results.text import from_bytes, to_bytes
@@ -37,12 +36,8 @@ SPEC = RunSpec(task="reverse", batch_size=4, device="cpu", functional="none")
 @pytest.fixture(autouse=True, scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("rogues")
-    rogues.install(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        registry._entries.cache_clear()
+    with rogues.installed(folder):
         yield
-    registry._entries.cache_clear()
 
 
 def isolated(method: str, limits: Limits = Limits(), output: Any = print, **changes: Any) -> Record:

@@ -19,7 +19,6 @@ import rogues
 from records_kit import content
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
-from circuitbench.plugins import registry
 from circuitbench.results import read_folder, remove_leftovers, write_atomically
 from circuitbench.results.content import faults
 from circuitbench.runs.drive import drive
@@ -38,12 +37,8 @@ SPECS = grid(BASE, ["random", "head-ablation"], ["reverse", "histogram"], [0, 1]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("rogues")
-    rogues.install(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        registry._entries.cache_clear()
+    with rogues.installed(folder):
         yield folder
-    registry._entries.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import rogues
 
-from circuitbench.plugins import registry
 from circuitbench.results.text import to_bytes
 from circuitbench.runs.once import run
 
@@ -19,14 +18,10 @@ from circuitbench.runs.once import run
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("rogues")
-    rogues.install(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
+    with rogues.installed(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", "/home/somebody-somewhere")
         patch.setenv("SECRET_OF_THIS_TEST", "hunter-of-secrets")
-        registry._entries.cache_clear()
         yield folder
-    registry._entries.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def induction_report(model: Transformer, language: SkipGrams, seed: int = 1000) 
             "sufficiency": 0.3,
             "tolerance": 0.12,
             "together": 0.3,
-            "damaged": 0.4,
+            "damaged": 0.3,
         },
         "accuracy": float(prompts.correct(logits, torch.arange(1, 32)).float().mean()),
         "metric": round(float(prompts.metric(logits).mean()), 4),
