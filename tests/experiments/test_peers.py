@@ -1,29 +1,21 @@
 """The comparison with peers, as far as it goes without them."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 from circuitbench.core.circuit import Edge
 from circuitbench.models import Model
 from circuitbench.oracle import Oracle
 from circuitbench.runs.prepare import load_method
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "tables" / "peers.py"
-
 
 @pytest.fixture(scope="module")
 def peers() -> Any:
-    spec = importlib.util.spec_from_file_location("peers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("peers")
 
 
 def oracle_of(peers: Any) -> Any:

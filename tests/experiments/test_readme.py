@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    path = ROOT / "experiments" / "tables" / "readme.py"
-    found = importlib.util.spec_from_file_location("readme_tables", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-
-    sys.modules["readme_tables"] = module  # where dataclasses look
-    found.loader.exec_module(module)
-    return module
+    return load_script("readme")
 
 
 @pytest.mark.parametrize("name", ["five-methods", "reference-run"])

@@ -1,25 +1,17 @@
 """The table of what methods find: its classes of heads, and recall of them."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from circuitbench import Discovery
-
-SCRIPT = Path(__file__).parents[2] / "experiments" / "tables" / "roles.py"
 
 
 @pytest.fixture(scope="module")
 def roles() -> Any:
-    spec = importlib.util.spec_from_file_location("roles", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("roles")
 
 
 def test_classes_are_read_off_the_truth(roles: Any) -> None:
