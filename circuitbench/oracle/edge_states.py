@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from circuitbench.models.forward import normalize, rotate
+from circuitbench.oracle.attention import attention
 from circuitbench.oracle.engine.layers import Forward, at_positions
 
 
@@ -391,11 +391,7 @@ class States:
             z: Tensor = scores.softmax(-1) @ v
             return z
         shape, flat = q.shape, (-1, *q.shape[-3:])
-        z = F.scaled_dot_product_attention(
-            q.reshape(flat), k.reshape(flat), v.reshape(flat), is_causal=True, scale=1.0
-        )
-        flash: Tensor = z.view(shape)
-        return flash
+        return attention(q.reshape(flat), k.reshape(flat), v.reshape(flat), None).view(shape)
 
 
 class _Different:

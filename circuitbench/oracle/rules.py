@@ -12,11 +12,11 @@ from copy import copy
 from typing import Annotated, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from circuitbench.core.errors import InvalidSpec, nearest
 from circuitbench.models.forward import activate, normalize
+from circuitbench.oracle.attention import attention
 
 
 class Attended(NamedTuple):
@@ -63,9 +63,7 @@ class Rule:
                 None where query and key positions are the same and attention is causal.
             reference: where :attr:`reference` is True.
         """
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=1.0
-        )
+        return attention(q, k, v, allowed)
 
     def activation(self, x: Tensor, kind: str) -> Tensor:
         """The MLP's nonlinearity."""
