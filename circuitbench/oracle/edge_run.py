@@ -126,6 +126,7 @@ class EdgeRun:
         rule = self.rule if torch.is_grad_enabled() else EXACT
         x = f.embed(tokens)
         cut = (1 - keep).detach().bool() if not keep.requires_grad else torch.ones_like(keep).bool()
+        cut = cut.cpu()  # what is decided by it does not wait for a GPU each time
         needed = cut.any(0) | every_sender  # senders that somebody must do without
         stream = Senders(ablated, needed)
         stream.write(x[None])
@@ -221,7 +222,8 @@ class Senders:
         ``keep`` and ``cut`` are ``[receivers, senders]``; each hears the stream ``x`` plus, for
         every sender it should do without, that sender's replacement minus its output.
         """
-        index = [i for i in self._index if cut[:, i].any()]
+        lacked = cut.any(0).tolist()
+        index = [i for i in self._index if lacked[i]]
         if not index:
             return x.expand(len(keep), *x.shape)
         out = torch.stack([self._out[self._index.index(i)] for i in index])
