@@ -9,7 +9,7 @@ from agents_kit import GAINS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitbench.core.errors import InvalidSpec
+from circuitbench.core.errors import BudgetExceeded, InvalidSpec
 from circuitbench_agents.environments.gymnasium_envs import HeadKnockoutEnv
 from circuitbench_agents.knockout import KnockoutDiscovery
 from circuitbench_agents.learning.policies import MLP
@@ -199,3 +199,10 @@ def test_the_agent_stays_within_its_budget_and_repeats_itself(make_oracle: Any) 
     first, second = found(), found()
     assert np.array_equal(first.scores, second.scores)
     assert first.selected == second.selected
+
+
+def test_exploring_ends_with_the_budget(make_oracle: Any) -> None:
+    oracle = make_oracle(budget=20)
+    with pytest.raises(BudgetExceeded):
+        agent(explore=40, steps=8).train([oracle], np.random.default_rng(0))
+    assert oracle.remaining == 0

@@ -45,13 +45,13 @@ def explore(
 ) -> list[np.ndarray]:
     """What episodes of random actions say of each training oracle, as :func:`baseline_rankings`.
 
-    Whole episodes are played on each oracle until at least ``queries`` queries are spent on it;
-    imitating what they found is self-imitation (Oh et al. 2018, arXiv 1806.05635).
+    Whole episodes are played on each oracle until at least ``queries`` queries are spent on it, or
+    its budget; imitating what they found is self-imitation (Oh et al. 2018, arXiv 1806.05635).
     """
     rankings = []
     for oracle in oracles:
         batch, seen = EpisodeBatch([oracle], rules, 1, rng), evidence(oracle)
-        while seen.queries < queries:
+        while seen.queries < queries and oracle.remaining != 0:
             play_episode(batch, Place(0, int(rng.integers(2**31))), uniform, Acting(), rng, seen)
         rankings.append(np.ravel(seen.scores()))
     return rankings
