@@ -18,13 +18,13 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
 from circuitbench.results.store import file_of
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.details import Asked, safe_json
 from circuitbench_leaderboard.entries import Entry, TaskOnModel
 from circuitbench_leaderboard.groups import part, tier_of, track_of
 from circuitbench_leaderboard.sources import ablation_of, source_of
 from circuitbench_leaderboard.standing import on_grid, value_of
 from circuitbench_leaderboard.submission.manifest import standing_of
-from circuitbench_leaderboard.table import Board
 
 FOLDER = "cards"
 WEAKEST = 4  # roles that a method's card lists

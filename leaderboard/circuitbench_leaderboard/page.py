@@ -20,6 +20,7 @@ from circuitbench.core.version import __version__
 from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard import cards, details
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.entries import Entry, TaskOnModel, all_tasks
 from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
@@ -33,15 +34,8 @@ from circuitbench_leaderboard.standing import (
     main_metrics,
     value_of,
 )
-from circuitbench_leaderboard.table import (
-    Board,
-    Column,
-    Field,
-    Row,
-    Table,
-    count,
-    on_the_grid,
-)
+from circuitbench_leaderboard.tables.cells import Column, Field, Row, Table, count
+from circuitbench_leaderboard.tables.unranked import on_the_grid
 
 SHELL, PLAIN = "index.html", "tables.html"
 SCRIPTS = ("elements", "board", "plot", "run", "cards", "overview", "explore", "files", "start")

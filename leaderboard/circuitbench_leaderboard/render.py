@@ -13,9 +13,10 @@ from circuitbench.plugins.tiers import TIERS
 from circuitbench.results import TABLE_FILE, write_atomically
 from circuitbench.results.index import read_runs
 from circuitbench_leaderboard import formats
+from circuitbench_leaderboard.board import Board, board
 from circuitbench_leaderboard.cards import read_health
 from circuitbench_leaderboard.groups import tier_of, tiers_in_order
-from circuitbench_leaderboard.table import Board, board, tables
+from circuitbench_leaderboard.tables import tables
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
