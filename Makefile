@@ -59,7 +59,8 @@ published: $(VENV)/.installed
 	$(BIN)/circuitbench archive $(PUBLISHED)/records --remove
 	rm -f $(PUBLISHED)/records/*.curve.csv
 	$(BIN)/circuitbench predict-truth $(PUBLISHED)/records --format html --out $(PUBLISHED)
-	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
+	$(BIN)/python experiments/tables/board_health.py $(PUBLISHED)/records $(PUBLISHED)/health
+	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --health $(PUBLISHED)/health --out $(PUBLISHED)
 	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 
 clean:
