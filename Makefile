@@ -58,9 +58,10 @@ published: $(VENV)/.installed
 	$(REFERENCE)
 	$(BIN)/circuitbench archive $(PUBLISHED)/records --remove
 	rm -f $(PUBLISHED)/records/*.curve.csv
-	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --out $(PUBLISHED)
-	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 	$(BIN)/circuitbench predict-truth $(PUBLISHED)/records --format html --out $(PUBLISHED)
+	$(BIN)/python experiments/tables/board_health.py $(PUBLISHED)/records $(PUBLISHED)/health
+	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format html --health $(PUBLISHED)/health --out $(PUBLISHED)
+	$(BIN)/circuitbench leaderboard $(PUBLISHED)/records --format markdown --out $(PUBLISHED)
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .*_cache .hypothesis

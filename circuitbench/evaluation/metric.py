@@ -14,7 +14,7 @@ from circuitbench.evaluation.outcome import Outcome
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["quality", "edges", "function", "cost"]
-Need = Literal["truth", "edges", "family", "measurements", "degrees"]
+Need = Literal["truth", "edges", "family", "measurements", "degrees", "edge_degrees"]
 Value = Callable[[Outcome], float | None]
 
 LARGEST = 1e150  # of a value: tables take means and variances

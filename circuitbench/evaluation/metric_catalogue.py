@@ -265,6 +265,14 @@ def _cost(
     )
 
 
+def _edge_weighted_recall(run: Outcome) -> float | None:
+    chosen = run.selected_edges
+    if chosen is None:
+        return None
+    selected = np.array([edge in chosen for edge in run.ranked_edges.items])
+    return graded.weighted_recall(selected, run.edge_degrees)
+
+
 def _passes(run: Outcome) -> float | None:
     forwards, backwards = run.spent("forwards"), run.spent("backwards")
     return None if forwards is None or backwards is None else forwards + 2 * backwards
@@ -431,6 +439,25 @@ OURS: tuple[Metric, ...] = (
         "Recall",
         lambda found: found.recall,
         lambda found: found.chance_recall,
+    ),
+    Metric(
+        "edge_ndcg",
+        "Edge nDCG",
+        lambda run: graded.graded_ndcg(run.ranked_edges.values, run.edge_degrees),
+        "Discounted cumulative gain of the ranking of all edges, an edge's gain being the size of "
+        "its contribution; 1 is the best ranking.",
+        kind="edges",
+        needs=("edge_degrees",),
+        chance=lambda run: graded.graded_ndcg(np.zeros_like(run.edge_degrees), run.edge_degrees),
+    ),
+    Metric(
+        "edge_weighted_recall",
+        "Edge wt. recall",
+        _edge_weighted_recall,
+        "Share of all contributions that the committed edges hold.",
+        kind="edges",
+        needs=("edge_degrees",),
+        minor=True,
     ),
     *(found for ablation in MEASURED_ABLATIONS for found in _function_of_edges(ablation)),
     *(found for ablation in MEASURED_ABLATIONS for found in _function(ablation)),

@@ -83,7 +83,7 @@ class Outcome:
         """Which needs of metrics are met.
 
         ``truth``, ``edges`` (true and found), ``family`` (of minimal sets), ``measurements``,
-        ``degrees`` (what each true head contributes).
+        ``degrees`` (what each true head contributes), ``edge_degrees`` (what each true edge does).
 
         Without an answer there is nothing to hold against the truth.
         """
@@ -95,6 +95,7 @@ class Outcome:
             "family": answered and bool(self._truth.get("family")),
             "measurements": bool(self.measurements),
             "degrees": answered and bool(self.contributions),
+            "edge_degrees": edges and bool(self._truth["edges"]) and "edges" in self.contributions,
         }
         return frozenset(need for need, is_met in met.items() if is_met)
 
@@ -135,7 +136,7 @@ class Outcome:
 
     @property
     def contributions(self) -> Mapping[str, Any]:
-        """What the true heads contribute, as a record keeps it; empty where nothing says."""
+        """What true heads and edges contribute, as a record keeps it; empty where nothing says."""
         return self._truth.get("contributions") or {}
 
     @cached_property
@@ -151,6 +152,18 @@ class Outcome:
         for head, value in values.items():
             grid[head] = value
         return grid
+
+    @cached_property
+    def edge_degrees(self) -> np.ndarray:
+        """How much each edge the model could have contributes, ``[edges]``, as of heads.
+
+        In the order of :attr:`ranked_edges`.
+        """
+        found = self.contributions["edges"]["values"]
+        values = {Edge.parse(edge): abs(float(value)) for edge, value in found.items()}
+        if outside := sorted(values.keys() - (self.truth.edges or frozenset())):
+            raise InvalidSpec(f"edge {outside[0]} contributes, but is not in the truth")
+        return np.array([values.get(edge, 0.0) for edge in self.ranked_edges.items])
 
     @cached_property
     def ranking(self) -> TiedRanking | None:
@@ -171,6 +184,11 @@ class Outcome:
         """The committed edges; None where the method commits to no set of edges."""
         stored = self.discovery.get("selected_edges")
         return None if stored is None else frozenset(map(Edge.parse, stored))
+
+    @cached_property
+    def ranked_edges(self) -> EdgeRanking:
+        """All edges that the model could have, by score."""
+        return edge_ranking(self.edges, self.truth.edges or frozenset(), *self._shape)
 
     @cached_property
     def edge_ranking(self) -> TiedRanking | None:
@@ -300,8 +318,7 @@ class Outcome:
 
     @cached_property
     def _ranked_edges(self) -> EdgeRanking | None:
-        edges = self.truth.edges
-        return edge_ranking(self.edges, edges, *self._shape) if edges else None
+        return self.ranked_edges if self.truth.edges else None
 
     @property
     def _measured_efficiency(self) -> Mapping[str, Any] | None:
@@ -428,7 +445,10 @@ EXAMPLE = Outcome(
         "faithfulness": 0.9,
         "source": "invented",
         "kind": "constructed",
-        "contributions": {"heads": {"values": {"0.1": 0.5, "0.2": 0.2, "1.2": 0.3}}},
+        "contributions": {
+            "heads": {"values": {"0.1": 0.5, "0.2": 0.2, "1.2": 0.3}},
+            "edges": {"values": dict(zip(_EDGES, (0.7, 0.3), strict=True))},
+        },
     },
     costs={stage: dict.fromkeys(_METER, 4) for stage in ("discovery", "training", "evaluation")},
     measurements={

@@ -83,5 +83,7 @@ def _of_finished(record: Record, outcome: Outcome) -> Iterator[str]:
     _ = outcome.relevant
     if "degrees" in outcome.has and (outcome.degrees[~outcome.relevant] > 0).any():
         yield "a head outside the truth contributes to it"
+    if "edge_degrees" in outcome.has:
+        _ = outcome.edge_degrees
     if outcome.discovery["edges"] is not None and outcome.truth.edges is not None:
         _ = outcome.edge_ranking, outcome.edge_overlap

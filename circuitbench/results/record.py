@@ -89,7 +89,8 @@ class Record(BaseModel, Displayed):
     truth: dict[str, Any] = Field(
         default_factory=dict,
         description="The ground truth: roles, edges, source, kind, version, ablations; where heads "
-        "contribute unequally, contributions: heads: values, errors, worth, ablation, pairs.",
+        "contribute unequally, contributions: heads (and edges, where functional is full): values, "
+        "errors, worth, ablation, pairs.",
     )
     measurements: dict[str, Any] = Field(
         default_factory=dict,

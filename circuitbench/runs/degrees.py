@@ -1,12 +1,19 @@
-"""What each head of a true circuit contributes: measured once per task, model and ablation."""
+"""What each member of a true circuit contributes: measured once per task, model and ablation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from circuitbench.core.circuit import Circuit
 from circuitbench.core.seeding import derive_seed, generator
-from circuitbench.evaluation.contributions import head_contributions
+from circuitbench.evaluation.contributions import (
+    Contributions,
+    edge_contributions,
+    head_contributions,
+)
 from circuitbench.models.base import Model
 from circuitbench.models.digest import weights_digest
 from circuitbench.oracle import Oracle
@@ -15,19 +22,33 @@ from circuitbench.runs.prepare import Prepared
 PROMPTS = 8
 MOST = 64  # kept at a time
 
-_known: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+_known: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def degrees_of(prepared: Prepared, truth: Circuit) -> dict[str, Any]:
     """What a record's truth holds of them: ``{"contributions": {"heads": {...}}}``.
 
-    Empty for a truth without degrees. They are a property of truth, model and ablation: the same
-    for every method and seed, on prompts of their own, and on no meter of the run.
+    Where the run measures in full (``functional``) and the truth names edges, ``edges`` as well:
+    theirs take some hundred times a head's work. Empty for a truth without degrees. They are a
+    property of truth, model and ablation: the same for every method and seed, on prompts of their
+    own, and on no meter of the run.
     """
     if not truth.degrees:
         return {}
+    found = {"heads": _measured(prepared, truth, "heads", head_contributions)}
+    if prepared.spec.functional == "full" and truth.edges:
+        found["edges"] = _measured(prepared, truth, "edges", edge_contributions)
+    return {"contributions": found}
+
+
+def _measured(
+    prepared: Prepared,
+    truth: Circuit,
+    members: str,
+    measure: Callable[[Oracle, Circuit, np.random.Generator], Contributions],
+) -> dict[str, Any]:
     spec, model = prepared.spec, prepared.model
-    key = (spec.task, model.name, _digest(model), spec.ablation)
+    key = (spec.task, model.name, _digest(model), spec.ablation, members)
     if key not in _known:
         axes = (spec.task, model.name, "contributions")
         oracle = Oracle(
@@ -39,11 +60,12 @@ def degrees_of(prepared: Prepared, truth: Circuit) -> dict[str, Any]:
             batch_size=PROMPTS,
             device=spec.device,
         )
-        found = head_contributions(oracle, truth, generator(0, *axes, "orders"))
+        orders = "orders" if members == "heads" else f"orders of {members}"
+        found = measure(oracle, truth, generator(0, *axes, orders))
         if len(_known) >= MOST:
             _known.pop(next(iter(_known)))
         _known[key] = found.plain()
-    return {"contributions": {"heads": _known[key]}}
+    return _known[key]
 
 
 def _digest(model: Model) -> str:

@@ -22,7 +22,7 @@ from circuitbench.results.packing import pack_folder
 from circuitbench_leaderboard.formats import markdown_table, without
 from circuitbench_leaderboard.render import load_board
 from circuitbench_leaderboard.sources import ANY
-from circuitbench_leaderboard.table import tables
+from circuitbench_leaderboard.tables import tables
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

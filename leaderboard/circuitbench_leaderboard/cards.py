@@ -18,13 +18,13 @@ from circuitbench.core.errors import InvalidSpec
 from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
 from circuitbench.results.store import file_of
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.details import Asked, safe_json
 from circuitbench_leaderboard.entries import Entry, TaskOnModel
 from circuitbench_leaderboard.groups import part, tier_of, track_of
 from circuitbench_leaderboard.sources import ablation_of, source_of
 from circuitbench_leaderboard.standing import on_grid, value_of
 from circuitbench_leaderboard.submission.manifest import standing_of
-from circuitbench_leaderboard.table import Board
 
 FOLDER = "cards"
 WEAKEST = 4  # roles that a method's card lists
@@ -118,13 +118,18 @@ def task_card(run: RunRow) -> dict[str, Any]:
     }
 
 
+def shown_runs(board: Board) -> dict[TaskOnModel, RunRow]:
+    """The run whose circuit, model and health the card of a task shows: the first finished one."""
+    return {TaskOnModel.of(run): run for run in reversed(board.runs) if run.status == "done"}
+
+
 def cards_of(board: Board, tasks: Sequence[TaskOnModel], health: Health) -> Cards:
     """The file of everything else: circuits, models, health, and the means of all metrics.
 
     ``means`` holds, per entry and task that it has finished on the grid of that task, one number
     or null per metric of ``measures``.
     """
-    runs = {TaskOnModel.of(run): run for run in reversed(board.runs) if run.status == "done"}
+    runs = shown_runs(board)
     found: list[list[Any]] = []
     for i, entry in enumerate(board.everyone):
         for j, task in enumerate(tasks):

@@ -23,9 +23,9 @@ from circuitbench.evaluation.without_truth import MEASURED_ABLATIONS
 from circuitbench.results import Record
 from circuitbench.results.content import outcome_of
 from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.entries import Entry
 from circuitbench_leaderboard.formats import link
-from circuitbench_leaderboard.table import Board
 
 FOLDER = "details"
 FUNCTION = ("faithfulness", "cpr", "cmd")  # CPR never without CMD

@@ -17,8 +17,9 @@ from urllib.parse import quote
 
 from circuitbench.results.archive import SUFFIX as ARCHIVE
 from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.entries import TaskOnModel
-from circuitbench_leaderboard.table import Board, Field, Row, Table
+from circuitbench_leaderboard.tables.cells import Field, Row, Table
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 _MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")

@@ -20,6 +20,7 @@ from circuitbench.core.version import __version__
 from circuitbench.evaluation.metrics import Metric, metrics
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard import cards, details
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.entries import Entry, TaskOnModel, all_tasks
 from circuitbench_leaderboard.figures.style import Drawing
 from circuitbench_leaderboard.formats import left_out
@@ -33,15 +34,8 @@ from circuitbench_leaderboard.standing import (
     main_metrics,
     value_of,
 )
-from circuitbench_leaderboard.table import (
-    Board,
-    Column,
-    Field,
-    Row,
-    Table,
-    count,
-    on_the_grid,
-)
+from circuitbench_leaderboard.tables.cells import Column, Field, Row, Table, count
+from circuitbench_leaderboard.tables.unranked import on_the_grid
 
 SHELL, PLAIN = "index.html", "tables.html"
 SCRIPTS = ("elements", "board", "plot", "run", "cards", "overview", "explore", "files", "start")
@@ -56,20 +50,30 @@ def pages(
     drawings: Sequence[Drawing],
     base: Path,
     health: cards.Health = MappingProxyType({}),
+    truth_free: str = "",
 ) -> dict[str, str]:
     """File name -> text, relative to ``base``: details, plain tables and last the shell.
 
     The shell refers to the figures as ``figures/NAME.svg``. Everything that comes from records is
     escaped by the template engine or sits in a JSON text that the script reads as text. The
     content security policy allows no request but for own files, and no script but the shell's own
-    and what that one loads. ``health`` are the cards that tasks show.
+    and what that one loads. ``health`` are the cards that tasks show, ``truth_free`` the page of
+    ``circuitbench predict-truth``, which the shell links to ("": there is none).
     """
     chunks, asked = _loaded(board, base, health)
     return {
         **{f"{details.FOLDER}/{chunk.name}": chunk.script for chunk in chunks},
         f"{cards.FOLDER}/{asked.name}": asked.script,
         PLAIN: _plain(board, tables),
-        SHELL: _shell(board, tables, drawings, chunks, asked, lambda d: f"figures/{d.name}.svg"),
+        SHELL: _shell(
+            board,
+            tables,
+            drawings,
+            chunks,
+            asked,
+            lambda drawing: f"figures/{drawing.name}.svg",
+            truth_free=truth_free,
+        ),
     }
 
 
@@ -111,6 +115,7 @@ def _shell(
     asked: cards.Cards,
     address: Callable[[Drawing], str],
     plain: Sequence[Table] = (),
+    truth_free: str = "",
 ) -> str:
     """The main page. ``plain`` tables, and with them all details, are put inside."""
     environment = new_environment()
@@ -130,6 +135,7 @@ def _shell(
         inside=[(file.name, Markup(file.text)) for file in (*chunks, asked)] if plain else [],
         plain=plain,
         plain_file=PLAIN,
+        truth_free=truth_free,
         count=count,
     )
 

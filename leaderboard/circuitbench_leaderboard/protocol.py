@@ -1,6 +1,6 @@
 """What a board should be able to do, in figures: tell apart, predict, say what ablation does.
 
-Figures only; :mod:`circuitbench_leaderboard.table` makes tables of them.
+Figures only; :mod:`circuitbench_leaderboard.tables` makes tables of them.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from circuitbench.evaluation.metrics import DEFAULT, ranking_metric
 from circuitbench.plugins.tiers import TIERS
 from circuitbench.results import TABLE_FILE, write_atomically
 from circuitbench.results.index import read_runs
-from circuitbench_leaderboard import formats
+from circuitbench_leaderboard import formats, truth_free_page
+from circuitbench_leaderboard.board import Board, board
 from circuitbench_leaderboard.cards import read_health
 from circuitbench_leaderboard.groups import tier_of, tiers_in_order
-from circuitbench_leaderboard.table import Board, board, tables
+from circuitbench_leaderboard.tables import tables
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
@@ -93,7 +94,8 @@ def render(
         format: ``markdown``, ``csv`` (one line per method, task and model), ``latex``, ``html``
             (the page; printed, all in one) or ``json``.
         out: folder for the same text as a file, the figures (PNG and SVG), and for ``csv`` all
-            tables. Links to records are relative to it, or else to the working directory.
+            tables. Links to records are relative to it, or else to the working directory. Where
+            the page of ``circuitbench predict-truth`` is in it, the page links to that.
         by: the metric that ranks.
         warn: gets one line per file that is left out.
         tasks, seeds, tier: compare on these alone; None or empty takes all there are.
@@ -129,7 +131,9 @@ def render(
         cards = read_health(health, warn) if health is not None else {}
         if out is None:
             return page.single_page(shown, tables(shown), drawings, base, cards)
-        files = page.pages(shown, tables(shown), drawings, base, cards)
+        beside = f"{truth_free_page.STEM}.html"
+        linked = beside if (base / beside).is_file() else ""
+        files = page.pages(shown, tables(shown), drawings, base, cards, linked)
         printed = str(base / page.SHELL)
     else:
         files = _texts(shown, format, base)

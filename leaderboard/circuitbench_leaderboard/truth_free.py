@@ -36,7 +36,7 @@ from circuitbench_leaderboard.sources import (
     source_of,
 )
 from circuitbench_leaderboard.standing import plantings, resamples, value_of
-from circuitbench_leaderboard.table import Column, Field, Row, Table, count
+from circuitbench_leaderboard.tables.cells import Column, Field, Row, Table, count
 
 TRUTHS = (DEFAULT, "f1", "ndcg", "weighted_recall")
 """What is to be predicted: the ranking, the committed set, and both of them by degrees."""

@@ -14,7 +14,7 @@ from circuitbench.core.extras import needs_extra
 from circuitbench.results import write_atomically
 from circuitbench.results.index import read_runs
 from circuitbench_leaderboard.formats import escape_markdown, markdown_table
-from circuitbench_leaderboard.table import Table, count
+from circuitbench_leaderboard.tables.cells import Table, count
 from circuitbench_leaderboard.truth_free import Report, report, sentences, tables
 
 Format = Literal["markdown", "html", "json"]

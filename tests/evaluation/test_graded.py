@@ -20,6 +20,9 @@ from circuitbench.evaluation.against_truth.graded import (
     weighted_recall,
 )
 from circuitbench.evaluation.contributions import head_contributions
+from circuitbench.evaluation.metrics import values_of
+from circuitbench.evaluation.outcome import EXAMPLE, Outcome
+from circuitbench.results import truth_of
 
 DEGREES = np.array([[0.5, 0.0], [0.3, 0.2]])
 
@@ -94,6 +97,30 @@ def test_contributions_of_stand_ins_share_what_either_would_do() -> None:
 def test_a_circuit_that_does_nothing_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="changes nothing"):
         head_contributions(_game(lambda off: 0.0, 3), _truth(3), np.random.default_rng(0))
+
+
+def test_edges_are_graded_by_what_they_contribute() -> None:
+    first, second = EXAMPLE.discovery["edges"]  # contribute 0.7 and 0.3
+
+    def graded(
+        scores: dict[str, float], selected: list[str] | None, told: Any = EXAMPLE.contributions
+    ) -> Any:
+        found = {**EXAMPLE.discovery, "edges": scores, "selected_edges": selected}
+        truth = truth_of(EXAMPLE.truth) | {"contributions": told}
+        return Outcome(found, truth, EXAMPLE.costs, EXAMPLE.measurements)
+
+    best, _ = values_of(graded({first: 2.0, second: 1.0}, [first]))
+    assert best["edge_ndcg"] == pytest.approx(1)
+    assert best["edge_weighted_recall"] == pytest.approx(0.7)
+    worse, _ = values_of(graded({first: 1.0, second: 2.0}, None))
+    discounted = 1 / math.log2(3)
+    assert worse["edge_ndcg"] == pytest.approx((0.3 + 0.7 * discounted) / (0.7 + 0.3 * discounted))
+    assert "edge_weighted_recall" not in worse
+    heads = {"heads": EXAMPLE.contributions["heads"]}
+    assert "edge_ndcg" not in values_of(graded({first: 1.0}, None, heads))[0]
+    strange = {**heads, "edges": {"values": {"0.0->1.1.k": 1.0}}}
+    with pytest.raises(InvalidSpec, match="not in the truth"):
+        _ = graded({first: 1.0}, None, strange).edge_degrees
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=3, max_size=9))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from circuitbench_leaderboard import page as pages_module
-from circuitbench_leaderboard.table import board, tables
+from circuitbench_leaderboard.board import board
+from circuitbench_leaderboard.tables import tables
 
 EVIL = "</script><script>window.evil=1</script><img src=x onerror=window.evil=1>"
 QUOTES = "');window.evil=1;('\\');window.evil=1//\u2028<!--\u2029&amp;${window.evil=1}`\n\0"

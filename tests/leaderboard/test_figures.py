@@ -12,11 +12,11 @@ import pytest
 from synthetic_records import light, record, rows, sweep
 
 from circuitbench.evaluation.metrics import metric
+from circuitbench_leaderboard.board import board
 from circuitbench_leaderboard.figures import NAMES, draw, write_figures
 from circuitbench_leaderboard.figures.methods import mean_curve
 from circuitbench_leaderboard.figures.style import INK, looks_of
 from circuitbench_leaderboard.head_grids import ranks
-from circuitbench_leaderboard.table import board
 
 
 @pytest.fixture(scope="module")

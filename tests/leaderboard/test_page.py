@@ -26,8 +26,9 @@ from synthetic_records import record, rows, store
 from circuitbench.evaluation.metrics import metric
 from circuitbench_leaderboard import page as pages_module
 from circuitbench_leaderboard import render
+from circuitbench_leaderboard.board import board
 from circuitbench_leaderboard.details import FOLDER, MOST, Chunk, chunks, safe_json
-from circuitbench_leaderboard.table import board, tables
+from circuitbench_leaderboard.tables import tables
 
 
 def test_the_page_refers_to_its_own_files_alone(site: Any, text: str) -> None:

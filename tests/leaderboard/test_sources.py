@@ -12,11 +12,12 @@ from synthetic_records import light, record, rows, sweep
 from circuitbench.core.errors import InvalidSpec
 from circuitbench.plugins import tiers
 from circuitbench.results.record import canonical
+from circuitbench_leaderboard.board import board
 from circuitbench_leaderboard.cards import read_health
 from circuitbench_leaderboard.groups import TRACKS, tier_of, tiers_in_order, track_of
 from circuitbench_leaderboard.page import pages
 from circuitbench_leaderboard.sources import ANY, choose_source
-from circuitbench_leaderboard.table import board, tables
+from circuitbench_leaderboard.tables import tables
 
 OTHER = {"circuitbench": "0.2.0", "torch": "2.13.0", "commit": "f" * 40}
 OLD, NEW = "0.1.0 @ 012345678", "0.2.0 @ fffffffff"

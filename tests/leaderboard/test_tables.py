@@ -26,9 +26,11 @@ from circuitbench.results import write_record
 from circuitbench.results.record import truth_of
 from circuitbench.results.validate import validate
 from circuitbench_leaderboard import FORMATS, render
+from circuitbench_leaderboard.board import board
 from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.formats import escape_csv, escape_latex, escape_markdown, latex
-from circuitbench_leaderboard.table import Table, board, tables
+from circuitbench_leaderboard.tables import tables
+from circuitbench_leaderboard.tables.cells import Table
 
 TASKS = ("a", "b", "c")
 SEEDS = (0, 1, 2)

@@ -13,6 +13,7 @@ from synthetic_records import record, store
 
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.results.run_row import RunRow
+from circuitbench_leaderboard.render import render
 from circuitbench_leaderboard.truth_free import Report, report, sentences, tables, verdict
 from circuitbench_leaderboard.truth_free_page import page, render_report
 
@@ -121,6 +122,9 @@ def test_formats_and_files(tmp_path: Path) -> None:
     assert EVIL not in html
     assert "default-src 'none'" in html
     assert 'src="data:image/svg+xml;base64,' in html
+    board = Path(render(folder, "html", written.parent)).read_text()
+    assert f'href="{written.name}"' in board
+    assert written.name not in Path(render(folder, "html", tmp_path / "alone")).read_text()
     with pytest.raises(UnknownName, match="html"):
         render_report(folder, "htlm")
     with pytest.raises(InvalidSpec, match="no such results folder"):

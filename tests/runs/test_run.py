@@ -317,6 +317,12 @@ def test_a_truth_with_degrees_keeps_what_its_heads_contribute(monkeypatch: Any) 
     assert {"ndcg", "weighted_recall"} <= set(values_of(outcome_of(record))[0])
     monkeypatch.setattr(degrees, "head_contributions", None)  # asked once, then known
     assert run(dataclasses.replace(prepared, task=Fading())).truth == record.truth
+    full = dataclasses.replace(spec, functional="full")
+    truth = Fading().truth(prepared.model)
+    measured = degrees.degrees_of(dataclasses.replace(prepared, task=Fading(), spec=full), truth)
+    edges = measured["contributions"]["edges"]["values"]
+    assert edges.keys() == set(map(str, truth.edges))
+    assert sum(edges.values()) == pytest.approx(1)
     heads = {**found, "values": {**found["values"], "99.0": 0.1}}
     wrong = record.replace(truth={**record.truth, "contributions": {"heads": heads}})
     assert "outside the model" in faults(wrong)[0]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from circuitbench.results import write_atomically
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.figures import heads, methods
 from circuitbench_leaderboard.figures.style import Drawing, house_style
-from circuitbench_leaderboard.table import Board
 
 MAKERS: tuple[Callable[[Board], Iterator[Drawing]], ...] = (
     methods.quality_by_queries,

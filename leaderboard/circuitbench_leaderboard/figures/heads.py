@@ -15,10 +15,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from circuitbench.core.circuit import Head
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.figures.style import COLOURS, MARKERS, Drawing, ranked
 from circuitbench_leaderboard.head_grids import mean_scores, ranks, truth_grid, truth_heads
-from circuitbench_leaderboard.table import Board
 
 PANELS_PER_LINE = 6
 EFFECTS_PER_LINE = 4

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from circuitbench.evaluation.against_truth.ranking import uninformed
 from circuitbench.evaluation.metrics import Metric, metric
 from circuitbench.evaluation.statistics import critical_difference, performance_profile
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.entries import TaskOnModel
 from circuitbench_leaderboard.figures.style import (
     INK,
@@ -23,7 +24,8 @@ from circuitbench_leaderboard.figures.style import (
     ranked,
 )
 from circuitbench_leaderboard.standing import PLACED_BY, Ranking, Standing, on_grid, value_of
-from circuitbench_leaderboard.table import Board, role_recalls, short_track
+from circuitbench_leaderboard.tables.cells import short_track
+from circuitbench_leaderboard.tables.roles import role_recalls
 
 MOST_BANDS = 5  # more would cover each other
 RANKS_NAMED = 16  # numbers that fit on the axis of mean ranks

@@ -14,8 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from circuitbench_leaderboard.board import Board
 from circuitbench_leaderboard.standing import Ranking, Standing
-from circuitbench_leaderboard.table import Board
 
 # On dark paper this one colour becomes light; nothing else may use it.
 INK = "#24292e"

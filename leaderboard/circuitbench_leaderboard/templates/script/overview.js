@@ -22,6 +22,8 @@ function meanOver(method, chosenTasks, ...measures) {
 const costMetrics = data.cost.map((key) => metrics.find((metric) => metric.key === key)).filter(Boolean);
 const COST = { label: "Oracle queries, training included", unit: "", digits: 0, better: "lower" };
 
+const ELSEWHERE = "trained on other models, then frozen";
+
 const taskLabel = (i, among) => among.some((j) => j !== i && tasks[j][0] === tasks[i][0]) ? `${tasks[i][0]} / ${tasks[i][1]}` : tasks[i][0];
 
 function overview() {
@@ -71,7 +73,7 @@ function heat(rows, chosenTasks, sign) {
   const tracks = data.tracks.filter((track) => rows.some(({ method }) => method.track === track));
   const head = html("tr", { role: "row" }, html("td", {}), html("th", { scope: "col", class: "mean" }, html("span", {}, "mean")),
     ...chosenTasks.map((i) => html("th", { scope: "col", role: "columnheader" },
-      html("button", { type: "button", tabindex: "-1", "data-task": i, title: data.aboutTasks[i].title ?? "" }, html("span", {}, taskLabel(i, chosenTasks))))));
+      html("button", { type: "button", tabindex: "-1", "data-task": i, title: data.aboutTasks[i].title ?? "" }, html("span", {}, taskLabel(i, chosenTasks).replace("@drawn", ""))))));
   const body = html("tbody", {});
   for (const track of tracks) {
     if (tracks.length > 1) body.append(html("tr", { class: "track-name" }, html("th", { scope: "rowgroup", colspan: chosenTasks.length + 2 }, html("span", {}, track))));
@@ -136,7 +138,8 @@ function frontier(rows, chosenTasks, sign) {
   const lines = tracks.map((track) => undominated(points.filter(({ method }) => method.track === track), sign));
   const best = lines.map((line, i) => `${tracks.length > 1 ? `${tracks[i]}: ` : ""}${line.map(({ method }) => titleOf(method)).join(", ")}`).join("; ");
   plot($("frontier"), points, COST, chosen, lines, `${chosen.label} against oracle queries of ${points.length} methods`);
-  $("frontier-note").textContent = `Means over ${chosenTasks.length} task${chosenTasks.length === 1 ? "" : "s"} and seeds; queries of training and discovery together. ${tracks.length > 1 ? "A line for each track joins" : "The line joins"} the methods that no other beats in both: ${best}.`;
+  const elsewhere = points.some(({ method }) => method.track === ELSEWHERE) ? ", on the scored model: what was learnt on other models was paid once" : "";
+  $("frontier-note").textContent = `Means over ${chosenTasks.length} task${chosenTasks.length === 1 ? "" : "s"} and seeds; queries of training and discovery together${elsewhere}. ${tracks.length > 1 ? "A line for each track joins" : "The line joins"} the methods that no other beats in both: ${best}.`;
 }
 
 for (const button of all("#tiers button")) button.addEventListener("click", () => {
