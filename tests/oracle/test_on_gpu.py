@@ -64,7 +64,7 @@ def test_damages_of_heads(name: str, pool: int | None) -> None:
 def test_slopes_of_heads(name: str, rule: str) -> None:
     cpu, gpu = both(name, ablation="resample")
     soft = torch.rand(2, *cpu.shape, generator=torch.Generator().manual_seed(1))
-    of = ("task", "kl") if RULES[rule].reference else ("task", "kl", "reward")
+    of: tuple[Any, ...] = ("task", "kl") if RULES[rule].reference else ("task", "kl", "reward")
     want, got = (o.differentiate(soft, of=of, rule=rule) for o in (cpu, gpu))
     for quantity in of:
         agree(want.values[quantity], got.values[quantity])
@@ -76,15 +76,16 @@ def test_slopes_of_heads(name: str, rule: str) -> None:
 def test_damages_of_edges(name: str, share: float) -> None:
     cpu, gpu = both(name, ablation="resample")
     masks = random_masks(6, len(cpu.edges.edges), share=share)
-    for options in ({"control": True}, {"direction": "denoising"}, {"ablation": "mean"}):
-        want, got = (o.edges.query(masks, kl=True, **options) for o in (cpu, gpu))  # type: ignore[arg-type]
+    asked: list[dict[str, Any]] = [{"control": True}, {"direction": "denoising"}]
+    for options in (*asked, {"ablation": "mean"}):
+        want, got = (o.edges.query(masks, kl=True, **options) for o in (cpu, gpu))
         agree(want.task, got.task)
         agree(want.kl, got.kl)
-    want, got = (
+    here, there = (
         query_edges_together([(o.edges, mask, o.draw(k)) for k, mask in enumerate(masks)])
         for o in (cpu, gpu)
     )
-    agree(torch.cat([one.task for one in want]), torch.cat([one.task for one in got]))
+    agree(torch.cat([one.task for one in here]), torch.cat([one.task for one in there]))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -96,8 +97,8 @@ def test_slopes_and_attributions_of_edges(name: str, rule: str) -> None:
     agree(want.gradients["task"], got.gradients["task"])
     agree(want.gradients["kl"], got.gradients["kl"])
     for path in (Straight((0.0, 0.5, 1.0)), Straight((0.5,), ("0.1", "1.2")), GradPath(2)):
-        want, got = (o.edges.attribution(path, of="kl", rule=rule) for o in (cpu, gpu))
-        agree(want, got)
+        here, there = (o.edges.attribution(path, of="kl", rule=rule) for o in (cpu, gpu))
+        agree(here, there)
 
 
 def test_offsets_and_proximity() -> None:

@@ -31,7 +31,7 @@ pytestmark = [
 )
 def test_records_agree(method: str, settings: dict[str, Any]) -> None:
     spec = RunSpec(method=method, task="reverse", batch_size=4, hyperparameters=settings)
-    cpu, gpu = (run(prepare(replace(spec, device=device))) for device in ("cpu", "cuda"))  # type: ignore[arg-type]
+    cpu, gpu = (run(prepare(replace(spec, device=device))) for device in ("cpu", "cuda"))
     assert (cpu.status, gpu.status) == ("done", "done"), (cpu.reason, gpu.reason)
     assert gpu.hardware["gpu"]
     np.testing.assert_allclose(
