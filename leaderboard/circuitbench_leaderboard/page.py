@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -40,7 +41,8 @@ from circuitbench_leaderboard.tables.unranked import on_the_grid
 SHELL, PLAIN = "index.html", "tables.html"
 SCRIPTS = ("elements", "board", "plot", "run", "cards", "overview", "explore", "files", "start")
 MARKS = ("", "best", "tied", "untested")
-EXACT = 12  # decimals: equal means summed in another order still tie
+EXACT = 12  # decimals of means: equal ones summed in another order still tie
+SHOWN = 6  # decimals of what is only shown and sorted by
 COST = ("queries",)  # metrics that add up to what the frontier calls cost; training is included
 
 
@@ -60,17 +62,15 @@ def pages(
     and what that one loads. ``health`` are the cards that tasks show, ``truth_free`` the page of
     ``circuitbench predict-truth``, which the shell links to ("": there is none).
     """
-    chunks, asked = _loaded(board, base, health)
+    loaded = _loaded(board, tables, base, health)
     return {
-        **{f"{details.FOLDER}/{chunk.name}": chunk.script for chunk in chunks},
-        f"{cards.FOLDER}/{asked.name}": asked.script,
+        **{f"{details.FOLDER}/{chunk.name}": chunk.script for chunk in loaded.chunks},
+        **{f"{cards.FOLDER}/{file.name}": file.script for file in (loaded.cards, loaded.rest)},
         PLAIN: _plain(board, tables),
         SHELL: _shell(
             board,
-            tables,
             drawings,
-            chunks,
-            asked,
+            loaded,
             lambda drawing: f"figures/{drawing.name}.svg",
             truth_free=truth_free,
         ),
@@ -85,8 +85,8 @@ def single_page(
     health: cards.Health = MappingProxyType({}),
 ) -> str:
     """The same as one text that needs no other file: with all details, tables and figures."""
-    chunks, asked = _loaded(board, base, health)
-    return _shell(board, tables, drawings, chunks, asked, data_address, _every(board, tables))
+    loaded = _loaded(board, tables, base, health)
+    return _shell(board, drawings, loaded, data_address, _every(board, tables))
 
 
 def remove_stale_details(base: Path, files: Collection[str]) -> None:
@@ -95,11 +95,26 @@ def remove_stale_details(base: Path, files: Collection[str]) -> None:
         details.remove_others(base / folder, {Path(file).name for file in files})
 
 
-def _loaded(
-    board: Board, base: Path, health: cards.Health
-) -> tuple[list[details.Chunk], cards.Cards]:
-    """What the page loads when it is asked for."""
-    return list(details.chunks(board, base)), cards.cards_of(board, _tasks(board), health)
+@dataclass(frozen=True)
+class Rest(details.Asked):
+    """All runs and the tables below, as JSON text: what a page loads after its first screen."""
+
+    text: str
+    stem: str = "runs"
+
+
+class Loaded(NamedTuple):
+    """What the page loads: details of runs and cards when it is asked for them, the rest soon."""
+
+    chunks: list[details.Chunk]
+    cards: cards.Cards
+    rest: Rest
+
+
+def _loaded(board: Board, tables: Sequence[Table], base: Path, health: cards.Health) -> Loaded:
+    chunks = list(details.chunks(board, base))
+    asked = cards.cards_of(board, _tasks(board), health)
+    return Loaded(chunks, asked, _rest(board, tables, chunks))
 
 
 def _tasks(board: Board) -> list[TaskOnModel]:
@@ -109,10 +124,8 @@ def _tasks(board: Board) -> list[TaskOnModel]:
 
 def _shell(
     board: Board,
-    tables: Sequence[Table],
     drawings: Sequence[Drawing],
-    chunks: Sequence[details.Chunk],
-    asked: cards.Cards,
+    loaded: Loaded,
     address: Callable[[Drawing], str],
     plain: Sequence[Table] = (),
     truth_free: str = "",
@@ -131,8 +144,12 @@ def _shell(
         tiers=tiers_in_order(cards.task_card(run)["tier"] for run in board.runs),
         figures=[(drawing, address(drawing)) for drawing in drawings],
         left_out=left_out(board),
-        data=Markup(details.safe_json(_data(board, tables, chunks, asked))),
-        inside=[(file.name, Markup(file.text)) for file in (*chunks, asked)] if plain else [],
+        data=Markup(details.safe_json(_data(board, loaded))),
+        inside=[
+            (file.name, Markup(file.text))
+            for file in (*loaded.chunks, loaded.cards, loaded.rest)
+            if plain
+        ],
         plain=plain,
         plain_file=PLAIN,
         truth_free=truth_free,
@@ -177,14 +194,11 @@ def data_address(drawing: Drawing) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawing.svg().encode()).decode()
 
 
-def _data(
-    board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk], asked: cards.Cards
-) -> dict[str, Any]:
-    """What the script shows before a run is opened; long lists are positional to be short."""
+def _data(board: Board, loaded: Loaded) -> dict[str, Any]:
+    """What the first screen and the ranking show; long lists are positional to be short."""
     tasks = {task: i for i, task in enumerate(_tasks(board))}
     entries = {id(entry): i for i, entry in enumerate(board.everyone)}
     runs_of = {TaskOnModel.of(run): run for run in reversed(board.runs)}
-    chunk_of = {run_id: i for i, chunk in enumerate(chunks) for run_id in chunk.run_ids}
     shown = _shown(board)
     rankings: list[tuple[int | str | None, Ranking]] = [(None, board.overall)]
     rankings += [(tasks[on], within) for on, within in board.by_task.items()]
@@ -200,11 +214,6 @@ def _data(
         _standing(_beside(board, entry, shown), entries[id(entry)], None, shown)
         for entry in board.beside
     ]
-    runs = [
-        _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id], shown)
-        for i, entry in enumerate(board.everyone)
-        for run in entry.runs
-    ]
     return {
         "metrics": [_metric(m) for m in shown],
         "rankedBy": board.by.title,
@@ -217,17 +226,31 @@ def _data(
         "source": board.source,
         "placing": PLACED_BY,
         "version": __version__,
-        "cards": [asked.name, asked.integrity],
+        "cards": [loaded.cards.name, loaded.cards.integrity],
+        "rest": [loaded.rest.name, loaded.rest.integrity],
         "standings": standings,
-        "runs": runs,
+        "folders": {"details": details.FOLDER, "cards": cards.FOLDER},
+        "details": [[chunk.name, chunk.integrity] for chunk in loaded.chunks],
+    }
+
+
+def _rest(board: Board, tables: Sequence[Table], chunks: Sequence[details.Chunk]) -> Rest:
+    tasks = {task: i for i, task in enumerate(_tasks(board))}
+    chunk_of = {run_id: i for i, chunk in enumerate(chunks) for run_id in chunk.run_ids}
+    shown = _shown(board)
+    content = {
+        "runs": [
+            _run(run, i, tasks[TaskOnModel.of(run)], chunk_of[run.run_id], shown)
+            for i, entry in enumerate(board.everyone)
+            for run in entry.runs
+        ],
         "tables": [
             _table(t, board.by)
             for t in tables
             if not t.key.startswith(("overall", "tasks")) and t.rows
         ],
-        "folders": {"details": details.FOLDER, "cards": cards.FOLDER},
-        "details": [[chunk.name, chunk.integrity] for chunk in chunks],
     }
+    return Rest(details.safe_json(content))
 
 
 def _shown(board: Board) -> list[Metric]:
@@ -270,7 +293,7 @@ def _value(estimate: Estimate | None, digits: int) -> list[float] | None:
     if estimate is None:
         return None
     mark = MARKS.index(estimate.mark)
-    limits = [_number(limit, EXACT) for limit in estimate.interval or ()]
+    limits = [_number(limit, SHOWN) for limit in estimate.interval or ()]
     short = [_number(estimate.mean, EXACT), _number(estimate.iqm, digits)]
     return [*short, mark, *limits] if mark or limits else short
 
@@ -285,7 +308,7 @@ def _run(run: RunRow, entry: int, task: int, chunk: int, shown: Sequence[Metric]
         run.status,
         chunk,
         run.run_id,
-        *(None if value is None else _number(value, EXACT) for value in values),
+        *(None if value is None else _number(value, SHOWN) for value in values),
     ]
 
 
@@ -312,7 +335,7 @@ def _table(table: Table, by: Metric) -> dict[str, Any]:
     def field(column: Column, field: Field) -> Any:
         if not column.numeric:
             return field.text
-        raw = None if field.raw is None else _number(float(field.raw), 6)
+        raw = None if field.raw is None else _number(float(field.raw), SHOWN)
         mark = MARKS.index(field.mark)
         return [field.text, raw, mark] if mark else [field.text, raw]
 

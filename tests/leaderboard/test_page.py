@@ -108,8 +108,10 @@ def test_a_page_that_is_printed_holds_everything(site: Any) -> None:
     assert not re.search(r"<(link|script|img|iframe)[^>]+(src|href)=[\"'](?!data:)", text)
     inside = re.findall(r'data-details="([^"]+)">(.*?)</script>', text)
     data = data_of(text)
-    assert [name for name, _ in inside] == [name for name, _ in [*data["details"], data["cards"]]]
-    assert sum(len(json.loads(content)["runs"]) for _, content in inside[:-1]) == len(site[1])
+    files = [*data["details"], data["cards"], data["rest"]]
+    assert [name for name, _ in inside] == [name for name, _ in files]
+    for listed in (inside[:-2], inside[-1:]):  # details, then the list of all
+        assert sum(len(json.loads(content)["runs"]) for _, content in listed) == len(site[1])
     assert "<h3>Per task</h3>" in text
 
 

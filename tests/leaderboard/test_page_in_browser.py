@@ -347,6 +347,20 @@ def test_details_that_cannot_be_read_give_one_line(
     browser.get_log("browser")
 
 
+def test_without_its_list_of_runs_a_page_shows_the_ranking_and_says_what_is_missing(
+    browser: Any, site: Any, tmp_path: Path
+) -> None:
+    shell = copy_of(site, tmp_path / "site")
+    damage("missing", list((shell.parent / "cards").glob("runs-*")))
+    browser.get(f"file://{shell}")
+    assert shown_rows(browser, "run-table") == []
+    assert shown_rows(browser, "standings")
+    name, _ = data_of(shell.read_text())["rest"]
+    for place in ("#runs-shown", "#more"):
+        assert f"the file cards/{name} is missing, blocked or damaged" in find(browser, place).text
+    browser.get_log("browser")
+
+
 def test_details_that_come_back_are_shown(browser: Any, site: Any, tmp_path: Path) -> None:
     shell = copy_of(site, tmp_path / "site")
     (shell.parent / FOLDER).rename(tmp_path / "elsewhere")
@@ -465,6 +479,7 @@ def test_figures_load_when_they_come_into_view(page: Any) -> None:
 
 def test_all_rows_are_there_on_paper(browser: Any, large: Any, tmp_path: Path) -> None:
     browser.get(f"file://{large_site(large, tmp_path)}")
+    wait(lambda: browser.find_elements("css selector", "#run-table tbody tr"))
     count = "dispatchEvent(new Event('beforeprint')); return document.querySelectorAll('%s').length"
     assert browser.execute_script(count % "#run-table tbody tr") == len(large)
     assert browser.execute_script(count % "details:not([open])") == 0

@@ -11,9 +11,7 @@ const standings = data.standings.map(([method, where, done, expected, sources, .
 }));
 const ranked = (row) => !row.method.source; // the board is of one version and ablation; others have no place
 const plainMetrics = metrics.filter((metric) => !metric.minor);
-const runs = new Map(data.runs.map(([method, where, seed, status, chunk, id, ...values]) => [id, {
-  id, method: methods[method], where: tasks[where], seed, status, chunk, values, scope: "run",
-}]));
+const runs = new Map(); // they arrive after the first screen, with the tables below
 
 const firstOf = (metric) => (metric.better === "lower" ? "ascending" : "descending");
 const sorted = { // columns that several tables have
@@ -142,14 +140,15 @@ const runList = new Listing($("run-table"), [
     label: metric.label, unit: metric.unit, about: metric.about, kind: "num", first: firstOf(metric),
     key: (row) => row.values[i], cell: (row) => text(row.values[i] === null ? "–" : format(row.values[i], metric.digits), "num"),
   })),
-], [...runs.values()], (row, cells) => {
+], [], (row, cells) => {
   const made = html("tr", {}, ...cells);
   Object.assign(made.dataset, { run: row.id, label: row.method.label });
   return made;
 });
+runList.table.setAttribute("aria-busy", true); // until they are there
 
 // ---- all other tables ----------------------------------------------------------------------
-data.tables.forEach((content, i) => {
+const showTables = (contents) => contents.forEach((content, i) => {
   const named = content.columns.findIndex(([key]) => key === "method");
   const table = html("table", {});
   const details = html("details", i ? {} : { open: "" }, html("summary", {}, content.title),
@@ -208,6 +207,7 @@ function passes(row) {
 function update() {
   board.table.classList.toggle("averaged", averaged());
   for (const [listing, status, noun] of [[board, $("shown"), "row"], [runList, $("runs-shown"), "run"]]) {
+    if (listing === runList && !runs.size) continue; // they have not arrived
     listing.filter(passes);
     const visible = listing.shown.length;
     status.textContent = `${visible} ${noun}${visible === 1 ? "" : "s"} shown` + (visible ? "" : "; loosen the filters to see more");

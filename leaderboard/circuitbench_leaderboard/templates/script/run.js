@@ -4,7 +4,7 @@
 const arrived = new Map();
 Object.defineProperty(globalThis, "circuitbench", { value: (name, content) => arrived.set(name, content) });
 const known = new Map(data.details.map(([name]) => [name, data.folders.details]));
-known.set(data.cards[0], data.folders.cards);
+for (const [name] of [data.cards, data.rest]) known.set(name, data.folders.cards);
 const address = (name) => {
   if (!known.has(name)) throw new TypeError(`not a file of this page: ${name}`);
   return `${known.get(name)}/${encodeURIComponent(name)}`;
@@ -198,6 +198,7 @@ function command(run) {
 }
 
 async function open(id) {
+  await rest;
   const known = runs.get(id);
   if (!known) return;
   dialog.dataset.run = id;

@@ -21,6 +21,28 @@ $("theme").addEventListener("click", () => {
 place($("by-metric").value);
 overview();
 update();
+
+// ---- the rest: all runs, and the tables below; a large board has megabytes of them -----------
+const rest = (async () => {
+  await new Promise((resolve) => whenIdle(resolve));
+  const [name] = data.rest;
+  await load(data.rest);
+  if (!arrived.has(name)) {
+    const lost = `The runs and the tables below are not here: the file ${data.folders.cards}/${name} is missing, blocked or damaged. It belongs beside this page.`;
+    $("runs-shown").textContent = lost;
+    $("more").append(html("p", { class: "reason", role: "alert" }, lost));
+    runList.table.setAttribute("aria-busy", false);
+    return;
+  }
+  const content = JSON.parse(arrived.get(name));
+  arrived.delete(name);
+  for (const [method, where, seed, status, chunk, id, ...values] of content.runs)
+    runs.set(id, { id, method: methods[method], where: tasks[where], seed, status, chunk, values, scope: "run" });
+  runList.rows = [...runs.values()];
+  showTables(content.tables);
+  update();
+})();
+
 let drawn = innerWidth;
 addEventListener("resize", () => setTimeout(() => {
   if (drawn === innerWidth) return;
