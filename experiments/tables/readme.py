@@ -15,17 +15,20 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from circuitbench.results import write_atomically
 from circuitbench.results.packing import pack_folder
 from circuitbench_leaderboard.formats import markdown_table, without
 from circuitbench_leaderboard.render import load_board
-from circuitbench_leaderboard.sources import ANY
 from circuitbench_leaderboard.tables import tables
+from circuitbench_leaderboard.tables.cells import Table
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+PUBLISHED = ROOT / "leaderboard" / "published" / "records"
+FEWER = ("auroc", "ndcg", "seconds", "coverage", "version", "commit")
 FIVE = Path(__file__).parent / "records" / "five-methods"
 SWEEP = (
     "--methods", "random,head-ablation,activation-patching,acdc,rl-ppo",
@@ -36,18 +39,17 @@ _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(\n<!-- end of table -->)",
 
 @dataclass(frozen=True)
 class Source:
-    """Where the overall table comes from, and the columns left out of it."""
+    """Where tables come from, which (all tracks of each), and the columns left out of them."""
 
     records: Path
+    keys: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
 SOURCES = {
-    "five-methods": Source(FIVE, ("seconds", "version", "commit")),
-    "reference-run": Source(
-        ROOT / "leaderboard" / "published" / "records",
-        ("seconds", "coverage", "version", "commit"),
-    ),
+    "five-methods": Source(FIVE, ("overall",), ("seconds", "version", "commit")),
+    "hard-and-trained": Source(PUBLISHED, ("tier-hard", "tier-trained"), FEWER),
+    "wanted": Source(PUBLISHED, ("wanted",), ()),
 }
 
 
@@ -57,15 +59,20 @@ def updated(text: str) -> str:
 
 
 def made(source: Source) -> str:
-    """The overall tables, one for every track there is."""
-    shown = tables(load_board(source.records, commit=ANY))
+    """The tables of a source, one for every track there is."""
     parts = []
-    for table in shown:
-        if table.key == "overall" or table.key.startswith("overall-"):
+    for table in every_table(source.records):
+        if any(table.key == key or table.key.startswith(f"{key}-") for key in source.keys):
             minor = (column.key for column in table.columns if column.minor)
             text = markdown_table(without(table, *source.left_out, *minor))
             parts.append(f"{table.title}\n\n{text}")
     return "\n\n".join(parts)
+
+
+@cache
+def every_table(records: Path) -> list[Table]:
+    """All tables of a folder of records."""
+    return tables(load_board(records))
 
 
 def main() -> None:

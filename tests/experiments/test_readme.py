@@ -16,7 +16,7 @@ def script() -> Any:
     return load_script("readme")
 
 
-@pytest.mark.parametrize("name", ["five-methods", "reference-run"])
+@pytest.mark.parametrize("name", ["five-methods", "hard-and-trained", "wanted"])
 def test_the_readmes_tables_are_fresh(script: Any, name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     marker = f"<!-- table: {name} -->\n"
@@ -28,10 +28,11 @@ def test_the_readmes_tables_are_fresh(script: Any, name: str) -> None:
 
 
 def test_a_stale_table_is_replaced_and_nothing_else(script: Any) -> None:
-    before = "a\n<!-- table: reference-run -->\n| old |\n<!-- end of table -->\nb"
+    before = "a\n<!-- table: hard-and-trained -->\n| old |\n<!-- end of table -->\nb"
     text = script.updated(before)
     assert text.startswith(
-        "a\n<!-- table: reference-run -->\nOverall: no training\n\n| # | Method | AP |"
+        "a\n<!-- table: hard-and-trained -->\nTier hard: no training\n\n| # | Method | AP |"
     )
+    assert "\n\nTier trained: no training\n\n" in text
     assert text.endswith("|\n<!-- end of table -->\nb")
     assert "| old |" not in text
