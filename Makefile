@@ -12,7 +12,7 @@ run: $(VENV)/.installed
 	$(BIN)/circuitbench leaderboard results --format markdown
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest --numprocesses 3 --cov
+	$(BIN)/python -m pytest --numprocesses 2 --cov
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
