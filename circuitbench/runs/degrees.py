@@ -29,9 +29,9 @@ def degrees_of(prepared: Prepared, truth: Circuit) -> dict[str, Any]:
     """What a record's truth holds of them: ``{"contributions": {"heads": {...}}}``.
 
     Where the run measures in full (``functional``) and the truth names edges, ``edges`` as well:
-    they are many, and a mask of edges is more work than one of heads. Empty for a truth without degrees. They are a
-    property of truth, model and ablation: the same for every method and seed, on prompts of their
-    own, and on no meter of the run.
+    they are many, and a mask of edges is more work than one of heads. Empty for a truth without
+    degrees. They are a property of truth, model and ablation: the same for every method and seed,
+    on prompts of their own, and on no meter of the run.
     """
     if not truth.degrees:
         return {}
