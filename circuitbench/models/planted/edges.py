@@ -105,9 +105,13 @@ class _Circuit:
 
     def heard(self, reads: np.ndarray, where: np.ndarray, receiver: str) -> list[str]:
         """The senders from which a receiver hears what varies, at positions ``where [n, pos]``."""
+        rows, columns = np.flatnonzero(reads.any(1)), np.flatnonzero(reads.any(0))
+        if not rows.size:
+            return []
+        reads = reads[np.ix_(rows, columns)]  # a role reads a few features of some hundred
         change = {}
         for sender in self._before(receiver):
-            carried = self.written[sender] @ reads
+            carried = self.written[sender][..., rows] @ reads
             clean, other = carried[: self.n], carried[self.n :]
             change[sender] = np.maximum(
                 np.abs(clean - other).max(-1), np.abs(clean - other.mean(0)).max(-1)
