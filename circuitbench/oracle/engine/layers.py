@@ -110,15 +110,14 @@ class Forward:
         cfg, w = self.config, self.weights.layers[layer]
         batch, pos, _ = x.shape
         n = self.read(x, w.scale1, rule)
-        qkv, to_q, to_kv = w.qkv, w.q, w.kv
-        if only is not None:
-            qkv, to_q, to_kv, _ = w.only(only)
         kv_heads = cfg.n_kv_heads if only is None else len(only)
         if reads is None:
+            qkv = w.reading("qkv", only)
             sizes = [qkv.weight.shape[0] - 2 * kv_heads * cfg.d_head, *[kv_heads * cfg.d_head] * 2]
             q, k, v = qkv(n).split(sizes, -1)
             self.flops += batch * pos * qkv.flops
         else:
+            to_q, to_kv = w.reading("q", only), w.reading("kv", only)
             k, v = to_kv(n).chunk(2, -1)
             q = to_q(at_positions(n, reads))
             self.flops += batch * (pos * to_kv.flops + reads.shape[1] * to_q.flops)
@@ -195,7 +194,7 @@ class Forward:
             if w.out.bias is None:
                 return x
             return x + self._post(w.out.bias, w.post1, rule)
-        out = w.out if only is None else w.only(only)[3]
+        out = w.writing(only)
         self.flops += x.shape[0] * x.shape[1] * out.flops
         if w.post1 is not None:
             return x + self._post(out(z.flatten(-2)), w.post1, rule)

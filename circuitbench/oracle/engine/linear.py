@@ -54,7 +54,8 @@ class Linear:
         """The same map from some inputs to some outputs."""
         bias = None if self.bias is None else self.bias[outputs]
         part = Linear.__new__(Linear)
-        part.weight, part.bias, part.dtype = self.weight[outputs][:, inputs], bias, self.dtype
+        part.weight = _taken(_taken(self.weight, 0, outputs), 1, inputs)
+        part.bias, part.dtype = bias, self.dtype
         # Used once and thrown away: oneDNN takes it as it lies.
         part._packed = None if self._packed is None else part.weight.contiguous()
         part._packed_transposed = None
@@ -108,6 +109,13 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.linear.backward(grads[0].contiguous()), None
+
+
+def _taken(x: Tensor, dim: int, which: slice | Tensor) -> Tensor:
+    """Some rows (``dim`` 0) or columns (1) of a matrix; indexing takes four times as long."""
+    if isinstance(which, Tensor):
+        return x.index_select(dim, which)
+    return x[which] if dim == 0 else x[:, which]
 
 
 def _product(x: Tensor, packed: Tensor | None, bias: Tensor | None, fused: str = "none") -> Tensor:

@@ -54,7 +54,7 @@ class Layer:
     """
 
     def __init__(self, cfg: TransformerConfig, w: LayerWeights, dtype: torch.dtype) -> None:
-        self._config = cfg
+        self._d_head = cfg.d_head
         slim = w.W_Q.dtype != torch.float32
         on_queries = not slim and w.q_norm is None
         self.scale = 1.0 if on_queries else cfg.attn_scale
@@ -71,9 +71,10 @@ class Layer:
         if slim:
             self.scale1, self.scale2, norm1, norm2 = Scale(*norm1), Scale(*norm2), NONE, NONE
         self.qkv = Linear(*folded(weight, bias, *norm1), dtype)
-        self._queries = cfg.n_heads * cfg.d_head
-        self.q = self.qkv.part(slice(0, self._queries))
-        self.kv = self.qkv.part(slice(self._queries, None))
+        queries = cfg.n_heads * cfg.d_head
+        self._starts = {"q": 0, "k": queries, "v": 2 * queries}  # without grouped queries
+        self.q = self.qkv.part(slice(0, queries))
+        self.kv = self.qkv.part(slice(queries, None))
         self.q_norm, self.k_norm = w.q_norm, w.k_norm
         self.post1, self.post2 = w.ln1_post_w, w.ln2_post_w
         self.out = Linear(w.W_O.reshape(-1, cfg.d_model), w.b_O, dtype)
@@ -84,17 +85,20 @@ class Layer:
             if w.W_gate is not None:
                 self.mlp_gate = Linear(*folded(w.W_gate, None, *norm2), dtype)
 
-    def only(self, heads: Tensor) -> tuple[Linear, Linear, Linear, Linear]:
-        """``qkv``, ``q``, ``kv`` and ``out`` restricted to some heads (no grouped queries)."""
-        within = torch.arange(self._config.d_head, device=heads.device)
-        q = (heads[:, None] * self._config.d_head + within).flatten()
-        k, v = q + self._queries, q + 2 * self._queries
-        return (
-            self.qkv.part(torch.cat([q, k, v])),
-            self.q.part(q),
-            self.qkv.part(torch.cat([k, v])),
-            self.out.part(inputs=q),
-        )
+    def reading(self, sides: str, heads: Tensor | None = None) -> Linear:
+        """What ``qkv``, ``q`` or ``kv`` read, of all heads or some (then no grouped queries)."""
+        if heads is None:
+            return {"qkv": self.qkv, "q": self.q, "kv": self.kv}[sides]
+        columns = self._columns(heads)
+        return self.qkv.part(torch.cat([columns + self._starts[side] for side in sides]))
+
+    def writing(self, heads: Tensor | None = None) -> Linear:
+        """What all heads write, or some."""
+        return self.out if heads is None else self.out.part(inputs=self._columns(heads))
+
+    def _columns(self, heads: Tensor) -> Tensor:
+        within = torch.arange(self._d_head, device=heads.device)
+        return (heads[:, None] * self._d_head + within).flatten()
 
 
 class Unembedding:
