@@ -73,7 +73,7 @@ def predict_truth(results: Path, format_: str, commit: str | None, out: Path | N
       circuitbench predict-truth results/
       circuitbench predict-truth results/ --format html --out site/
     """
-    from circuitbench_leaderboard.truth_free_page import render_report
+    from circuitbench_leaderboard.truth_free.page import render_report
 
     workers = os.cpu_count() or 1
     click.echo(render_report(results, format_, out, warn, workers, commit).rstrip("\n"))

@@ -12,11 +12,12 @@ from circuitbench.evaluation.metrics import DEFAULT, ranking_metric
 from circuitbench.plugins.tiers import TIERS
 from circuitbench.results import TABLE_FILE, write_atomically
 from circuitbench.results.index import read_runs
-from circuitbench_leaderboard import formats, truth_free_page
+from circuitbench_leaderboard import formats
 from circuitbench_leaderboard.board import Board, board
 from circuitbench_leaderboard.cards import read_health
 from circuitbench_leaderboard.groups import tier_of, tiers_in_order
 from circuitbench_leaderboard.tables import tables
+from circuitbench_leaderboard.truth_free.page import STEM
 
 Format = Literal["markdown", "csv", "latex", "html", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "csv", "latex", "html", "json")
@@ -131,7 +132,7 @@ def render(
         cards = read_health(health, warn) if health is not None else {}
         if out is None:
             return page.single_page(shown, tables(shown), drawings, base, cards)
-        beside = f"{truth_free_page.STEM}.html"
+        beside = f"{STEM}.html"
         linked = beside if (base / beside).is_file() else ""
         files = page.pages(shown, tables(shown), drawings, base, cards, linked)
         printed = str(base / page.SHELL)

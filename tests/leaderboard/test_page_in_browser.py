@@ -26,7 +26,7 @@ from synthetic_records import record, store, sweep
 
 from circuitbench_leaderboard import render
 from circuitbench_leaderboard.details import FOLDER
-from circuitbench_leaderboard.truth_free_page import render_report
+from circuitbench_leaderboard.truth_free.page import render_report
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,10 @@ from synthetic_records import record, store
 from circuitbench.core.errors import InvalidSpec, UnknownName
 from circuitbench.results.run_row import RunRow
 from circuitbench_leaderboard.render import render
-from circuitbench_leaderboard.truth_free import Report, report, sentences, tables, verdict
-from circuitbench_leaderboard.truth_free_page import page, render_report
+from circuitbench_leaderboard.truth_free.forecast import Report, report
+from circuitbench_leaderboard.truth_free.page import page, render_report
+from circuitbench_leaderboard.truth_free.tables import tables
+from circuitbench_leaderboard.truth_free.words import sentences, verdict
 
 METHODS = {"a": 0.2, "b": 0.4, "c": 0.6, "d": 0.9}
 
@@ -51,10 +53,10 @@ def test_what_follows_the_truth_is_trusted_and_what_goes_against_it_is_called_mi
     found: Report,
 ) -> None:
     assert [tier.answers.tier for tier in found.tiers] == ["easy"]
-    assert verdict(found, "cmd_zero") == "trust"
-    assert verdict(found, "faithfulness_zero") == "trust"
-    assert verdict(found, "cpr_zero") == "misleading"
-    assert verdict(found, "completeness") == "no"
+    assert verdict(found.tiers, "cmd_zero", "average_precision") == "trust"
+    assert verdict(found.tiers, "faithfulness_zero", "average_precision") == "trust"
+    assert verdict(found.tiers, "cpr_zero", "average_precision") == "misleading"
+    assert verdict(found.tiers, "completeness", "average_precision") == "no"
     words = " ".join(sentences(found))
     assert "trust Faithfulness, zero and CMD, zero" in words
     assert "Misleading, below 0 on some tier: CPR, zero." in words
@@ -78,6 +80,41 @@ def test_tables_hold_correlations_power_and_noise(found: Report) -> None:
     assert rows["CMD, zero"]["reliability"].raw == pytest.approx(1)
     assert rows["Completeness"]["apart"].raw == 0
     assert rows["CPR, zero"]["chosen_average_precision"].raw == pytest.approx(0.21)
+
+
+def with_edges(run: RunRow) -> RunRow:
+    """The same run by a method of edges: of these CPR follows the truth, CMD goes against it."""
+    quality = run.values["average_precision"]
+    assert quality is not None
+    of_edges = {
+        "edge_average_precision": quality,
+        "edge_f1": quality,
+        "edge_ndcg": quality,
+        "edge_cpr_resample": quality,
+        "edge_cmd_resample": quality,
+    }
+    return replace(run, method=f"{run.method}-edges", run_id=f"{run.run_id}e", values=of_edges)
+
+
+def test_edges_are_judged_by_themselves(found: Report) -> None:
+    of_edges = [with_edges(run) for run in runs()]
+    both = report([*runs(), *of_edges])
+    assert [tier.answers.name for tier in both.tiers] == ["easy", "easy, edges"]
+    _, edges = both.by_unit.values()
+    assert tables(both)[0] == tables(found)[0]
+    assert [entry.method for entry in edges[0].answers.entries] == [f"{m}-edges" for m in METHODS]
+    assert verdict(edges, "edge_cpr_resample", "edge_average_precision") == "trust"
+    assert verdict(edges, "edge_cmd_resample", "edge_f1") == "misleading"
+    assert sentences(both)[: len(sentences(found))] == sentences(found)
+    words = " ".join(sentences(both)[len(sentences(found)) :])
+    assert "rankings of edges (Edge AP) without the truth, trust Edge CPR, resample" in words
+    assert "Over edges on easy Edge CMD, resample is most often surely wrong" in words
+    assert {"verdicts-edge_f1", "correlations-easy-edges", "use-easy-edges"} <= {
+        table.key for table in tables(both)
+    }
+    assert page(both).count("<figure") == 2
+    alone = report(of_edges)
+    assert tables(alone)[0] == tables(both)[2]
 
 
 def test_only_what_finished_the_same_runs_under_one_ablation_counts(found: Report) -> None:

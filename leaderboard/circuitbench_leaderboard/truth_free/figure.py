@@ -1,10 +1,11 @@
-"""How well numbers that need no truth go with average precision, tier by tier."""
+"""How well numbers that need no truth go with the truth of rankings, tier by tier."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from circuitbench.evaluation.metrics import DEFAULT
 from circuitbench_leaderboard.figures.style import (
     COLOURS,
     MARKERS,
@@ -14,21 +15,24 @@ from circuitbench_leaderboard.figures.style import (
     legend_beside,
     new_axes,
 )
-from circuitbench_leaderboard.truth_free import Report, verdicts
+from circuitbench_leaderboard.truth_free.forecast import TierForecast
+from circuitbench_leaderboard.truth_free.tables import verdicts
 
 ROOM = 0.7
 """Of the distance between two lines: what the tiers of one number share."""
 
 
-def correlations(found: Report) -> Drawing:
+def correlations(found: Sequence[TierForecast]) -> Drawing:
     """Each number's correlation with average precision between the answers to one task.
 
-    In the order of the table of verdicts; whiskers are 95 % intervals.
+    Of heads or of edges, in the order of the table of verdicts; whiskers are 95 % intervals.
     """
-    shown = verdicts(found, DEFAULT)
+    unit = found[0].answers.unit
+    key = f"truth-free-{unit.name}"
+    shown = verdicts(found, unit.ranking)
     names = [row.fields[0].text for row in shown.rows]
-    tiers = [tier.answers.tier for tier in found.tiers]
-    with house_style("truth-free"):
+    tiers = [tier.answers.tier for tier in found]
+    with house_style(key):
         figure, axes = new_axes(6.8, 1.2 + 0.34 * len(names))
         axes.axvline(0, color=MUTED, linewidth=1)
         for t, tier in enumerate(tiers):
@@ -51,7 +55,7 @@ def correlations(found: Report) -> Drawing:
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(-1.02, 1.02)
-        axes.set_xlabel("Spearman's correlation with average precision")
+        axes.set_xlabel(f"Spearman's correlation with average precision over {unit.name}")
         legend_beside(axes)
         said = "; ".join(
             f"{row.fields[0].text}: "
@@ -59,8 +63,8 @@ def correlations(found: Report) -> Drawing:
             for row in shown.rows
         )
         return Drawing(
-            "truth-free",
-            "Correlation with average precision between answers to one task",
+            key,
+            f"Correlation with average precision over {unit.name}, between answers to one task",
             said,
             figure,
         )

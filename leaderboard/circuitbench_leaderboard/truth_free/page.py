@@ -15,7 +15,9 @@ from circuitbench.results import write_atomically
 from circuitbench.results.index import read_runs
 from circuitbench_leaderboard.formats import escape_markdown, markdown_table
 from circuitbench_leaderboard.tables.cells import Table, count
-from circuitbench_leaderboard.truth_free import Report, report, sentences, tables
+from circuitbench_leaderboard.truth_free.forecast import Report, report
+from circuitbench_leaderboard.truth_free.tables import tables
+from circuitbench_leaderboard.truth_free.words import sentences
 
 Format = Literal["markdown", "html", "json"]
 FORMATS: tuple[Format, ...] = ("markdown", "html", "json")
@@ -60,7 +62,7 @@ def render_report(
 def basis(found: Report) -> str:
     """What the report stands on, in a sentence."""
     parts = [
-        f"{tier.answers.tier} ({count(len(tier.answers.entries), 'method')} x "
+        f"{tier.answers.name} ({count(len(tier.answers.entries), 'method')} x "
         f"{count(tier.answers.grid.size, 'run')})"
         for tier in found.tiers
     ]
@@ -89,12 +91,15 @@ def data(found: Report) -> str:
         "source": found.source,
         "ablation": found.ablation,
         "tiers": {
-            tier.answers.tier: {
-                "methods": [entry.label for entry in tier.answers.entries],
-                "tasks": [task._asdict() for task in tier.answers.grid.tasks],
-                "seeds": list(tier.answers.grid.seeds),
+            unit.name: {
+                tier.answers.tier: {
+                    "methods": [entry.label for entry in tier.answers.entries],
+                    "tasks": [task._asdict() for task in tier.answers.grid.tasks],
+                    "seeds": list(tier.answers.grid.seeds),
+                }
+                for tier in tiers
             }
-            for tier in found.tiers
+            for unit, tiers in found.by_unit.items()
         },
         "sentences": sentences(found),
         "tables": {table.key: _as_data(table) for table in tables(found)},
@@ -117,17 +122,16 @@ def _as_data(table: Table) -> dict[str, Any]:
 def page(found: Report) -> str:
     """One HTML file that needs no other, without any script; what comes from records is escaped."""
     with needs_extra("the page"):
-        from circuitbench_leaderboard.figures.truth_free import correlations
         from circuitbench_leaderboard.page import data_address, new_environment, source_text
+        from circuitbench_leaderboard.truth_free.figure import correlations
 
     loaded = new_environment()
-    drawing = correlations(found)
+    drawings = [correlations(tiers) for tiers in found.by_unit.values()]
     return loaded.get_template("truth-free.html.j2").render(
         title=TITLE,
         basis=basis(found),
         sentences=sentences(found),
         tables=tables(found),
-        drawing=drawing,
-        picture=data_address(drawing),
+        pictures=[(drawing, data_address(drawing)) for drawing in drawings],
         style=Markup(source_text(loaded, "page.css")),
     )
