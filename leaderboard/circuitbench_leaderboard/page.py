@@ -222,6 +222,7 @@ def _data(board: Board, loaded: Loaded) -> dict[str, Any]:
         "tasks": list(tasks),
         "aboutTasks": [cards.task_card(runs_of[task]) for task in tasks],
         "tracks": list(TRACKS.values()),
+        "elsewhere": TRACKS["other-models"],
         "cost": COST,
         "source": board.source,
         "placing": PLACED_BY,

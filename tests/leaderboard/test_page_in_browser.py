@@ -24,6 +24,7 @@ from page_kit import (
 )
 from synthetic_records import record, store, sweep
 
+from circuitbench.plugins.tiers import planting
 from circuitbench_leaderboard import render
 from circuitbench_leaderboard.details import FOLDER
 from circuitbench_leaderboard.truth_free.page import render_report
@@ -685,6 +686,45 @@ def test_rows_of_another_commit_are_marked_and_have_no_place(browser: Any, tmp_p
     assert not browser.find_elements("css selector", "#heat [data-label=rl-ppo]")
     press(browser, "#standings [data-label=rl-ppo] .name")
     assert "not ranked with it" in find(browser, "#card").text
+    assert browser.get_log("browser") == []
+
+
+def test_tiers_have_means_of_their_own_and_a_best_method_each(browser: Any, tmp_path: Path) -> None:
+    skills = {"easy": {"acdc": 3.0, "random": -3.0}, "hard": {"acdc": -3.0, "random": 3.0}}
+    records = [
+        record(
+            method,
+            task,
+            seed,
+            model=f"planted-{tier}@{planting(tier, seed)}",
+            skill=skill,
+        )
+        for tier, of in skills.items()
+        for method, skill in of.items()
+        for task in ("ioi", "induction")
+        for seed in range(2)
+    ]
+    browser.get(f"file://{render(store(records, tmp_path / 'results'), 'html', tmp_path)}")
+    said = find(browser, "#sentence").text
+    assert "Best by tier: easy acdc (1.000), hard random (1.000)." in said
+    headings = [b.text for b in browser.find_elements("css selector", "#heat thead button")]
+    assert headings[:2] == ["easy", "hard"]
+    assert [name.partition(" / ")[2] for name in headings[2:]] == [
+        "planted-easy",
+        "planted-easy",
+        "planted-hard",
+        "planted-hard",
+    ]
+    cells = browser.find_elements("css selector", "#heat [data-label=acdc] [role=gridcell]")
+    easy, hard, *of_tasks = (float(cell.text) for cell in cells)
+    assert easy == 1.0
+    assert of_tasks[:2] == [1.0, 1.0]
+    assert hard == pytest.approx(sum(of_tasks[2:]) / 2, abs=0.011)
+    press(browser, "#heat [data-of-tier=hard]")
+    assert find(browser, "#tiers [aria-pressed=true]").text == "hard"
+    assert len(browser.find_elements("css selector", "#heat .of-tier")) == 0
+    assert len(browser.find_elements("css selector", "#heat [data-label=acdc] [data-cell]")) == 2
+    assert "Best by tier" not in find(browser, "#sentence").text
     assert browser.get_log("browser") == []
 
 

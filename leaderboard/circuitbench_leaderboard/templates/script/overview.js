@@ -7,7 +7,11 @@ for (const row of standings) if (row.where) {
   if (!cells.has(row.method)) cells.set(row.method, new Map());
   cells.get(row.method).set(indexOf.get(row.where), row);
 }
-const tasksOf = (wanted) => tasks.map((_, i) => i).filter((i) => wanted === "" || data.aboutTasks[i].tier === wanted);
+const tiers = all("#tiers button").map((button) => button.dataset.tier).filter(Boolean); // the easy ones first
+const tierAt = (i) => data.aboutTasks[i].tier;
+const tasksOf = (wanted) => tasks.map((_, i) => i).filter((i) => wanted === "" || tierAt(i) === wanted)
+  .sort((a, b) => tiers.indexOf(tierAt(a)) - tiers.indexOf(tierAt(b)) || a - b);
+const tiersOf = (chosenTasks) => tiers.map((one) => [one, chosenTasks.filter((i) => tierAt(i) === one)]).filter(([, its]) => its.length);
 
 const valueOf = (method, i, metric) => cells.get(method)?.get(i)?.values[metrics.indexOf(metric)]?.mean ?? null;
 function meanOver(method, chosenTasks, ...measures) {
@@ -22,20 +26,24 @@ function meanOver(method, chosenTasks, ...measures) {
 const costMetrics = data.cost.map((key) => metrics.find((metric) => metric.key === key)).filter(Boolean);
 const COST = { label: "Oracle queries, training included", unit: "", digits: 0, better: "lower" };
 
-const ELSEWHERE = "trained on other models, then frozen";
-
 const taskLabel = (i, among) => among.some((j) => j !== i && tasks[j][0] === tasks[i][0]) ? `${tasks[i][0]} / ${tasks[i][1]}` : tasks[i][0];
 
 function overview() {
+  const shown = methodsShown();
+  sentence(...shown);
+  heat(...shown);
+  frontier(...shown);
+}
+
+// The methods on the chosen tier, the best first; its tasks; which way is up.
+function methodsShown() {
   const chosenTasks = tasksOf(tier);
   const sign = chosen.better === "lower" ? -1 : 1;
   const rows = methods.filter((method) => !method.source && cells.has(method)).map((method) => ({
     method, mean: meanOver(method, chosenTasks, chosen), cost: meanOver(method, chosenTasks, ...costMetrics),
   })).filter(({ method }) => chosenTasks.some((i) => cells.get(method).has(i)));
   rows.sort((a, b) => (a.mean === null) - (b.mean === null) || sign * (b.mean - a.mean) || a.method.label.localeCompare(b.method.label));
-  sentence(rows, chosenTasks, sign);
-  heat(rows, chosenTasks, sign);
-  frontier(rows.filter(({ mean, cost }) => mean !== null && cost !== null), chosenTasks, sign);
+  return [rows, chosenTasks, sign];
 }
 
 function sentence(everyone, chosenTasks, sign) {
@@ -54,7 +62,22 @@ function sentence(everyone, chosenTasks, sign) {
   ];
   if (cheapest && near.length) parts.push(...(cheapest.method === best.method ? [", and none of them asks fewer queries"] : [", and ", called(cheapest.method), " asks the fewest queries of these"]),
     ` (${format(cheapest.cost, 0)} a run, training included)`);
-  $("sentence").replaceChildren(...parts, ".");
+  $("sentence").replaceChildren(...parts, ".", ...bestOfTiers(rows, chosenTasks, sign, called));
+}
+
+// Who does best on each tier, where several are shown: seldom the same.
+function bestOfTiers(rows, chosenTasks, sign, called) {
+  const within = tiersOf(chosenTasks);
+  if (within.length < 2) return [];
+  const said = within.flatMap(([one, its]) => {
+    const means = rows.map(({ method }) => [method, meanOver(method, its, chosen)]).filter(([, mean]) => mean !== null);
+    if (!means.length) return [];
+    const best = Math.max(...means.map(([, mean]) => sign * mean)) * sign;
+    const first = means.filter(([, mean]) => format(mean, chosen.digits) === format(best, chosen.digits));
+    const who = first.length === 1 ? called(first[0][0]) : `${first.length} methods`;
+    return [", ", `${one} `, who, ` (${format(best, chosen.digits)})`];
+  });
+  return [" Best by tier: ", ...said.slice(1), "."];
 }
 
 // How dark a cell is: shares of 0 to 1 as they are, anything else between the extremes shown.
@@ -71,31 +94,36 @@ function heat(rows, chosenTasks, sign) {
   const values = rows.flatMap(({ method }) => chosenTasks.map((i) => valueOf(method, i, chosen))).filter((value) => value !== null);
   const shade = shading(values, sign);
   const tracks = data.tracks.filter((track) => rows.some(({ method }) => method.track === track));
+  const within = tiersOf(chosenTasks);
+  const means = within.length > 1 ? within : []; // of one tier it is the mean of the row
+  const begins = (i, c) => means.length && (c === 0 || tierAt(i) !== tierAt(chosenTasks[c - 1])) ? "begins" : "";
+  const gridcell = (value, about, more) => {
+    if (value === null) return html("td", { role: "gridcell", class: `empty ${more.class}`, tabindex: "-1" }, html("span", { "aria-label": "none" }, "–"));
+    const share = shade(value);
+    return html("td", {
+      role: "gridcell", tabindex: "-1", ...more, class: `${share > 0.76 ? "dark" : share > 0.58 ? "middling" : ""} ${more.class}`,
+      style: `--share:${(100 * share).toFixed(0)}%`, title: `${about}: ${chosen.label} ${format(value, chosen.digits)}`,
+    }, brief(value));
+  };
   const head = html("tr", { role: "row" }, html("td", {}), html("th", { scope: "col", class: "mean" }, html("span", {}, "mean")),
-    ...chosenTasks.map((i) => html("th", { scope: "col", role: "columnheader" },
+    ...means.map(([one, its]) => html("th", { scope: "col", role: "columnheader" },
+      html("button", { type: "button", tabindex: "-1", "data-of-tier": one, title: `mean of ${its.length} tasks` }, html("span", {}, one)))),
+    ...chosenTasks.map((i, c) => html("th", { scope: "col", role: "columnheader", class: begins(i, c) },
       html("button", { type: "button", tabindex: "-1", "data-task": i, title: data.aboutTasks[i].title ?? "" }, html("span", {}, taskLabel(i, chosenTasks).replace("@drawn", ""))))));
   const body = html("tbody", {});
   for (const track of tracks) {
-    if (tracks.length > 1) body.append(html("tr", { class: "track-name" }, html("th", { scope: "rowgroup", colspan: chosenTasks.length + 2 }, html("span", {}, track))));
+    if (tracks.length > 1) body.append(html("tr", { class: "track-name" }, html("th", { scope: "rowgroup", colspan: chosenTasks.length + means.length + 2 }, html("span", {}, track))));
     for (const { method, mean } of rows.filter((row) => row.method.track === track)) body.append(html("tr", { role: "row", "data-label": method.label },
       html("th", { scope: "row", role: "rowheader" }, html("button", { type: "button", tabindex: "-1", "data-method": method.label, title: method.label }, titleOf(method))),
       html("td", { class: "mean" }, mean === null ? "–" : brief(mean)),
-      ...chosenTasks.map((i) => {
-        const value = valueOf(method, i, chosen);
-        if (value === null) return html("td", { role: "gridcell", class: "empty", tabindex: "-1" }, html("span", { "aria-label": "none" }, "–"));
-        const share = shade(value);
-        return html("td", {
-          role: "gridcell", tabindex: "-1", "data-cell": i, class: share > 0.76 ? "dark" : share > 0.58 ? "middling" : "",
-          style: `--share:${(100 * share).toFixed(0)}%`,
-          title: `${titleOf(method)} on ${tasks[i].join(" / ")}: ${chosen.label} ${format(value, chosen.digits)}`,
-        }, brief(value));
-      })));
+      ...means.map(([one, its]) => gridcell(meanOver(method, its, chosen), `${titleOf(method)} on the ${one} tier`, { class: "of-tier" })),
+      ...chosenTasks.map((i, c) => gridcell(valueOf(method, i, chosen), `${titleOf(method)} on ${tasks[i].join(" / ")}`, { "data-cell": i, class: begins(i, c) }))));
   }
   table.replaceChildren(html("caption", { class: "sr" }, `${chosen.label} of each method on each task; arrow keys move, Enter opens`), html("thead", {}, head), body);
   const first = stops(table)[0]?.[0];
   if (first) first.tabIndex = 0;
   const range = sign > 0 ? "Darker is better." : "Darker is better (lower).";
-  $("heat-note").textContent = `${chosen.label}, mean over seeds. ${range} A cell leads to its runs, a name to its card.`;
+  $("heat-note").textContent = `${chosen.label}, mean over seeds. ${range} ${means.length ? "The first columns are means over tiers. " : ""}A cell leads to its runs, a name to its card.`;
 }
 
 // The grid is one stop of the tab key; arrows move in it, Enter opens what is there.
@@ -121,6 +149,8 @@ $("heat").addEventListener("keydown", (event) => {
   target.focus();
 });
 $("heat").addEventListener("click", (event) => {
+  const heading = event.target.closest("[data-of-tier]");
+  if (heading) all("#tiers button").find((button) => button.dataset.tier === heading.dataset.ofTier).click();
   const cell = event.target.closest("[data-cell]");
   if (!cell) return;
   const method = byLabel.get(cell.closest("tr").dataset.label);
@@ -128,7 +158,7 @@ $("heat").addEventListener("click", (event) => {
 });
 
 function frontier(rows, chosenTasks, sign) {
-  const points = rows.map(({ method, mean, cost }) => ({ method, x: cost, y: mean }));
+  const points = rows.filter(({ mean, cost }) => mean !== null && cost !== null).map(({ method, mean, cost }) => ({ method, x: cost, y: mean }));
   if (!points.length) {
     $("frontier").replaceChildren(html("p", { class: "note" }, "No method has finished all of these tasks."));
     return;
@@ -138,7 +168,7 @@ function frontier(rows, chosenTasks, sign) {
   const lines = tracks.map((track) => undominated(points.filter(({ method }) => method.track === track), sign));
   const best = lines.map((line, i) => `${tracks.length > 1 ? `${tracks[i]}: ` : ""}${line.map(({ method }) => titleOf(method)).join(", ")}`).join("; ");
   plot($("frontier"), points, COST, chosen, lines, `${chosen.label} against oracle queries of ${points.length} methods`);
-  const elsewhere = points.some(({ method }) => method.track === ELSEWHERE) ? ", on the scored model: what was learnt on other models was paid once" : "";
+  const elsewhere = points.some(({ method }) => method.track === data.elsewhere) ? ", on the scored model: what was learnt on other models was paid once" : "";
   $("frontier-note").textContent = `Means over ${chosenTasks.length} task${chosenTasks.length === 1 ? "" : "s"} and seeds; queries of training and discovery together${elsewhere}. ${tracks.length > 1 ? "A line for each track joins" : "The line joins"} the methods that no other beats in both: ${best}.`;
 }
 

@@ -47,7 +47,7 @@ let drawn = innerWidth;
 addEventListener("resize", () => setTimeout(() => {
   if (drawn === innerWidth) return;
   drawn = innerWidth;
-  overview();
+  frontier(...methodsShown());
   explore();
 }, 150));
 function linked() {
