@@ -50,6 +50,8 @@ SOURCES = {
     "five-methods": Source(FIVE, ("overall",), ("seconds", "version", "commit")),
     "hard-and-trained": Source(PUBLISHED, ("tier-hard", "tier-trained"), FEWER),
     "wanted": Source(PUBLISHED, ("wanted",), ()),
+    "ablations": Source(PUBLISHED, ("ablations",), ()),
+    "edges": Source(PUBLISHED, ("edges",), FEWER),
 }
 
 

@@ -191,7 +191,13 @@ def test_other_ablations_are_compared_and_not_ranked_among_the_boards() -> None:
     assert column(table, "moved") == [-2, 1, 1]
     assert "Spearman's correlation of the two rankings: -0.50" in table.note
     assert "Moved most: a from 1 to 3" in table.note
-    assert "ablation-mean-easy" not in by_key(plain + under("mean", {"a": 0.5, "b": 0.8}))
+    (row,) = by_key(plain + moved)["ablations"].rows
+    (easy, _track, kind, methods, rho, before, after, moves) = (field.text for field in row.fields)
+    assert (easy, kind, methods, before, after) == ("easy", "mean", "3", "a", "b")
+    assert rho.startswith("-0.50 (")
+    assert moves == "a from 1 to 3; b from 2 to 1; c from 3 to 2"
+    few = by_key(plain + under("mean", {"a": 0.5, "b": 0.8}))
+    assert not {"ablations", "ablation-mean-easy"} & few.keys()
 
 
 def test_what_is_wanted_of_a_board_is_reported_either_way() -> None:
