@@ -51,7 +51,7 @@ SOURCES = {
     "hard-and-trained": Source(PUBLISHED, ("tier-hard", "tier-trained"), FEWER),
     "wanted": Source(PUBLISHED, ("wanted",), ()),
     "ablations": Source(PUBLISHED, ("ablations",), ()),
-    "edges": Source(PUBLISHED, ("edges",), FEWER),
+    "edges": Source(PUBLISHED, ("edges-hard",), FEWER),
 }
 
 

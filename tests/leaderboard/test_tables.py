@@ -400,6 +400,17 @@ def with_edges(one: Any) -> Any:
     return one.replace(discovery={**one.discovery, "edges": found}, truth=truth_of(circuit))
 
 
+def test_edges_of_one_tier_are_ranked_there_by_who_has_not_run_on_the_others() -> None:
+    def on(tier: str, method: str) -> Any:
+        return with_edges(record(method, "ioi", model=f"planted-{tier}@{planting(tier, 0)}"))
+
+    found = by_key(rows([on("hard", "acdc"), on("hard", "random"), on("easy", "random")]))
+    assert column(found["edges"], "method") == ["random"]
+    assert column(found["edges-hard"], "method") == ["acdc", "random"]
+    assert column(found["edges-hard"], "rank") == [1, 1]
+    assert column(found["edges-easy"], "method") == ["random"]
+
+
 def test_edges_have_a_table_where_truth_and_answer_have_them(tmp_path: Path) -> None:
     one = with_edges(record("acdc", "ioi"))
     found = by_key(rows([one, record("random", "ioi")]))
