@@ -51,7 +51,11 @@ SOURCES = {
     "hard-and-trained": Source(PUBLISHED, ("tier-hard", "tier-trained"), FEWER),
     "wanted": Source(PUBLISHED, ("wanted",), ()),
     "ablations": Source(PUBLISHED, ("ablations",), ()),
-    "edges": Source(PUBLISHED, ("edges-hard",), FEWER),
+    "edges": Source(
+        PUBLISHED,
+        ("edges-hard",),
+        ("edge_auroc", "edge_r_precision", "edge_mcc", "coverage", "version", "commit"),
+    ),
 }
 
 

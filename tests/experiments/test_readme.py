@@ -16,7 +16,9 @@ def script() -> Any:
     return load_script("readme")
 
 
-@pytest.mark.parametrize("name", ["five-methods", "hard-and-trained", "wanted"])
+@pytest.mark.parametrize(
+    "name", ["five-methods", "hard-and-trained", "edges", "ablations", "wanted"]
+)
 def test_the_readmes_tables_are_fresh(script: Any, name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     marker = f"<!-- table: {name} -->\n"
