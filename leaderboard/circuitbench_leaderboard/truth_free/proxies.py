@@ -69,20 +69,23 @@ def _signed(found: Metric) -> Read:
     return read
 
 
-def of_heads() -> tuple[Proxy, ...]:
-    """Faithfulness counts by its distance from 1; CPR and what is better when higher as it is; CMD
-    and incompleteness turned round."""
-    found = []
-    for ablation in MEASURED_ABLATIONS:
-        key = f"faithfulness_{ablation}"
-        found.append(
-            Proxy(
-                key,
-                f"Faithfulness, {ablation}",
-                f"How near the committed heads alone come to the model under {ablation} ablation.",
-                _towards_one(key),
-            )
+def _faithfulness(prefix: str, things: str) -> list[Proxy]:
+    """By its distance from 1, under each ablation, of the committed ``things``."""
+    title = f"{prefix.replace('_', ' ')}faithfulness".capitalize()
+    return [
+        Proxy(
+            f"{prefix}faithfulness_{kind}",
+            f"{title}, {kind}",
+            f"How near the committed {things} alone come to the model under {kind} ablation.",
+            _towards_one(f"{prefix}faithfulness_{kind}"),
         )
+        for kind in MEASURED_ABLATIONS
+    ]
+
+
+def of_heads() -> tuple[Proxy, ...]:
+    """CPR and what is better when higher as it is; CMD and incompleteness turned round."""
+    found = _faithfulness("", "heads")
     for area in ("cpr", "cmd"):
         for ablation in MEASURED_ABLATIONS:
             own = metric(f"{area}_{ablation}")
@@ -103,17 +106,7 @@ def of_heads() -> tuple[Proxy, ...]:
 
 def of_edges() -> tuple[Proxy, ...]:
     """Turned as those of heads; MIB's areas by each of its rules."""
-    found = []
-    for ablation in MEASURED_ABLATIONS:
-        key = f"edge_faithfulness_{ablation}"
-        found.append(
-            Proxy(
-                key,
-                f"Edge faithfulness, {ablation}",
-                f"How near the committed edges alone come to the model under {ablation} ablation.",
-                _towards_one(key),
-            )
-        )
+    found = _faithfulness("edge_", "edges")
     for area in ("cpr", "cmd"):
         for rule in ("", "_greedy", "_exact"):
             for ablation in MEASURED_ABLATIONS:
