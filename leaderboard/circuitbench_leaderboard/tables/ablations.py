@@ -15,6 +15,7 @@ from circuitbench_leaderboard.tables.cells import (
     count,
     plain,
     short_track,
+    spanned,
     worded,
 )
 
@@ -74,10 +75,7 @@ def _in_short(shown: Board, found: Sequence[Shift]) -> Table:
 
 def _rho(one: Shift) -> Field:
     found = one.transfer
-    if found is None:
-        return Field("–", None)
-    low, high = found.interval
-    return Field(f"{found.rho:.2f} ({low:.2f}–{high:.2f})", found.rho, found.interval)
+    return Field("–", None) if found is None else spanned(found.rho, found.interval, 2)
 
 
 def _first(places: Sequence[tuple[int, Moved]]) -> str:

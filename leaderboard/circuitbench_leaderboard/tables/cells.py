@@ -144,11 +144,18 @@ def number(estimate: Estimate | None, digits: int = 3) -> Field:
     """An estimate with its interval and mark; None where there is none."""
     if estimate is None:
         return Field("–", None)
-    text = f"{estimate.mean:,.{digits}f}"
-    if estimate.interval is not None:
-        low, high = estimate.interval
+    return spanned(estimate.mean, estimate.interval, digits, estimate.mark)
+
+
+def spanned(
+    value: float, interval: tuple[float, float] | None, digits: int, mark: Mark = ""
+) -> Field:
+    """A number with its interval, if it has one."""
+    text = f"{value:,.{digits}f}"
+    if interval is not None:
+        low, high = interval
         text += f" ({low:.{digits}f}–{high:.{digits}f})"
-    return Field(text, estimate.mean, estimate.interval, estimate.mark)
+    return Field(text, value, interval, mark)
 
 
 def count(number: int, noun: str) -> str:

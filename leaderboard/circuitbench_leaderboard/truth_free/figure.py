@@ -15,6 +15,7 @@ from circuitbench_leaderboard.figures.style import (
     legend_beside,
     new_axes,
 )
+from circuitbench_leaderboard.tables.cells import Row
 from circuitbench_leaderboard.truth_free.forecast import TierForecast
 from circuitbench_leaderboard.truth_free.tables import verdicts
 
@@ -70,7 +71,6 @@ def correlations(found: Sequence[TierForecast]) -> Drawing:
         )
 
 
-def _first(rows: object, tier: int) -> int:
+def _first(rows: Sequence[Row], tier: int) -> int:
     """The first line that has a number on this tier: it carries the legend's label."""
-    assert isinstance(rows, tuple)
     return next(i for i, row in enumerate(rows) if isinstance(row.fields[1 + tier].raw, float))

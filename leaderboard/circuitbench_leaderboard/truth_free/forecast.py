@@ -34,7 +34,7 @@ from circuitbench_leaderboard.sources import (
     source_of,
 )
 from circuitbench_leaderboard.standing import plantings, resamples, value_of
-from circuitbench_leaderboard.truth_free.proxies import UNITS, Proxy, Read, Unit
+from circuitbench_leaderboard.truth_free.proxies import HEADS, UNITS, Proxy, Read, Unit
 
 CONTROLS = "Control"
 """The family of methods that look at nothing: they make any prediction look easy."""
@@ -62,7 +62,7 @@ class Answers:
     @property
     def name(self) -> str:
         """For humans: the tier, and ``, edges`` where it is about these."""
-        return self.tier if self.unit.name == "heads" else f"{self.tier}, {self.unit.name}"
+        return self.tier if self.unit == HEADS else f"{self.tier}, {self.unit.name}"
 
     def numbers(self, of: Read) -> np.ndarray:
         """A number of each method's runs, ``[methods, tasks, seeds]``, NaN where it has none."""

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from circuitbench.evaluation.metrics import metric
 from circuitbench.evaluation.prediction import Spread
-from circuitbench_leaderboard.tables.cells import Column, Field, Row, Table, count
+from circuitbench_leaderboard.tables.cells import (
+    Column,
+    Field,
+    Row,
+    Table,
+    count,
+    plain,
+    spanned,
+    worded,
+)
 from circuitbench_leaderboard.truth_free.forecast import Report, TierForecast
 from circuitbench_leaderboard.truth_free.words import TRUSTED, VERDICTS, interval, verdict
 
@@ -36,7 +45,7 @@ def verdicts(tiers: Sequence[TierForecast], truth: str) -> Table:
             said = verdict(tiers, proxy.key, truth)
             fields = [_field(None if cell is None else cell.places[truth]) for cell in cells]
             lowest = min(f.raw if isinstance(f.raw, float) else 2.0 for f in fields)
-            line = Row((_words(proxy.title), *fields, _words(VERDICTS[said])), ())
+            line = Row((worded(proxy.title), *fields, worded(VERDICTS[said])), ())
             rows.append((order.index(said), -lowest, line))
     rows.sort(key=lambda row: row[:2])
     columns = (
@@ -73,7 +82,7 @@ def _correlations(tier: TierForecast) -> Table:
     rows = [
         Row(
             (
-                _words(f.proxy.title),
+                worded(f.proxy.title),
                 *(_field(s[key]) for key in truths for s in (f.places, f.methods, f.everywhere)),
                 *(_field(f.serious[key]) for key in unit.judged),
                 _percent(f.share),
@@ -113,12 +122,12 @@ def _use(tier: TierForecast) -> Table:
     rows = [
         Row(
             (
-                _words(f.proxy.title),
+                worded(f.proxy.title),
                 *(_field(f.chosen[key]) for key in unit.judged),
                 *map(_percent, (f.apart, f.same, f.opposite)),
-                _plain(f.reliability),
-                _plain(f.reseed, 3),
-                _plain(f.between, 3),
+                plain(f.reliability, 2),
+                plain(f.reseed, 3),
+                plain(f.between, 3),
             ),
             (),
         )
@@ -145,22 +154,9 @@ def _key(tier: TierForecast) -> str:
     return tier.answers.name.replace(", ", "-")
 
 
-def _words(text: str) -> Field:
-    return Field(text, text)
-
-
 def _field(spread: Spread | None) -> Field:
-    if spread is None:
-        return Field("–", None)
-    text = f"{spread.value:.2f}"
-    if spread.interval is not None:
-        text += " ({:.2f}–{:.2f})".format(*spread.interval)
-    return Field(text, spread.value, spread.interval)
+    return Field("–", None) if spread is None else spanned(*spread, 2)
 
 
 def _percent(share: float | None) -> Field:
     return Field("–", None) if share is None else Field(f"{share:.0%}", share)
-
-
-def _plain(value: float | None, digits: int = 2) -> Field:
-    return Field("–", None) if value is None else Field(f"{value:.{digits}f}", value)
